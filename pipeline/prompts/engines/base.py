@@ -1,0 +1,49 @@
+"""What an LLM engine is: questions in, answers out, in the same order, one seed a request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How answers are drawn (CuPL protocol, section 3.1 of the paper)."""
+
+    temperature: float = 0.99
+    top_p: float = 1.0
+    max_tokens: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One question to be answered once, reproducibly: the same seed gives the same answer."""
+
+    question: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The raw text an LLM gave to one request, before any cleaning."""
+
+    text: str
+    n_tokens: int
+    finish_reason: str
+
+
+class Engine(Protocol):
+    """A loaded language model.
+
+    Attributes:
+        name: as the user wrote it (`smollm2`, `llama3`, a hub id, a folder).
+        fingerprint: sha256 (hex) or hub revision that pins the weights.
+        note: one honest line that every output repeats, empty when there is nothing to say.
+    """
+
+    name: str
+    fingerprint: str
+    note: str
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Answer]:
+        """Answer all requests, in their order. One call is one batch."""
+        ...
