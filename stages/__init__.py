@@ -1,1 +1,45 @@
-"""stages"""
+"""The contract between the two stages: settings, stores and where they came from. Imports neither of the two.
+
+Names are loaded on first use, so that `pipeline --help` does not wait for pyarrow.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stages.artifacts import ImageStore, ManifestStore, PromptStore, Store, TextStore
+    from stages.errors import UserError, nearest
+    from stages.names import display_name, slug
+    from stages.provenance import Provenance
+
+_HOMES = {
+    "ImageStore": "artifacts",
+    "ManifestStore": "artifacts",
+    "PromptStore": "artifacts",
+    "Provenance": "provenance",
+    "Store": "artifacts",
+    "TextStore": "artifacts",
+    "UserError": "errors",
+    "display_name": "names",
+    "nearest": "errors",
+    "slug": "names",
+}
+
+__all__ = [
+    "ImageStore",
+    "ManifestStore",
+    "PromptStore",
+    "Provenance",
+    "Store",
+    "TextStore",
+    "UserError",
+    "display_name",
+    "nearest",
+    "slug",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stages' has no attribute {name!r}")
+    return getattr(import_module(f"stages.{_HOMES[name]}"), name)

@@ -1,0 +1,54 @@
+"""Image files to RGB pictures: one place that knows the odd formats and refuses the dangerous ones."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif".split()
+)
+"""What counts as an image file by its name; other files in a class folder are passed over and counted."""
+
+MAX_PIXELS = 178_956_970
+"""Larger pictures are refused as decompression bombs (the limit at which Pillow refuses too)."""
+
+
+class ImageError(Exception):
+    """A file that cannot be read as a picture; the message is one short line."""
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """Decode a file to an upright RGB picture: EXIF rotation applied, first frame of animations, 16 bit scaled to 8.
+
+    Raises:
+        ImageError: missing, empty, truncated, no image, or larger than `MAX_PIXELS`.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and large pictures; both are handled here
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ImageError(f"{image.width}x{image.height} pixels: larger than {MAX_PIXELS}")
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+                return _to_rgb(upright)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
+        raise ImageError(f"{type(error).__name__}: {' '.join(str(error).replace(str(path), path.name).split())[:200]}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray((values.clip(0, 65_535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("P", "PA", "LA", "RGBA") and ("transparency" in image.info or image.mode != "P"):
+        flat = image.convert("RGBA")
+        ground = Image.new("RGBA", flat.size, "white")
+        return Image.alpha_composite(ground, flat).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,104 @@
+"""What the two console commands share: one-line errors, exit codes, plain tables, progress that is silent in a pipe."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from stages.errors import UserError
+
+if TYPE_CHECKING:
+    from stages.params import Params
+
+DEFAULT_PARAMS = Path("params.yaml")
+
+ParamsOption = Annotated[
+    Path | None, typer.Option("--params", help="Settings file; default params.yaml where there is one.", metavar="FILE")
+]
+CacheOption = Annotated[Path, typer.Option("--cache", help="Folder of the stores.", metavar="DIR")]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder of the results.", metavar="DIR")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="One data set; default all that the settings list.", metavar="NAME")
+]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option("--encoder", help="lite, open_clip:ARCH/PRETRAINED or open_clip:ARCH/FILE.", metavar="ENCODER"),
+]
+
+
+def settings(path: Path | None) -> "Params":
+    """The settings file the user named, params.yaml where it exists, the defaults otherwise."""
+    from stages.params import load_params
+
+    return load_params(path if path is not None else DEFAULT_PARAMS if DEFAULT_PARAMS.exists() else None)
+
+
+def chosen(dataset: str | None, params: "Params") -> list[str]:
+    """The data sets a command works on."""
+    return [dataset] if dataset is not None else list(params.datasets)
+
+
+def main(app: typer.Typer) -> None:
+    """Run a command line; a UserError becomes one line on standard error and its exit code.
+
+    `--debug`, anywhere on the line, lets the traceback through.
+    """
+    debug = "--debug" in sys.argv
+    sys.argv = [a for a in sys.argv if a != "--debug"]
+    try:
+        app()
+    except UserError as error:
+        if debug:
+            raise
+        _complain(" ".join(str(error).split()))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("interrupted; run the same command again to go on")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"{type(error).__name__}: {' '.join(str(error).split())[:500]} (--debug shows where)")
+        sys.exit(1)
+
+
+def _complain(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr, flush=True)
+
+
+def say(line: str) -> None:
+    """One plain line for the user, on standard error, so that standard output stays a result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def show(result: Any, *, as_json: bool, text: Callable[[], str]) -> None:
+    """Print a command's result: JSON for programs, text for people."""
+    print(json.dumps(result, indent=1, ensure_ascii=False, default=str) if as_json else text(), flush=True)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A plain text table; numbers to the right, no colour, no truncation."""
+    from tabulate import tabulate
+
+    return tabulate([list(row) for row in rows], headers=list(headers), tablefmt="simple", disable_numparse=False)
+
+
+Item = TypeVar("Item")
+
+
+def progress(items: Iterable[Item], *, what: str, total: int | None = None, unit: str = "it") -> Iterable[Item]:
+    """Wrap an iterable with a progress bar (rate, time left) where standard error is a terminal."""
+    from tqdm import tqdm
+
+    bar: Iterable[Item] = tqdm(
+        items, desc=what, total=total, unit=unit, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True
+    )
+    return bar

@@ -1,0 +1,81 @@
+"""Files that are either whole or not there: atomic writes, folders swapped into place, hashes."""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stages.errors import UserError
+
+
+@contextmanager
+def user_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only folder and their kin into one line that names the file and the mend."""
+    try:
+        yield
+    except OSError as error:
+        mends = {
+            errno.ENOSPC: "the disk is full: free some space, or name another folder with --cache / --results",
+            errno.EDQUOT: "the disk quota is used up: free some space, or name another folder",
+            errno.EROFS: "the file system is read-only: name another folder with --cache / --results",
+            errno.EACCES: "no permission: make the folder writable, or name another with --cache / --results",
+            errno.ENOTDIR: "a file stands where a folder is needed: remove it, or name another folder",
+            errno.EEXIST: "a file stands where a folder is needed: remove it, or name another folder",
+        }
+        if error.errno not in mends:
+            raise
+        raise UserError(f"{error.filename or path}: {mends[error.errno]}") from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; on success it is fsynced and renamed, on failure removed.
+
+    Raises:
+        UserError: the disk is full or read-only, or a permission is missing.
+    """
+    work = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with user_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield work
+            _sync(work)
+            work.replace(path)
+            _sync(path.parent)
+        finally:
+            work.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file atomically, UTF-8."""
+    with atomic_file(path) as work:
+        work.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small binary file atomically."""
+    with atomic_file(path) as work:
+        work.write_bytes(data)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder if it is there."""
+    with user_errors(path):
+        shutil.rmtree(path, ignore_errors=not path.exists())
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 (hex) of a file's bytes, read in blocks."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,40 @@
+"""Names that become folders, and names that people read."""
+
+import re
+import unicodedata
+
+from stages.errors import UserError
+
+_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+
+
+def slug(name: str) -> str:
+    """The folder-safe form of an encoder, LLM or data-set name: `open_clip:ViT-B-16/openai` -> `open_clip-ViT-B-16-openai`.
+
+    Raises:
+        UserError: nothing of the name can stand in a folder name.
+    """
+    text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    text = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:120]
+    if not _SLUG.fullmatch(text):
+        raise UserError(f"name {name!r} cannot become a folder name: use letters, digits, '.', '_' or '-'", exit_code=2)
+    return text
+
+
+def dataset_name(name: str) -> str:
+    """Check that a data-set name can be used as it stands, as a folder and in SQL.
+
+    Raises:
+        UserError: it holds anything but letters, digits, '.', '_' and '-'.
+    """
+    if not _SLUG.fullmatch(name):
+        raise UserError(
+            f"data-set name {name!r}: use letters, digits, '.', '_' or '-', first a letter or a digit", exit_code=2
+        )
+    return name
+
+
+def display_name(class_name: str) -> str:
+    """A class name as a sentence says it: underscores become spaces, white space and control characters are squeezed."""
+    cleaned = "".join(" " if unicodedata.category(c).startswith("C") else c for c in class_name.replace("_", " "))
+    return " ".join(cleaned.split())

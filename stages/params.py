@@ -1,0 +1,205 @@
+"""params.yaml as typed models, one section a stage. Unknown keys and all other faults are reported together.
+
+`load_params` reads a file; every command reads it first, and any flag overrides it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stages.errors import UserError, nearest
+from stages.names import dataset_name
+from stages.training import TrainParams
+
+Model = TypeVar("Model", bound=BaseModel)
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+
+class SplitParams(_Section):
+    """Shares of a seeded split, for sources that bring none; drawn per class."""
+
+    train: Fraction = Field(0.5, description="share of each class, fraction")
+    val: Fraction = Field(0.1, description="share of each class, fraction")
+    test: Fraction = Field(0.4, description="share of each class, fraction")
+    seed: int = Field(1, ge=0, description="seed of the draw")
+
+    @model_validator(mode="after")
+    def _sum(self) -> "SplitParams":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test must be 1, found {total:g}")
+        return self
+
+
+class DataParams(_Section):
+    """One data set: where its images come from and what is asked about its classes."""
+
+    source: str | None = Field(
+        None, description="folder of class folders, `package:NAME`, or a folder that `pipeline export` wrote"
+    )
+    split: SplitParams = Field(SplitParams(), description="used where the source has no train/val/test folders")
+    class_names: dict[str, str] = Field({}, description="folder name -> name in sentences")
+    templates: list[str] = Field(["a photo of a {}."], min_length=1, description="one `{}` each; averaged")
+    questions: list[str] | None = Field(None, description="questions to the LLM, one `{}` each; null = the shipped ones")
+    samples: int = Field(10, ge=1, le=1000, description="answers asked per question and class")
+
+    @field_validator("templates", "questions")
+    @classmethod
+    def _one_gap(cls, value: list[str] | None) -> list[str] | None:
+        for text in value or []:
+            if text.count("{}") != 1:
+                raise ValueError(f"needs exactly one {{}}: {text!r}")
+        return value
+
+
+class PromptParams(_Section):
+    """How the language model is asked (CuPL protocol, section 3.1)."""
+
+    llm: str = Field("smollm2", min_length=1, description="alias, hub id or local folder")
+    temperature: float = Field(0.99, ge=0, le=5, description="softmax temperature of sampling")
+    top_p: Fraction = Field(1.0, description="nucleus of sampling")
+    max_tokens: int = Field(50, ge=1, le=4096, description="longest answer, tokens")
+    seed: int = Field(1, ge=0, description="every request derives its own seed from it")
+    min_words: int = Field(4, ge=1, description="shorter sentences are dropped, words")
+    max_words: int = Field(60, ge=1, description="longer sentences are dropped, words")
+    batch: int = Field(1000, ge=1, description="requests handed to the LLM, and saved, at once")
+
+
+class ImportParams(_Section):
+    """Sentences from elsewhere: a JSON file `{class name: [sentence, ...]}`."""
+
+    dataset: str = Field(description="data-set name")
+    name: str = Field(description="what the source is called in place of an LLM")
+    file: str = Field(description="path of the JSON file")
+
+
+class EmbedParams(_Section):
+    """How images and sentences are embedded."""
+
+    batch: int = Field(64, ge=1, description="images encoded, and saved, at once")
+    workers: int = Field(1, ge=0, le=64, description="processes that decode images; 0 = in the main process")
+    precision: Literal["float16", "float32"] = Field("float16", description="of the stored embeddings")
+
+
+class EvaluationParams(_Section):
+    """Which protocols and methods `trainer run` takes."""
+
+    protocols: list[Literal["few-shot", "base-to-new"]] = Field(["few-shot", "base-to-new"], min_length=1)
+    methods: list[str] = Field(["all"], min_length=1, description="method names, or `all`")
+    shots: int = Field(16, ge=1, description="training images a class")
+    seeds: list[int] = Field([1, 2, 3], min_length=1, description="one run each; the interval is over them")
+
+
+class Params(_Section):
+    """The whole file."""
+
+    datasets: list[str] = Field(["textile"], min_length=1, description="data sets of the default run")
+    encoder: str = Field("lite", min_length=1, description="`lite`, `open_clip:ARCH/PRETRAINED` or `open_clip:ARCH/FILE`")
+    data: dict[str, DataParams] = Field({}, description="data-set name -> its section")
+    prompts: PromptParams = PromptParams()
+    imports: list[ImportParams] = Field([], description="sentences from elsewhere")
+    embed: EmbedParams = EmbedParams()
+    evaluation: EvaluationParams = EvaluationParams()
+    train: TrainParams = TrainParams()
+
+    @model_validator(mode="after")
+    def _names(self) -> "Params":
+        for name in [*self.datasets, *self.data, *(item.dataset for item in self.imports)]:
+            try:
+                dataset_name(name)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return self
+
+    def of(self, dataset: str) -> DataParams:
+        """The section of a data set, the defaults where it has none."""
+        return self.data.get(dataset, DataParams())
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice in one mapping."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+        seen.add(str(key.value))
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file safely; no tags, no key twice.
+
+    Raises:
+        UserError: missing, unreadable or malformed, with line and column.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found; name the settings file with --params", exit_code=2) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})", exit_code=2) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path}{place}: {error.problem}", exit_code=2) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}", exit_code=2) from error
+
+
+def load_params(path: Path | None) -> Params:
+    """Read and check params.yaml; None gives the defaults.
+
+    Raises:
+        UserError: every fault of the file in one message, each with its path and value.
+    """
+    if path is None:
+        return Params()
+    raw = read_yaml(path)
+    return check(Params, {} if raw is None else raw, where=str(path))
+
+
+def check(model: type[Model], raw: Any, *, where: str) -> Model:
+    """Validate `raw` against a model, reporting all faults together."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{where}: " + "; ".join(_fault(model, f) for f in error.errors()), exit_code=2) from error
+
+
+def _fault(model: type[BaseModel], fault: Any) -> str:
+    path = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+    if fault["type"] == "extra_forbidden":
+        known = _keys_at(model, fault["loc"][:-1])
+        return f"{path}: unknown key" + (f" ({nearest(str(fault['loc'][-1]), known)})" if known else "")
+    if fault["type"] == "missing":
+        return f"{path}: missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{path}: {message[0].lower()}{message[1:]}, found {fault['input']!r:.80}"
+
+
+def _keys_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """Names allowed at a place in the file, for the suggestion beside an unknown key."""
+    current: Any = model
+    for part in loc:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            fields = {f.alias or n: f.annotation for n, f in current.model_fields.items()}
+            current = fields.get(str(part))
+        elif getattr(current, "__args__", None):
+            current = current.__args__[-1]
+        else:
+            return []
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return [f.alias or n for n, f in current.model_fields.items()]
+    return []

@@ -1,0 +1,3 @@
+"""`trainer`."""
+def main() -> None:
+    """Entry."""
