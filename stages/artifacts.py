@@ -175,8 +175,9 @@ class Store:
             faults.append(f"{self.file}: the rows are not those of the footer (edited by hand?); write the store again")
         if self.embedded and len(table):
             matrix = embedding_matrix(table["embedding"]).astype(np.float32)
-            bad = int((~np.isfinite(matrix).all(axis=1)).sum())
-            off = int((np.abs(np.linalg.norm(matrix, axis=1) - 1) > 1e-2).sum()) - bad
+            finite = np.isfinite(matrix).all(axis=1)
+            bad = int((~finite).sum())
+            off = int((np.abs(np.linalg.norm(matrix[finite], axis=1) - 1) > 1e-2).sum())
             faults += [f"{self.file}: {bad} embeddings hold NaN or infinity"] * (bad > 0)
             faults += [f"{self.file}: {off} embeddings do not have length 1"] * (off > 0)
         return faults

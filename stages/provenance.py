@@ -94,12 +94,13 @@ def refuse_mixture(first: Provenance, second: Provenance) -> None:
     mine = {**first.inputs, first.store: first.content}
     theirs = {**second.inputs, second.store: second.content}
     # Two text stores may well come from two prompt stores; a text store and a prompt store may not.
-    shared = ["manifest"] + ["prompts"] * ("prompts" in (first.store, second.store))
+    shared = ["manifest", "classes"] + ["prompts"] * ("prompts" in (first.store, second.store))
     for name in shared:
+        what = "classes" if name == "classes" else f"{name} stores"
         if name in mine and name in theirs and mine[name] != theirs[name]:
-            maker = {"manifest": "ingest", "prompts": "generate-prompts"}[name]
+            maker = {"manifest": "ingest", "classes": "ingest", "prompts": "generate-prompts"}[name]
             raise UserError(
-                f"{a} and {b} of {first.dataset!r} were made from different {name} stores ({mine[name][:12]} and "
+                f"{a} and {b} of {first.dataset!r} were made from different {what} ({mine[name][:12]} and "
                 f"{theirs[name][:12]}): run the commands after `pipeline {maker}` again"
             )
     if first.encoder is not None and second.encoder is not None:

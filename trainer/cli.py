@@ -1,3 +1,140 @@
-"""`trainer`."""
+"""`trainer`: stage two on the command line. Imports of torch and the like happen inside the command that needs them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages import command
+from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, say
+from stages.errors import UserError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Stage two: cached features to a trained prompt aggregator and generator, baselines, tables and predictions.",
+)
+
+RESULTS = Path("results")
+
+
+def _words(text: str | None, default: list[str]) -> list[str]:
+    return default if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str | None, default: list[int]) -> list[int]:
+    try:
+        return default if text is None else [int(word) for word in _words(text, [])]
+    except ValueError as error:
+        raise UserError(f"--seeds {text!r}: expected whole numbers with commas, such as 1,2,3", exit_code=2) from error
+
+
+@app.command()
+def run(
+    features: Annotated[
+        Path, typer.Option("--features", "--cache", help="Folder of the stores that pipeline wrote.", metavar="DIR")
+    ] = Path("cache"),
+    dataset: DatasetOption = None,
+    protocol: Annotated[str | None, typer.Option(help="few-shot, base-to-new; several with commas.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Method names with commas, or all.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="Prompt sources with commas, the main one first; default all there are.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Training images a class.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds with commas; the interval is over them.")] = None,
+    encoder: EncoderOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    params: ParamsOption = None,
+    results: ResultsOption = RESULTS,
+    with_report: Annotated[bool, typer.Option("--report/--no-report", help="Also write metrics.json, plots, pictures.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Train every method on the cached features and judge it on the test split."""
+    from stages.files import user_errors
+    from stages.names import slug
+    from trainer.features import load_features
+    from trainer.report import report as write_report
+    from trainer.report import text_tables
+    from trainer.run import as_record, run_dataset, seconds, summarize, write
+
+    settings = command.settings(params)
+    asked = settings.evaluation
+    done = {}
+    for name in command.chosen(dataset, settings):
+        wanted = _words(prompts, [])
+        loaded = load_features(
+            features, name, encoder or settings.encoder, sources=[slug(w) for w in wanted] or None, device=device
+        )
+        if not wanted:
+            loaded = loaded.with_main_source(slug(settings.prompts.llm))
+        outcome = run_dataset(
+            loaded,
+            settings,
+            protocols=_words(protocol, list(asked.protocols)),
+            method_names=_words(methods, asked.methods),
+            shots=shots or asked.shots,
+            seeds=_numbers(seeds, asked.seeds),
+        )
+        folder = results / "runs" / name
+        with user_errors(folder):
+            write(outcome, settings, folder)
+        record = as_record(outcome, settings)
+        summary = summarize(record)
+        done[name] = summary
+        if not as_json:
+            print(text_tables(record, summary, seconds(outcome)), end="\n\n\n", flush=True)
+    if with_report:
+        write_report(results)
+        say(f"wrote {results}/metrics.json, tables.md, plots/, figures/ and runs/*/checkpoint/")
+    if as_json:
+        command.show(done, as_json=True, text=str)
+
+
+@app.command()
+def report(
+    results: ResultsOption = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Gather all runs: metrics.json, tables, plots for DVC, pictures."""
+    import json
+
+    from trainer.report import report as write_report
+
+    text = write_report(results)
+    metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8")) if as_json else {}
+    command.show(metrics, as_json=as_json, text=lambda: text)
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATHS", help="Image files, or folders of them.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder of a checkpoint.", metavar="DIR")] = None,
+    dataset: DatasetOption = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 3,
+    batch: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    results: ResultsOption = RESULTS,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify images never seen: encoder and head only, no language model."""
+    from trainer.predict import find_checkpoint, find_images, predict_files, text_of
+
+    folder = checkpoint or find_checkpoint(results, dataset)
+    rows, note = predict_files(find_images(paths), folder, top=top, batch=batch, device=device)
+    if note and not as_json:
+        say(f"note: {note}")
+    command.show(rows, as_json=as_json, text=lambda: text_of(rows, top=top, as_csv=as_csv))
+    if all(row["error"] for row in rows):
+        raise typer.Exit(1)
+
+
 def main() -> None:
-    """Entry."""
+    """Entry point of the console command."""
+    command.main(app)
+
+
+if __name__ == "__main__":
+    main()

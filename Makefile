@@ -1,0 +1,26 @@
+# Two commands do everything on a fresh machine: `make repro` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+export DVC_NO_ANALYTICS := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test setup lint docs-check clean
+
+repro: setup            ## both stages on the embedded default, then the tables
+	@dvc repro
+	@trainer report
+
+test: setup lint        ## every check, the real language model included
+	@pytest
+
+setup:                  ## make or refresh .venv; nothing to do takes a moment
+	@$(PYTHON) install/venv.py
+	@test -d .dvc || $(BIN)/dvc init --quiet
+
+lint: setup             ## ruff and mypy
+	@ruff check .
+	@ruff format --check .
+	@mypy
+
+clean:                  ## remove the environment, not the stores
+	rm -rf .venv

@@ -1,0 +1,66 @@
+"""The house: imports run one way, and heavy ones wait until they are needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAY_IMPORT = {"stages": {"stages"}, "pipeline": {"stages", "pipeline"}, "trainer": {"stages", "trainer"}}
+
+
+def imports(file: Path) -> list[tuple[str, bool]]:
+    """(module, at module level) of every import in a file."""
+    tree = ast.parse(file.read_text())
+    top = set()
+    for node in tree.body:
+        blocks = [node, *getattr(node, "body", [])] if isinstance(node, ast.If) else [node]
+        top |= {id(block) for block in blocks}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{file}: relative import"
+            found.append((node.module, id(node) in top))
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_imports_run_down_the_house(package: str) -> None:
+    for file in sorted((ROOT / package).rglob("*.py")):
+        for module, at_top in imports(file):
+            root = module.split(".")[0]
+            if root not in MAY_IMPORT or root in MAY_IMPORT[package]:
+                continue
+            lazily_encoding = (package, file.name) == ("trainer", "predict.py") and not at_top
+            allowed = lazily_encoding and module in ("pipeline.encoders", "pipeline.pictures", "pipeline.images")
+            assert allowed, f"{file.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("command", ["pipeline", "trainer"])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    code = f"import sys; import {command}.cli; print([m for m in ('torch', 'pyarrow', 'vllm', 'duckdb', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    graph: dict[str, set[str]] = {}
+    modules = {
+        ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f
+        for package in MAY_IMPORT
+        for f in (ROOT / package).rglob("*.py")
+    }
+    for name, file in modules.items():
+        graph[name] = {m for m, at_top in imports(file) if at_top and m in modules and m != name}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        for other in graph[name]:
+            visit(other, (*path, name))
+
+    for name in graph:
+        visit(name, ())

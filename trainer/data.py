@@ -1,0 +1,197 @@
+"""What a method may see of a task: unit embeddings on the device, labels, and what text knows about the classes.
+
+No file is read here and no test image ever enters a `Task`: stores are turned into these tensors by `trainer/features.py`.
+Shapes: B images, C classes, N prompts of a class (padded), D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from stages.errors import UserError
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split or a k-shot draw, on the device.
+
+    Attributes:
+        embeddings: unit rows, float16 or float32; methods cast to float32.
+        labels: position of each image's class in the task's class list, 0..C-1.
+    """
+
+    embeddings: Float[Tensor, "B D"]
+    labels: Int[Tensor, "B"]
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def float32(self) -> Images:
+        """The same images with float32 embeddings, which every method computes in."""
+        return Images(self.embeddings.float(), self.labels)
+
+    def take(self, rows: Int[Tensor, "K"]) -> Images:
+        """The images at these rows, in this order."""
+        return Images(self.embeddings[rows], self.labels[rows])
+
+
+@dataclass(frozen=True)
+class ClassText:
+    """What text knows about the classes of a task.
+
+    Attributes:
+        names: C class names.
+        template: unit; the normalised mean of the template embeddings of the class.
+        prompts: unit reference prompts, padded with zeros; None where there is no prompt source.
+        mask: True where a prompt stands, False where padding does.
+    """
+
+    names: tuple[str, ...]
+    template: Float[Tensor, "C D"]
+    prompts: Float[Tensor, "C N D"] | None = None
+    mask: Bool[Tensor, "C N"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def select(self, class_ids: Sequence[int] | Int[Tensor, "K"]) -> ClassText:
+        """The text of these classes, in this order."""
+        ids = torch.as_tensor(class_ids, dtype=torch.long)
+        return ClassText(
+            names=tuple(self.names[i] for i in ids.tolist()),
+            template=self.template[ids],
+            prompts=None if self.prompts is None else self.prompts[ids],
+            mask=None if self.mask is None else self.mask[ids],
+        )
+
+    def require_prompts(self) -> tuple[Float[Tensor, "C N D"], Bool[Tensor, "C N"]]:
+        """Prompts (float32) and mask.
+
+        Raises:
+            UserError: there is no prompt source, or a class has no prompt.
+        """
+        if self.prompts is None or self.mask is None:
+            raise UserError(
+                "this method needs reference prompts and the task has none: run `pipeline generate-prompts` "
+                "and `pipeline embed-text`, or choose a method that uses the template alone"
+            )
+        empty = [name for name, count in zip(self.names, self.mask.sum(1).tolist(), strict=True) if count == 0]
+        if empty:
+            shown = ", ".join(repr(name) for name in empty[:3]) + (", ..." if len(empty) > 3 else "")
+            raise UserError(
+                f"{len(empty)} of {len(self.names)} classes have no reference prompt ({shown}): generate or import "
+                "prompts for them, or leave these classes out"
+            )
+        return self.prompts.float(), self.mask
+
+    def prompt_mean(self) -> Float[Tensor, "C D"]:
+        """p̄, the normalised mean of each class's prompts.
+
+        Raises:
+            UserError: there is no prompt source, or a class has no prompt.
+        """
+        prompts, mask = self.require_prompts()
+        return normalize((prompts * mask[..., None]).sum(1), dim=-1)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything a method may see when it is fitted: no test image is in it.
+
+    Attributes:
+        text: the classes that are learned.
+        train: the k-shot draw.
+        val: images for choices (learning rate, epoch, regularisation); may be empty.
+    """
+
+    text: ClassText
+    train: Images
+    val: Images
+
+
+def check_task(task: Task) -> None:
+    """Refuse a task that no method can learn from.
+
+    Raises:
+        UserError: one class only, no training image of a class, labels out of range, widths that differ,
+            values that are no numbers.
+    """
+    classes, width = task.text.template.shape
+    if classes != len(task.text.names):
+        raise UserError(f"the task names {len(task.text.names)} classes and has {classes} template embeddings: embed again")
+    if classes < 2:
+        raise UserError(f"a classifier needs at least 2 classes, found {classes}: {', '.join(task.text.names)}")
+    for name, images in (("train", task.train), ("val", task.val)):
+        check_images(images, classes=classes, width=width, name=name)
+    check_numbers(task.text.template, name="template embeddings")
+    if task.text.prompts is not None:
+        if task.text.prompts.shape[-1] != width:
+            raise UserError(
+                f"the template embeddings are {width} wide and the prompt embeddings {task.text.prompts.shape[-1]}: "
+                "embed both with the same encoder"
+            )
+        check_numbers(task.text.prompts, name="prompt embeddings")
+    counts = torch.bincount(task.train.labels, minlength=classes).tolist()
+    missing = [name for name, count in zip(task.text.names, counts, strict=True) if count == 0]
+    if missing:
+        raise UserError(f"no training image of class {missing[0]!r} ({len(missing)} of {classes} classes have none)")
+
+
+def check_images(images: Images, *, classes: int, width: int, name: str) -> None:
+    """Refuse images that do not belong to a task of `classes` classes and `width`-wide text.
+
+    Raises:
+        UserError: labels out of range, widths that differ, a count of labels that differs, values that are no numbers.
+    """
+    rows = images.embeddings.shape[0]
+    if rows != len(images):
+        raise UserError(f"the {name} images have {rows} embeddings and {len(images)} labels: build the features again")
+    if rows == 0:
+        return
+    if images.embeddings.shape[1] != width:
+        raise UserError(
+            f"the {name} images are {images.embeddings.shape[1]} wide and the text embeddings {width}: "
+            "embed both with the same encoder"
+        )
+    low, high = int(images.labels.min()), int(images.labels.max())
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise UserError(f"label {wrong} of the {name} images is out of range: labels run from 0 to {classes - 1}")
+    check_numbers(images.embeddings, name=f"{name} image embeddings")
+
+
+def check_numbers(values: Tensor, *, name: str) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        UserError: says how many rows are bad and which is the first.
+    """
+    bad = ~torch.isfinite(values).flatten(1).all(1)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0, 0])
+        raise UserError(
+            f"{int(bad.sum())} of {bad.shape[0]} rows of the {name} hold NaN or infinity (first: row {first}): embed them again"
+        )
+
+
+def take_per_class(images: Images, *, count: int, seed: int) -> tuple[Images, Images]:
+    """Split off at most `count` images of each class, drawn by seed: (drawn, rest), both in their old order.
+
+    Independent of the device, so that a seed means the same images everywhere.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    labels = images.labels.cpu()
+    order = torch.randperm(len(labels), generator=generator)
+    order = order[torch.argsort(labels[order], stable=True)]  # class by class, shuffled within each
+    counts = torch.bincount(labels) if len(labels) else torch.zeros(0, dtype=torch.long)
+    starts = counts.cumsum(0) - counts
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order)) - starts[labels[order]]
+    drawn = (rank < count).to(images.labels.device)
+    return images.take(drawn.nonzero()[:, 0]), images.take((~drawn).nonzero()[:, 0])

@@ -1,0 +1,246 @@
+"""Stores -> tensors on the device, once; k-shot draws by seed. The test split stays on disk until the final evaluation."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pads
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from stages import ImageStore, ManifestStore, TextStore, UserError, nearest
+from stages.artifacts import NO_LLM, embedding_matrix, partition_values, read_together
+from trainer.data import ClassText, Images
+
+MAX_VAL_SHOTS = 4
+"""CoOp's validation set: at most this many images a class, and never more than the shots."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split with their ids.
+
+    Attributes:
+        images: embeddings and labels on the device; labels are positions in `Features.class_names`.
+        image_ids: the manifest's ids, in the same order.
+    """
+
+    images: Images
+    image_ids: tuple[str, ...]
+
+    def take(self, index: Int[np.ndarray, "K"]) -> Images:
+        """The images at these positions."""
+        where = torch.as_tensor(index, dtype=torch.long, device=self.images.labels.device)
+        return Images(self.images.embeddings[where], self.images.labels[where])
+
+
+@dataclass(frozen=True)
+class Features:
+    """Everything stage two knows about a data set before the final evaluation.
+
+    Attributes:
+        class_ids: the manifest's class ids, ascending; position in this list is the label.
+        text: prompt source -> what text knows; the key `none` has templates alone.
+        sources: prompt sources, the settings' own LLM first.
+        notes: honest lines that every output repeats.
+    """
+
+    dataset: str
+    encoder: str
+    encoder_fingerprint: str
+    width: int
+    class_ids: tuple[int, ...]
+    class_names: tuple[str, ...]
+    train: Split
+    val: Split
+    text: dict[str, ClassText]
+    sources: tuple[str, ...]
+    notes: tuple[str, ...]
+    store: ImageStore
+    device: torch.device
+
+    def test(self) -> Split:
+        """Read the test split. Called once, by the final evaluation, after everything is trained and chosen."""
+        return _read_split(self.store, "test", self.class_ids, self.device)
+
+    def with_main_source(self, source: str) -> "Features":
+        """The same features with this prompt source first, where it is there."""
+        return replace(self, sources=tuple(sorted(self.sources, key=lambda s: s != source)))
+
+
+def load_features(
+    cache: Path, dataset: str, encoder: str, *, sources: list[str] | None = None, device: str = "auto"
+) -> Features:
+    """Read the stores of a data set and check that they belong together.
+
+    Args:
+        sources: prompt sources to load, the main one first; None takes all there are.
+
+    Raises:
+        UserError: a store is missing or of another origin, an embedding is not finite, or a class has no image.
+    """
+    target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    images = ImageStore(cache, dataset, encoder)
+    templates = TextStore(cache, dataset, encoder, NO_LLM)
+    manifest = ManifestStore(cache, dataset)
+    manifest.require()
+    for store in (images, templates):
+        _require_encoder(store, cache, dataset, encoder)
+    there = [s for s in partition_values(cache, TextStore, "llm", dataset=dataset, encoder=encoder) if s != NO_LLM]
+    wanted = there if sources is None else sources
+    for source in wanted:
+        if source not in there:
+            raise UserError(
+                f"data set {dataset!r} has no embedded prompts of {source!r} ({nearest(source, there)}): run `pipeline "
+                f"generate-prompts --dataset {dataset} --llm {source}` and `pipeline embed-text --dataset {dataset}`"
+            )
+    stores = [TextStore(cache, dataset, encoder, source) for source in wanted]
+    origins = read_together(manifest, images, templates, *stores)
+    names = {int(i): name for i, name in origins[0].settings["class_names"].items()}
+    class_ids = tuple(sorted(names))
+    train = _read_split(images, "train", class_ids, target)
+    val = _read_split(images, "val", class_ids, target)
+    _require_images(train, [names[i] for i in class_ids], images)
+    template = _class_means(templates, class_ids, target)
+    text = {NO_LLM: ClassText(names=tuple(names[i] for i in class_ids), template=template, prompts=None, mask=None)}
+    notes = dict.fromkeys(o.note for o in origins if o.note)
+    for source, store in zip(wanted, stores, strict=True):
+        prompts, mask, without = _prompts(store, class_ids, template)
+        text[source] = replace(text[NO_LLM], prompts=prompts, mask=mask)
+        if without:
+            listed = ", ".join(names[class_ids[i]] for i in without[:5])
+            notes[f"{source}: no prompt was kept for {len(without)} classes ({listed}); their template stands in"] = None
+    return Features(
+        dataset=dataset,
+        encoder=origins[1].encoder or encoder,
+        encoder_fingerprint=origins[1].encoder_fingerprint or "",
+        width=origins[1].width or 0,
+        class_ids=class_ids,
+        class_names=text[NO_LLM].names,
+        train=train,
+        val=val,
+        text=text,
+        sources=tuple(wanted),
+        notes=tuple(notes),
+        store=images,
+        device=target,
+    )
+
+
+def _require_encoder(store: ImageStore | TextStore, cache: Path, dataset: str, encoder: str) -> None:
+    if store.exists():
+        return
+    there = partition_values(cache, type(store), "encoder", dataset=dataset)
+    if there:
+        raise UserError(
+            f"data set {dataset!r} has no {store.name} store of encoder {encoder!r}, only of {', '.join(there)}: "
+            f"run `{store.made_by.format(dataset=dataset)} --encoder {encoder}`, or choose one with --encoder"
+        )
+    store.require()
+
+
+def _read_split(store: ImageStore, split: str, class_ids: tuple[int, ...], device: torch.device) -> Split:
+    table = store.read(
+        ["image_id", "class_id", "embedding"], where=(pads.field("split") == split) & (pads.field("view") == 0)
+    )
+    embeddings = torch.from_numpy(embedding_matrix(table["embedding"]).copy())
+    _check_finite(embeddings, store)
+    position = {class_id: i for i, class_id in enumerate(class_ids)}
+    found = table["class_id"].to_pylist()
+    strange = sorted(set(found) - set(position))
+    if strange:
+        raise UserError(f"{store.file}: class id {strange[0]} is not in the manifest; write the store again")
+    labels = torch.tensor([position[c] for c in found], dtype=torch.long)
+    return Split(Images(embeddings.to(device), labels.to(device)), tuple(table["image_id"].to_pylist()))
+
+
+def _check_finite(embeddings: Float[Tensor, "B D"], store: ImageStore | TextStore) -> None:
+    bad = int((~torch.isfinite(embeddings).all(dim=-1)).sum())
+    if bad:
+        raise UserError(f"{store.file}: {bad} embeddings hold NaN or infinity: run `pipeline verify`, embed again")
+
+
+def _require_images(train: Split, names: list[str], store: ImageStore) -> None:
+    counts = torch.bincount(train.images.labels, minlength=len(names))
+    empty = [names[i] for i in (counts == 0).nonzero().flatten().tolist()]
+    if empty:
+        raise UserError(f"{store.file}: no training image of {len(empty)} classes: {', '.join(empty)[:200]}")
+
+
+def _text_rows(store: TextStore, class_ids: tuple[int, ...]) -> tuple[Float[Tensor, "N D"], list[list[int]]]:
+    table = store.read(["class_id", "embedding"])
+    rows = torch.from_numpy(embedding_matrix(table["embedding"]).astype(np.float32))
+    _check_finite(rows, store)
+    where: dict[int, list[int]] = {class_id: [] for class_id in class_ids}
+    for row, class_id in enumerate(table["class_id"].to_pylist()):
+        if class_id in where:
+            where[class_id].append(row)
+    return rows, [where[class_id] for class_id in class_ids]
+
+
+def _class_means(store: TextStore, class_ids: tuple[int, ...], device: torch.device) -> Float[Tensor, "C D"]:
+    rows, where = _text_rows(store, class_ids)
+    if not all(where):
+        raise UserError(f"{store.file}: a class has no template: run `pipeline embed-text` again")
+    means = torch.stack([rows[index].mean(dim=0) for index in where])
+    return torch.nn.functional.normalize(means, dim=-1).to(device)
+
+
+def _prompts(
+    store: TextStore, class_ids: tuple[int, ...], template: Float[Tensor, "C D"]
+) -> tuple[Float[Tensor, "C N D"], Tensor, list[int]]:
+    """Prompts padded to the longest class; a class without any gets its template, and is reported."""
+    rows, where = _text_rows(store, class_ids)
+    longest = max(1, *(len(index) for index in where))
+    prompts = torch.zeros(len(where), longest, template.shape[1])
+    mask = torch.zeros(len(where), longest, dtype=torch.bool)
+    for i, index in enumerate(where):
+        chosen = rows[index] if index else template[i : i + 1].cpu()
+        prompts[i, : len(chosen)], mask[i, : len(chosen)] = chosen, True
+    return prompts.to(template.device), mask.to(template.device), [i for i, index in enumerate(where) if not index]
+
+
+def sample_shots(labels: Int[Tensor, "B"], shots: int, *, seed: int, names: tuple[str, ...]) -> Int[np.ndarray, "K"]:
+    """Positions of `shots` images of each class, drawn by seed; k shots are the first k of 2k shots.
+
+    Raises:
+        UserError: a class has fewer images than shots.
+    """
+    found = labels.cpu().numpy()
+    counts = np.bincount(found, minlength=len(names))
+    short = [f"{names[i]} {counts[i]}" for i in np.flatnonzero(counts < shots)]
+    if short:
+        raise UserError(
+            f"{shots} shots asked, but {len(short)} classes have fewer training images: {', '.join(short)[:200]}; "
+            f"lower --shots to {counts.min()} or add images"
+        )
+    return np.concatenate([_order(found, label, seed)[:shots] for label in range(len(names))])
+
+
+def few_shot(features: Features, shots: int, *, seed: int) -> tuple[Images, Images]:
+    """The k-shot training images and a validation set of at most min(k, 4) images a class (CoOp's rule).
+
+    Validation images come from the `val` split; a data set without one gives its unused training images. A class with
+    neither has no validation image; the methods then hold out from the shots themselves.
+    """
+    chosen = sample_shots(features.train.images.labels, shots, seed=seed, names=features.class_names)
+    n_val = min(shots, MAX_VAL_SHOTS)
+    if len(features.val.image_ids):
+        source, free = features.val, features.val.images.labels.cpu().numpy()
+        drawn = [_order(free, label, seed)[:n_val] for label in range(len(features.class_names))]
+    else:
+        source, free = features.train, features.train.images.labels.cpu().numpy()
+        drawn = [_order(free, label, seed)[shots : shots + n_val] for label in range(len(features.class_names))]
+    return features.train.take(chosen), source.take(np.concatenate(drawn))
+
+
+def _order(labels: Int[np.ndarray, "B"], label: int, seed: int) -> Int[np.ndarray, "K"]:
+    own = np.flatnonzero(labels == label)
+    return own[np.random.default_rng([seed, label]).permutation(len(own))]
+
+
+def table_of(split: Split) -> pa.Table:
+    """Ids and labels of a split, for predictions files."""
+    return pa.table({"image_id": list(split.image_ids), "label": split.images.labels.cpu().numpy()})

@@ -1,0 +1,57 @@
+"""Classification metrics, fractions of 1, and the interval over seeds.
+
+Names used in every table: `accuracy`, `macro_accuracy`, `base`, `new`, `h`, `generalized`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+def confusion_matrix(*, labels: Int[Tensor, "B"], predictions: Int[Tensor, "B"], classes: int) -> Int[Tensor, "C C"]:
+    """How many images of class row were predicted as class column."""
+    return torch.bincount(labels.long() * classes + predictions.long(), minlength=classes * classes).view(classes, classes)
+
+
+def accuracy(confusion: Int[Tensor, "C C"]) -> float:
+    """Share of images predicted right; NaN without images."""
+    total = int(confusion.sum())
+    return int(confusion.diagonal().sum()) / total if total else math.nan
+
+
+def macro_accuracy(confusion: Int[Tensor, "C C"]) -> float:
+    """Mean over the classes that have images of the share predicted right; NaN without images."""
+    counts = confusion.sum(1)
+    seen = counts > 0
+    if not bool(seen.any()):
+        return math.nan
+    return float((confusion.diagonal()[seen].double() / counts[seen]).mean())
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """H = 2 base new / (base + new) of base-to-new; 0 when both are 0."""
+    return 2 * base * new / (base + new) if base + new else 0.0
+
+
+def interval95(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and half-width of the 95 % confidence interval by Student's t.
+
+    Returns:
+        (mean, half-width); the half-width is None for fewer than two values, the mean NaN for none.
+        A NaN among the values makes both NaN.
+    """
+    if not values:
+        return math.nan, None
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return mean, None
+    from scipy.stats import t
+
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    return mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)

@@ -1,0 +1,116 @@
+"""The pictures: accuracy by method, training loss, confusion matrix. PNG, drawn without a display."""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stages.files import write_bytes
+from trainer.report.tables import Summary
+
+OURS, REFERENCE, CONTROL = "#1f5fa8", "#8a8f98", "#d08a2e"
+NAMED_CLASSES = 30
+"""With more classes than this the confusion matrix leaves out the class names."""
+
+
+def _save(figure: Figure, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())
+
+
+def _colour(method: str) -> str:
+    name = method.split("@")[0]
+    return OURS if name == "aape" else CONTROL if name.startswith("aape") else REFERENCE
+
+
+def _caption(figure: Figure, text: str) -> None:
+    figure.text(0.01, 0.01, "\n".join(textwrap.wrap(text, 118)), fontsize=7.5, color="#444444", va="bottom")
+
+
+def comparison(record: dict[str, Any], summary: Summary, path: Path) -> None:
+    """Bars with 95 % intervals, one panel a metric, methods in the table's order."""
+    panels = [
+        (protocol, metric)
+        for protocol, metrics in (("few-shot", ("accuracy",)), ("base-to-new", ("base", "new", "h")))
+        for metric in metrics
+        if any(metric in found for found in summary.get(protocol, {}).values())
+    ]
+    methods = list(dict.fromkeys(m for by_method in summary.values() for m in by_method))
+    if not panels:
+        return
+    figure = Figure(figsize=(2.1 + 2.3 * len(panels), 1.5 + 0.27 * len(methods)), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0.1, 1, 0.9))  # type: ignore[union-attr]
+    axes: Sequence[Axes] = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    for axis, (protocol, metric) in zip(axes, panels, strict=True):
+        for row, method in enumerate(methods):
+            entry = summary[protocol].get(method, {}).get(metric)
+            if entry is None or entry["mean"] is None:
+                continue
+            mean, ci = 100 * entry["mean"], 100 * (entry["ci95"] or 0)
+            axis.barh(row, mean, xerr=ci, color=_colour(method), height=0.72, error_kw={"lw": 0.9, "ecolor": "#222222"})
+            axis.text(min(mean + ci + 1.5, 99), row, f"{mean:.1f}", va="center", fontsize=7)
+        axis.set_title(f"{protocol}: {metric}", fontsize=9)
+        axis.set_xlim(0, 112)
+        axis.set_xlabel("percent", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].invert_yaxis()
+    figure.suptitle(f"{record['dataset']}, {record['shots']} shots, encoder {record['encoder']}", fontsize=10)
+    lite = " The encoder is not CLIP." if record["encoder"] == "lite" else ""
+    _caption(
+        figure,
+        "Blue: AAPE; orange: its controls and variants; grey: baselines on the same features. Whiskers: 95 % interval over "
+        f"{len({r['seed'] for r in record['runs']})} seeds.{lite}",
+    )
+    _save(figure, path)
+
+
+def losses(dataset: str, curves: list[dict[str, str]], path: Path) -> None:
+    """Mean training loss over the seeds for each variant of AAPE, few-shot."""
+    figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0.07, 1, 0.93))  # type: ignore[union-attr]
+    axis = figure.subplots()
+    chosen = [row for row in curves if row["protocol"] == "few-shot" and row["loss_task"]]
+    for method in dict.fromkeys(row["method"] for row in chosen):
+        points: dict[float, list[float]] = {}
+        for row in chosen:
+            if row["method"] == method:
+                points.setdefault(float(row["epoch"]), []).append(float(row["loss_task"]))
+        epochs = sorted(points)
+        axis.plot(epochs, [float(np.mean(points[e])) for e in epochs], label=method, lw=1.4)
+    axis.set(title=f"{dataset}: task loss while training", xlabel="epoch", ylabel="cross entropy (nats)")
+    axis.spines[["top", "right"]].set_visible(False)
+    if chosen:
+        axis.legend(fontsize=7, frameon=False)
+    _caption(figure, "Mean over the seeds, few-shot training images. A curve that still falls at its end was cut short.")
+    _save(figure, path)
+
+
+def confusion(dataset: str, matrix: Int[np.ndarray, "C C"], names: Sequence[str], path: Path) -> None:
+    """Share of each actual class (row) predicted as each class (column)."""
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = 4.6 if len(names) <= NAMED_CLASSES else 6.4
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0.06, 1, 0.94))  # type: ignore[union-attr]
+    axis = figure.subplots()
+    image = axis.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(image, ax=axis, label="percent of the actual class", shrink=0.8)
+    axis.set(title=f"{dataset}: confusion matrix", xlabel="predicted", ylabel="actual")
+    if len(names) <= NAMED_CLASSES:
+        shown = [textwrap.shorten(n, 24, placeholder="...") for n in names]
+        axis.set_xticks(range(len(names)), shown, rotation=40, ha="right", fontsize=7)
+        axis.set_yticks(range(len(names)), shown, fontsize=7)
+    if len(names) <= 12:
+        for i, j in np.ndindex(matrix.shape):
+            axis.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=8,
+                      color="white" if share[i, j] > 0.5 else "black")  # fmt: skip
+    _caption(figure, "Test images of the checkpoint's run. The diagonal is right; a dark cell beside it is a pair that is confused.")
+    _save(figure, path)

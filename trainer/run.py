@@ -1,0 +1,218 @@
+"""`trainer run`: fit every method of every protocol and seed, then, and only then, read the test split and judge.
+
+What is written, below `results/runs/DATASET/`:
+    run.json          settings, notes and the metrics of every run
+    timing.json       seconds of every run (apart, so that the other files are the same bytes every time)
+    curves.csv        training loss of AAPE
+    predictions.csv   predicted class of every test image (few-shot, first seed, the checkpoint's method)
+    checkpoint/       safetensors and JSON, for `trainer predict`
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from stages.artifacts import NO_LLM
+from stages.command import progress
+from stages.files import write_text
+from stages.params import Params
+from trainer.checkpoint import save_checkpoint
+from trainer.data import check_task
+from trainer.features import Features, Split
+from trainer.methods import Method, Predictor, methods
+from trainer.metrics import interval95
+from trainer.protocols import PROTOCOLS, Protocol, Score, protocol
+
+AT = "@"
+"""Between a method and a prompt source that is not the settings' own LLM: `cupl@written`."""
+
+
+@dataclass
+class Run:
+    """One method on one task with one seed."""
+
+    protocol: Protocol
+    method: Method
+    source: str
+    key: str
+    seed: int
+    predictor: Predictor
+    seconds: float
+    score: Score | None = None
+
+
+@dataclass
+class Outcome:
+    """All runs of a data set."""
+
+    features: Features
+    shots: int
+    test: Split | None = None
+    runs: list[Run] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
+
+
+def run_dataset(
+    features: Features, params: Params, *, protocols: Sequence[str], method_names: Sequence[str], shots: int, seeds: Sequence[int]
+) -> Outcome:
+    """Fit everything, then judge everything.
+
+    Raises:
+        UserError: an unknown name, a class with fewer images than shots, or features that cannot be learned from.
+    """
+    chosen = methods(method_names, settings=params.train)
+    outcome = Outcome(features, shots)
+    plan: list[tuple[Protocol, int, Method, str, str]] = []
+    for name in protocols:
+        way = protocol(name)
+        caveat = way.caveat(features)
+        if caveat:
+            outcome.caveats.append(caveat)
+        for seed in seeds:
+            plan += [(way, seed, m, source, key) for m in chosen for source, key in _sources(features, m)]
+    tasks: dict[tuple[str, int, str], Any] = {}
+    for way, seed, method, source, key in progress(plan, what=f"training {features.dataset}", unit="run"):
+        if (way.name, seed, source) not in tasks:
+            task = way.task(features, source, shots=shots, seed=seed)
+            check_task(task)
+            tasks[way.name, seed, source] = task
+        start = perf_counter()
+        predictor = method.fit(tasks[way.name, seed, source], seed=seed)
+        outcome.runs.append(Run(way, method, source, key, seed, predictor, perf_counter() - start))
+    test = outcome.test = features.test()  # the first time that the test split is read
+    for run in outcome.runs:
+        run.score = run.protocol.score(
+            run.predictor, features, run.source, test.images, new_classes=run.method.serves_new_classes
+        )
+    return outcome
+
+
+def _sources(features: Features, method: Method) -> list[tuple[str, str]]:
+    """The prompt sources a method is fitted with, and the names of the results."""
+    if not method.uses_prompts:
+        return [(NO_LLM, method.name)]
+    main, *others = features.sources or (NO_LLM,)
+    return [(main, method.name), *((source, f"{method.name}{AT}{source}") for source in others)]
+
+
+def as_record(outcome: Outcome, params: Params) -> dict[str, Any]:
+    """The whole run as JSON, the same for the same input, seed and machine."""
+    features = outcome.features
+    return {
+        "dataset": features.dataset,
+        "encoder": features.encoder,
+        "notes": [*features.notes, *outcome.caveats],
+        "sources": list(features.sources),
+        "classes": len(features.class_names),
+        "shots": outcome.shots,
+        "train": params.train.model_dump(mode="json", by_alias=True),
+        "runs": [
+            {
+                "protocol": run.protocol.name,
+                "method": run.key,
+                "seed": run.seed,
+                "metrics": run.score.metrics if run.score else {},
+                "info": {k: v for k, v in run.predictor.info.items() if not k.endswith("seconds")},
+            }
+            for run in outcome.runs
+        ],
+    }
+
+
+def summarize(record: dict[str, Any]) -> dict[str, dict[str, dict[str, dict[str, float | int | None]]]]:
+    """protocol -> method -> metric -> {mean, ci95, n} over the seeds of one data set's run."""
+    values: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for run in record["runs"]:
+        for metric, value in run["metrics"].items():
+            values.setdefault(run["protocol"], {}).setdefault(run["method"], {}).setdefault(metric, []).append(value)
+    table: dict[str, dict[str, dict[str, dict[str, float | int | None]]]] = {}
+    for name, by_method in values.items():
+        for method, by_metric in by_method.items():
+            for metric, found in by_metric.items():
+                mean, ci95 = interval95(found)
+                entry = {"mean": _clean(mean), "ci95": _clean(ci95), "n": len(found)}
+                table.setdefault(name, {}).setdefault(method, {})[metric] = entry
+    return table
+
+
+def _clean(value: float | None) -> float | None:
+    """Rounded far below any meaning, so that files do not differ by the last bit; no NaN in JSON."""
+    return None if value is None or math.isnan(value) else round(value, 8)
+
+
+def seconds(outcome: Outcome) -> dict[str, dict[str, float]]:
+    """protocol -> method -> mean seconds of one fit."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in outcome.runs:
+        found.setdefault(run.protocol.name, {}).setdefault(run.key, []).append(run.seconds)
+    return {p: {m: sum(v) / len(v) for m, v in by.items()} for p, by in found.items()}
+
+
+def write(outcome: Outcome, params: Params, folder: Path) -> None:
+    """Write the files of one data set, each atomically."""
+    features = outcome.features
+    record = as_record(outcome, params)
+    write_text(folder / "run.json", json.dumps(record, indent=1, ensure_ascii=False))
+    write_text(folder / "timing.json", json.dumps(seconds(outcome), indent=1))
+    write_text(folder / "curves.csv", _curves(outcome))
+    best = checkpoint_run(outcome)
+    if best is None:
+        return
+    provenance = {
+        "dataset": features.dataset,
+        "encoder": features.encoder,
+        "encoder_fingerprint": features.encoder_fingerprint,
+        "width": features.width,
+        "method": best.key,
+        "seed": best.seed,
+        "shots": outcome.shots,
+        "notes": list(features.notes),
+    }
+    save_checkpoint(folder / "checkpoint", best.predictor, features.text[best.source], provenance=provenance)
+    if outcome.test is not None and best.score is not None and best.score.predictions is not None:
+        write_text(folder / "predictions.csv", _predictions(features, outcome.test, best.score.predictions.tolist()))
+
+
+def checkpoint_run(outcome: Outcome) -> Run | None:
+    """The run that becomes the checkpoint: plain AAPE, few-shot, first seed; of several prompt sources the one that is best
+    on the validation images (never on the test split).
+    """
+    first = min((run.seed for run in outcome.runs), default=0)
+    able = [
+        run for run in outcome.runs
+        if run.method.name == "aape" and run.protocol.name == PROTOCOLS["few-shot"].name and run.seed == first
+    ]  # fmt: skip
+    return max(able, key=lambda run: float(run.predictor.info.get("val_accuracy", 0.0)), default=None)
+
+
+def _csv(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _curves(outcome: Outcome) -> str:
+    rows = [
+        {"dataset": outcome.features.dataset, "protocol": run.protocol.name, "method": run.key, "seed": run.seed,
+         **{name: entry.get(name) for name in ("epoch", "loss", "loss_task", "loss_distill")}}
+        for run in outcome.runs
+        for entry in run.predictor.history
+    ]  # fmt: skip
+    return _csv(rows, ["dataset", "protocol", "method", "seed", "epoch", "loss", "loss_task", "loss_distill"])
+
+
+def _predictions(features: Features, test: Split, predicted: list[int]) -> str:
+    names = features.class_names
+    rows = [
+        {"image_id": i, "actual": names[a], "predicted": names[p]}
+        for i, a, p in zip(test.image_ids, test.images.labels.tolist(), predicted, strict=True)
+    ]
+    return _csv(rows, ["image_id", "actual", "predicted"])
