@@ -1,0 +1,60 @@
+"""What several test files use: folders of small pictures and a way to run the commands."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+COLOURS = {"green weave": (30, 160, 60), "blue weave": (40, 60, 190), "red weave": (190, 40, 40), "grey weave": (120, 120, 120)}
+
+
+def picture(colour: tuple[int, int, int], seed: int, size: int = 48) -> Image.Image:
+    """A noisy patch of one colour."""
+    noise = np.random.default_rng(seed).normal(0, 25, (size, size, 3))
+    return Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def weaves(tmp_path: Path) -> Path:
+    """Class folders: four colours of weave, 12 pictures each, no split."""
+    for name, colour in COLOURS.items():
+        (tmp_path / "weaves" / name).mkdir(parents=True)
+        for i in range(12):
+            picture(colour, i).save(tmp_path / "weaves" / name / f"{i:02d}.png")
+    return tmp_path / "weaves"
+
+
+@pytest.fixture
+def command() -> Command:
+    """Run `pipeline` or `trainer` as a user does; gives exit code, standard output and standard error."""
+
+    def run(name: str, *args: object, cwd: Path, code: int = 0) -> "subprocess.CompletedProcess[str]":
+        env = {**os.environ, "PYTHONWARNINGS": "default"}
+        done = subprocess.run(
+            [sys.executable, "-m", f"{name}.cli", *map(str, args)], capture_output=True, text=True, cwd=cwd, env=env, check=False
+        )
+        assert done.returncode == code, f"{name} {args}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        if code:
+            assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def lines(text: str) -> list[str]:
+    """Lines that are not empty."""
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def parsed(done: "subprocess.CompletedProcess[str]") -> object:
+    """Standard output as JSON."""
+    return json.loads(done.stdout)

@@ -1,0 +1,186 @@
+"""The prompt aggregator (section 3.2, eq. 1): many prompt embeddings of a class become one, p^a.
+
+[p^a, P^a] = AttentionLayer([p̄, P]): one standard attention layer (multi-head cross-attention, feed-forward, LayerNorm) whose
+query starts at p̄; the set P has no order. Only the m = 1 output row p^a is computed.
+
+What is notable: prompts of a class are constant, so the key projection is folded into the query and the value projection
+comes after pooling. A prompt is then only ever dotted with a vector of its own width; the result is the plain layer's.
+With query `mean` the layer runs once for every class, never for an image.
+
+Choices where the paper is silent: both output projections start at zero, so that p^a starts at its query; the query is p̄ plus
+one learned vector that all classes share (starts at 0), so that classes never seen can be served; p^a is normalised.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, normalize
+
+from trainer.aape.generator import uniform
+from trainer.aape.losses import clip_reward
+from trainer.aape.settings import AAPESettings
+from trainer.data import Images
+
+
+class AttentionAggregator(nn.Module):
+    """One attention layer over the prompts of a class.
+
+    Args:
+        width: D.
+        heads, head_width: H heads of E entries.
+        feed_forward: hidden entries of the feed-forward part.
+        generator: source of the start values.
+    """
+
+    def __init__(self, *, width: int, heads: int, head_width: int, feed_forward: int, generator: torch.Generator) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.heads = heads
+        self.shift = nn.Parameter(torch.zeros(width))
+        self.to_query = uniform(inner, width, generator=generator)
+        self.to_key = uniform(inner, width, generator=generator)
+        self.to_value = uniform(inner, width, generator=generator)
+        self.to_output = nn.Parameter(torch.zeros(width, inner))
+        self.up = uniform(feed_forward, width, generator=generator)
+        self.down = nn.Parameter(torch.zeros(width, feed_forward))
+        self.norm1 = nn.Parameter(torch.stack([torch.ones(width), torch.zeros(width)]))
+        self.norm2 = nn.Parameter(torch.stack([torch.ones(width), torch.zeros(width)]))
+
+    def scores(
+        self, query: Float[Tensor, "Q D"], prompts: Float[Tensor, "Q N D"], mask: Bool[Tensor, "Q N"]
+    ) -> Float[Tensor, "Q H N"]:
+        """Attention of each query over its own prompts; padding gets 0, each head sums to 1."""
+        inner, width = self.to_key.shape
+        projected = ((query + self.shift) @ self.to_query.T).view(-1, self.heads, inner // self.heads)
+        keys = self.to_key.view(self.heads, inner // self.heads, width)
+        folded = torch.bmm(projected.transpose(0, 1), keys).transpose(0, 1)  # Q H D
+        products = torch.bmm(folded, prompts.transpose(1, 2)) * (inner // self.heads) ** -0.5
+        return products.masked_fill(~mask[:, None], float("-inf")).softmax(-1)
+
+    def forward(
+        self, query: Float[Tensor, "Q D"], prompts: Float[Tensor, "Q N D"], mask: Bool[Tensor, "Q N"]
+    ) -> Float[Tensor, "Q D"]:
+        """p^a, unit rows, of Q queries each with its own prompts."""
+        inner, width = self.to_value.shape
+        pooled = torch.bmm(self.scores(query, prompts, mask), prompts)  # Q H D
+        values = self.to_value.view(self.heads, inner // self.heads, width)
+        attended = torch.bmm(pooled.transpose(0, 1), values.transpose(1, 2)).transpose(0, 1).flatten(1)
+        inside = layer_norm(query + self.shift + attended @ self.to_output.T, (width,), self.norm1[0], self.norm1[1])
+        outside = inside + torch.relu(inside @ self.up.T) @ self.down.T
+        return normalize(layer_norm(outside, (width,), self.norm2[0], self.norm2[1]), dim=-1)
+
+
+class MLPAggregator(nn.Module):
+    """Table 4's MLP: p^a = a f(p̄) + (1 - a) p̄, f a two-layer bottleneck, a learned (starts at 0)."""
+
+    def __init__(self, *, width: int, feed_forward: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.up = uniform(feed_forward, width, generator=generator)
+        self.down = uniform(width, feed_forward, generator=generator)
+        self.mix = nn.Parameter(torch.zeros(()))
+
+    def forward(
+        self, query: Float[Tensor, "Q D"], prompts: Float[Tensor, "Q N D"], mask: Bool[Tensor, "Q N"]
+    ) -> Float[Tensor, "Q D"]:
+        """p^a, unit rows; the prompts enter through the query alone."""
+        changed = torch.relu(query @ self.up.T) @ self.down.T
+        return normalize(torch.lerp(query, changed, self.mix), dim=-1)
+
+
+class ChosenAggregator(nn.Module):
+    """Nothing to learn: p^a is the query itself (`mean`)."""
+
+    def forward(
+        self, query: Float[Tensor, "Q D"], prompts: Float[Tensor, "Q N D"], mask: Bool[Tensor, "Q N"]
+    ) -> Float[Tensor, "Q D"]:
+        """p^a, unit rows."""
+        return normalize(query, dim=-1)
+
+
+class RandomAggregator(nn.Module):
+    """Nothing to learn: p^a is one prompt of the class, drawn anew for every query (`random`)."""
+
+    def __init__(self, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(
+        self, query: Float[Tensor, "Q D"], prompts: Float[Tensor, "Q N D"], mask: Bool[Tensor, "Q N"]
+    ) -> Float[Tensor, "Q D"]:
+        """p^a, unit rows."""
+        drawn = torch.multinomial(mask.float().cpu(), 1, generator=self.generator)[:, 0].to(prompts.device)
+        return prompts[torch.arange(len(drawn), device=prompts.device), drawn]
+
+
+def build_aggregator(settings: AAPESettings, *, width: int, generator: torch.Generator) -> nn.Module:
+    """The aggregator that the settings ask for, at its start values."""
+    if settings.aggregator == "attention":
+        return AttentionAggregator(
+            width=width,
+            heads=settings.heads,
+            head_width=settings.head_width,
+            feed_forward=settings.feed_forward,
+            generator=generator,
+        )
+    if settings.aggregator == "mlp":
+        return MLPAggregator(width=width, feed_forward=settings.feed_forward, generator=generator)
+    return RandomAggregator(generator=generator) if settings.aggregator == "random" else ChosenAggregator()
+
+
+class PromptTargets:
+    """p^a of every training image: the aggregator, the prompts of its class and the query that the settings ask for.
+
+    Args:
+        settings: aggregator kind, query and how it is trained.
+        prompts, mask: reference prompts of the classes.
+        generator: source of the start values.
+    """
+
+    def __init__(
+        self,
+        settings: AAPESettings,
+        *,
+        prompts: Float[Tensor, "C N D"],
+        mask: Bool[Tensor, "C N"],
+        generator: torch.Generator,
+    ) -> None:
+        self.settings = settings
+        self.prompts, self.mask = prompts, mask
+        self.mean = normalize((prompts * mask[..., None]).sum(1), dim=-1)
+        self.aggregator = build_aggregator(settings, width=prompts.shape[-1], generator=generator).to(prompts.device)
+
+    def __call__(self, images: Float[Tensor, "B D"], labels: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+        """p^a of these images; with query `mean` each class is computed once."""
+        if self.settings.query == "mean" and self.settings.aggregator != "random":
+            of_class: Tensor = self.aggregator(self.mean, self.prompts, self.mask)
+            return of_class[labels]
+        query = self.mean[labels]
+        if self.settings.query == "image":
+            query = images
+        elif self.settings.query == "mean+image":
+            query = normalize(query + images, dim=-1)
+        of_image: Tensor = self.aggregator(query, self.prompts[labels], self.mask[labels])
+        return of_image
+
+    def fit(self, images: Images) -> list[float]:
+        """Train the aggregator on the CLIP reward over all images at once; returns the reward of each step.
+
+        Deviation from the paper: AdamW over the whole set before h is learned, not SGD beside it. Without gradients from
+        L_distill the two do not touch, and p^a is then one constant vector a class for every epoch of h.
+        """
+        parameters = list(self.aggregator.parameters())
+        if not parameters or self.settings.reward_weight == 0:
+            return []
+        optimizer = torch.optim.AdamW(parameters, lr=self.settings.aggregator_lr, weight_decay=self.settings.weight_decay)
+        rewards = []
+        for _ in range(self.settings.aggregator_steps):
+            reward = clip_reward(
+                images.embeddings, self(images.embeddings, images.labels), self.settings.reward_scale
+            )
+            optimizer.zero_grad()
+            (-self.settings.reward_weight * reward).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            rewards.append(float(reward.detach()))
+        return rewards

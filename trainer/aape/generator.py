@@ -1,0 +1,36 @@
+"""The prompt generator h(x) (section 3.3): two bias-free layers with a bottleneck of 32."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def uniform(*shape: int, generator: torch.Generator) -> nn.Parameter:
+    """PyTorch's default start of a linear layer, U(-1/sqrt(in), 1/sqrt(in)), from a generator on the CPU.
+
+    Drawn on the CPU so that a seed means the same start on every device.
+    """
+    return nn.Parameter((torch.rand(*shape, generator=generator) * 2 - 1) / math.sqrt(shape[-1]))
+
+
+class Generator(nn.Module):
+    """h(x) = U2 relu(U1 x): 2 D hidden parameters, 32,768 at D = 512 as published.
+
+    Args:
+        width: D.
+        hidden: entries of the bottleneck.
+        generator: source of the start values.
+    """
+
+    def __init__(self, *, width: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.down = uniform(hidden, width, generator=generator)
+        self.up = uniform(width, hidden, generator=generator)
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """The generated prompt embedding of each image; not normalised."""
+        return torch.relu(images @ self.down.T) @ self.up.T
