@@ -1,8 +1,8 @@
 """Lets torchvision be imported where its compiled half does not fit the installed torch.
 
 A torchvision built for CUDA beside a CPU torch cannot load its `_C` library. It swallows that failure and then dies on
-`operator torchvision::nms does not exist`, although nothing here ever calls `nms`. Every process that imports torchvision,
-open_clip, transformers or vLLM calls `mend_torchvision` first; it costs milliseconds once torch is there.
+`operator torchvision::nms does not exist`, although nothing here ever calls `nms`. Every process that imports
+torchvision, open_clip, transformers or vLLM calls `mend_torchvision` first; it costs milliseconds once torch is there.
 """
 
 import importlib.util
@@ -17,8 +17,8 @@ _declared: list[Any] = []
 def mend_torchvision() -> None:
     """Declare the operators that torchvision needs to be imported, if its compiled library cannot be loaded.
 
-    Does nothing when torchvision is absent, already imported or sound; calling it again does nothing. With the operators
-    only declared, `torchvision.transforms` works and calling `torchvision.ops.nms` fails with torch's own message.
+    Does nothing when torchvision is absent, already imported or sound; calling it again does nothing. Where the
+    operators are only declared, `torchvision.transforms` works and calling `torchvision.ops.nms` raises.
     """
     if _declared or "torchvision" in sys.modules:
         return
@@ -31,12 +31,13 @@ def mend_torchvision() -> None:
     libraries = [path for folder in folders for pattern in ("_C*.so", "_C*.pyd") for path in folder.glob(pattern)]
     try:
         for path in libraries:
-            torch.ops.load_library(path)
+            torch.ops.load_library(path)  # type: ignore[no-untyped-call]
         if libraries:
             return
     except OSError:
         pass
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        library.define(schema)  # type: ignore[no-untyped-call]
     _declared.append(library)

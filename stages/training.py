@@ -1,5 +1,101 @@
-"""Placeholder until the trainer's settings arrive."""
-from pydantic import BaseModel, ConfigDict
+"""The `train:` section: every choice of the method that the paper leaves to its reader, with the default.
+
+Declared here and not in `trainer/` because params.yaml belongs to the contract. The variants that tables show beside
+`aape` (`aape-literal`, ...) are these settings with one field changed: see `trainer/methods/aape.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CLASSIC_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200}
+"""CoOp's epochs by number of shots; 16 and more train as long as 8."""
+
+
 class TrainParams(BaseModel):
-    """train section."""
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """Settings of AAPE. Lengths count vector entries; rates, weights and temperatures have no unit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    lambda_: float = Field(
+        5.0, alias="lambda", ge=0, description="weight of L_distill beside the task loss (paper: 5, robust in 3..9)"
+    )
+    tau: Literal["auto"] | float = Field(
+        "auto",
+        description="softmax temperature of the cosines; auto: calibrated on zero-shot training images, in 0.01..0.1",
+    )
+    class_text: Literal["auto", "template", "prompts"] = Field(
+        "auto", description="w_i: the template (paper), the prompts' mean, or whichever fits the training images better"
+    )
+
+    lr: Literal["auto"] | float = Field(
+        "auto", description="peak learning rate; auto: chosen from lr_grid by validation"
+    )
+    lr_grid: tuple[float, ...] = Field(
+        (0.02, 0.1),
+        min_length=1,
+        description="peak learning rates tried when lr is auto; the first is used where nothing can be held out",
+    )
+    epochs: Literal["auto"] | int = Field(
+        "auto", description="passes over the shots; auto: CoOp's 50 / 100 / 200 for 1 / 2-4 / 8+ shots"
+    )
+    max_steps: int = Field(
+        500,
+        ge=1,
+        description="most batches of a run; it has fewer epochs where those would take more",
+    )
+    batch: int = Field(32, ge=1, description="images a step")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd as CoOp, or adamw")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    weight_decay: float = Field(5e-4, ge=0, description="weight decay of either optimizer")
+    warmup_epochs: int = Field(1, ge=0, description="epochs at warmup_lr before the cosine")
+    warmup_lr: float = Field(1e-5, gt=0, description="learning rate of the warm-up")
+
+    head: Literal["residual", "literal", "none"] = Field(
+        "residual",
+        description="g: w + V relu(A w + B h) with V = 0 at first, the paper's without w, or none (h(x) is the query)",
+    )
+    image: bool = Field(True, description="false: h(x) = 0, the control without image conditioning")
+    hidden: int = Field(32, ge=1, description="entries of both bottlenecks (33k parameters of h at width 512)")
+    distill: Literal["squared", "cosine"] = Field(
+        "squared", description="L_distill: squared distance (paper) or 1 - cosine"
+    )
+
+    aggregator: Literal["attention", "mlp", "mean", "random"] = Field(
+        "attention", description="what makes p^a of the prompts (table 4)"
+    )
+    query: Literal["mean", "image", "mean+image"] = Field(
+        "mean", description="the attention's query; the paper does not say whether it sees the image"
+    )
+    heads: int = Field(4, ge=1, description="attention heads")
+    head_width: int = Field(64, ge=1, description="entries of one head")
+    feed_forward: int = Field(
+        128, ge=1, description="hidden entries of the aggregator's feed-forward part and of the mlp kind"
+    )
+    reward_weight: float = Field(
+        1.0, ge=0, description="weight of the CLIP reward; 0 leaves the aggregator as it starts"
+    )
+    reward_scale: float = Field(2.5, gt=0, description="s of CLIP-S(x, p^a) = s max(cos(x, p^a), 0)")
+    aggregator_lr: float = Field(1e-3, gt=0, description="learning rate of the aggregator (AdamW)")
+    aggregator_steps: int = Field(
+        30, ge=0, description="steps of the aggregator over all shots before h is learned (detach: true)"
+    )
+    detach: bool = Field(
+        True, description="true: L_distill does not reach the aggregator, so p^a is one constant vector a class"
+    )
+
+    def epochs_for(self, shots: int, steps_per_epoch: int) -> int:
+        """Epochs of a run on this many images a class: CoOp's, or what `max_steps` allows; one after warm-up."""
+        wanted = (
+            CLASSIC_EPOCHS[max(k for k in CLASSIC_EPOCHS if k <= max(shots, 1))]
+            if self.epochs == "auto"
+            else self.epochs
+        )
+        return max(self.warmup_epochs + 1, min(wanted, -(-self.max_steps // steps_per_epoch)))
+
+    @property
+    def distills(self) -> bool:
+        """Whether L_distill, and with it the prompts, has a part in training."""
+        return self.image and self.lambda_ > 0

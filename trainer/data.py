@@ -1,6 +1,6 @@
 """What a method may see of a task: unit embeddings on the device, labels, and what text knows about the classes.
 
-No file is read here and no test image ever enters a `Task`: stores are turned into these tensors by `trainer/features.py`.
+No file is read here and no test image ever enters a `Task`: `trainer/features.py` turns stores into these tensors.
 Shapes: B images, C classes, N prompts of a class (padded), D embedding width.
 """
 
@@ -124,7 +124,9 @@ def check_task(task: Task) -> None:
     """
     classes, width = task.text.template.shape
     if classes != len(task.text.names):
-        raise UserError(f"the task names {len(task.text.names)} classes and has {classes} template embeddings: embed again")
+        raise UserError(
+            f"the task names {len(task.text.names)} classes and has {classes} template embeddings: embed again"
+        )
     if classes < 2:
         raise UserError(f"a classifier needs at least 2 classes, found {classes}: {', '.join(task.text.names)}")
     for name, images in (("train", task.train), ("val", task.val)):
@@ -176,7 +178,8 @@ def check_numbers(values: Tensor, *, name: str) -> None:
     if bool(bad.any()):
         first = int(bad.nonzero()[0, 0])
         raise UserError(
-            f"{int(bad.sum())} of {bad.shape[0]} rows of the {name} hold NaN or infinity (first: row {first}): embed them again"
+            f"{int(bad.sum())} of {bad.shape[0]} rows of the {name} hold NaN or infinity (first: row {first}): "
+            "embed them again"
         )
 
 

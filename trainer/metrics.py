@@ -15,7 +15,9 @@ from torch import Tensor
 
 def confusion_matrix(*, labels: Int[Tensor, "B"], predictions: Int[Tensor, "B"], classes: int) -> Int[Tensor, "C C"]:
     """How many images of class row were predicted as class column."""
-    return torch.bincount(labels.long() * classes + predictions.long(), minlength=classes * classes).view(classes, classes)
+    return torch.bincount(labels.long() * classes + predictions.long(), minlength=classes * classes).view(
+        classes, classes
+    )
 
 
 def accuracy(confusion: Int[Tensor, "C C"]) -> float:

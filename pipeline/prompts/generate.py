@@ -36,7 +36,9 @@ def request_seed(seed: int, *parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") & 0x7FFF_FFFF
 
 
-def generate(dataset: str, llm: str, *, data: DataParams, prompts: PromptParams, cache: Path, options: Any = None) -> Summary:
+def generate(
+    dataset: str, llm: str, *, data: DataParams, prompts: PromptParams, cache: Path, options: Any = None
+) -> Summary:
     """Ask `llm` every question about every class, `data.samples` times, and write the prompt store.
 
     Answers are saved batch by batch: a killed run goes on where it was.

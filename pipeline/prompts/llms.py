@@ -29,6 +29,8 @@ PACKAGED_NOTE = (
     "smollm2 (SmolLM2-135M-Instruct) writes fluent sentences that are often wrong: "
     "it proves the plumbing, not the science"
 )
+# Measured with 250 questions on Caltech101: kept answers rise from 59 to 70 %.
+PACKAGED_SYSTEM = "You describe what things look like in photographs. Answer in one sentence that names the thing."
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Everything in a model folder that decides what the model answers.
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
@@ -45,6 +47,8 @@ class ResolvedLLM:
             hub id where the local cache knows it, else the hub id itself.
         note: one honest line that every output repeats, empty when there is nothing to say.
         packaged: the weights came with a Python package, no hub is involved.
+        system: the system message put before every question, empty: the question stands alone (CuPL). It decides what
+            is answered, so it belongs to the provenance.
     """
 
     name: str
@@ -52,6 +56,7 @@ class ResolvedLLM:
     fingerprint: str
     note: str
     packaged: bool
+    system: str = ""
 
     @property
     def is_local(self) -> bool:
@@ -79,7 +84,12 @@ def resolve_llm(name: str, *, revision: str | None = None) -> ResolvedLLM:
         gguf = packaged_gguf()
         digest = _sha256([gguf])
         return ResolvedLLM(
-            name=name, model=str(_converted(gguf, digest)), fingerprint=digest, note=PACKAGED_NOTE, packaged=True
+            name=name,
+            model=str(_converted(gguf, digest)),
+            fingerprint=digest,
+            note=PACKAGED_NOTE,
+            packaged=True,
+            system=PACKAGED_SYSTEM,
         )
     folder = Path(target).expanduser()
     if (folder / "config.json").is_file():
@@ -90,7 +100,7 @@ def resolve_llm(name: str, *, revision: str | None = None) -> ResolvedLLM:
             note="",
             packaged=False,
         )
-    if folder.is_dir():
+    if name and folder.is_dir():
         raise UserError(f"--llm {name!r}: the folder holds no config.json; expected a Hugging Face model", exit_code=2)
     if _HUB_ID.fullmatch(target):
         fingerprint = hub_commit(target, revision) or target
@@ -133,6 +143,15 @@ def models_folder() -> Path:
 
     chosen = os.environ.get("AAPE_MODELS")
     return Path(chosen).expanduser() if chosen else user_cache_path("aape") / "models"
+
+
+def let_waiting_threads_sleep() -> None:
+    """Make OpenMP threads that wait sleep instead of spin, unless the user chose; to be called before torch is imported.
+
+    Where other programs want the same cores, spinning makes small models fifteen times slower (20 instead of 310
+    tokens/s, measured on 2 cores).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _sha256(paths: Iterable[Path], *, names: bool = False) -> str:
@@ -197,6 +216,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     """Write model and tokenizer of a GGUF file as a Hugging Face folder, dequantised to bfloat16."""
     from pipeline.torchvision_mend import mend_torchvision
 
+    let_waiting_threads_sleep()
     mend_torchvision()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig

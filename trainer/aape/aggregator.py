@@ -1,14 +1,15 @@
 """The prompt aggregator (section 3.2, eq. 1): many prompt embeddings of a class become one, p^a.
 
-[p^a, P^a] = AttentionLayer([p̄, P]): one standard attention layer (multi-head cross-attention, feed-forward, LayerNorm) whose
-query starts at p̄; the set P has no order. Only the m = 1 output row p^a is computed.
+[p^a, P^a] = AttentionLayer([p̄, P]): one standard attention layer (multi-head cross-attention, feed-forward, LayerNorm)
+whose query starts at p̄; the set P has no order. Only the m = 1 output row p^a is computed.
 
-What is notable: prompts of a class are constant, so the key projection is folded into the query and the value projection
-comes after pooling. A prompt is then only ever dotted with a vector of its own width; the result is the plain layer's.
-With query `mean` the layer runs once for every class, never for an image.
+What is notable: the key projection is folded into the query and the value projection comes after pooling. A prompt is
+then only ever dotted with a vector of its own width; the result is the plain layer's. With query `mean` the layer runs
+once for every class, never for an image.
 
-Choices where the paper is silent: both output projections start at zero, so that p^a starts at its query; the query is p̄ plus
-one learned vector that all classes share (starts at 0), so that classes never seen can be served; p^a is normalised.
+Choices where the paper is silent: both output projections start at zero, so that p^a starts at its query; the query is
+p̄ plus one learned vector that all classes share (starts at 0), so that it is no free parameter of a class; p^a is
+normalised.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from trainer.aape.losses import clip_reward
 from trainer.aape.settings import AAPESettings
 from trainer.data import Images
 
+IMAGE_CHUNK = 256
+"""Images whose own p^a is computed at once, where the query depends on the image: 256 x 50 x 512 float32 are 26 MB."""
+
 
 class AttentionAggregator(nn.Module):
     """One attention layer over the prompts of a class.
@@ -34,7 +38,9 @@ class AttentionAggregator(nn.Module):
         generator: source of the start values.
     """
 
-    def __init__(self, *, width: int, heads: int, head_width: int, feed_forward: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, *, width: int, heads: int, head_width: int, feed_forward: int, generator: torch.Generator
+    ) -> None:
         super().__init__()
         inner = heads * head_width
         self.heads = heads
@@ -57,7 +63,8 @@ class AttentionAggregator(nn.Module):
         keys = self.to_key.view(self.heads, inner // self.heads, width)
         folded = torch.bmm(projected.transpose(0, 1), keys).transpose(0, 1)  # Q H D
         products = torch.bmm(folded, prompts.transpose(1, 2)) * (inner // self.heads) ** -0.5
-        return products.masked_fill(~mask[:, None], float("-inf")).softmax(-1)
+        attention: Tensor = products.masked_fill(~mask[:, None], float("-inf")).softmax(-1)
+        return attention
 
     def forward(
         self, query: Float[Tensor, "Q D"], prompts: Float[Tensor, "Q N D"], mask: Bool[Tensor, "Q N"]
@@ -147,13 +154,19 @@ class PromptTargets:
         generator: torch.Generator,
     ) -> None:
         self.settings = settings
+        self.generator = generator
         self.prompts, self.mask = prompts, mask
         self.mean = normalize((prompts * mask[..., None]).sum(1), dim=-1)
         self.aggregator = build_aggregator(settings, width=prompts.shape[-1], generator=generator).to(prompts.device)
 
+    @property
+    def per_class(self) -> bool:
+        """Whether p^a depends on the class alone."""
+        return self.settings.query == "mean" and self.settings.aggregator != "random"
+
     def __call__(self, images: Float[Tensor, "B D"], labels: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-        """p^a of these images; with query `mean` each class is computed once."""
-        if self.settings.query == "mean" and self.settings.aggregator != "random":
+        """p^a of these images; where it depends on the class alone each class is computed once."""
+        if self.per_class:
             of_class: Tensor = self.aggregator(self.mean, self.prompts, self.mask)
             return of_class[labels]
         query = self.mean[labels]
@@ -165,22 +178,35 @@ class PromptTargets:
         return of_image
 
     def fit(self, images: Images) -> list[float]:
-        """Train the aggregator on the CLIP reward over all images at once; returns the reward of each step.
+        """Train the aggregator on the CLIP reward; returns the reward of each step.
 
-        Deviation from the paper: AdamW over the whole set before h is learned, not SGD beside it. Without gradients from
-        L_distill the two do not touch, and p^a is then one constant vector a class for every epoch of h.
+        Deviation from the paper: AdamW before h is learned, not SGD beside it, over all images at once (IMAGE_CHUNK of
+        them where p^a differs between images). Without gradients from L_distill the two do not touch, and p^a is then
+        constant for all epochs of h.
         """
         parameters = list(self.aggregator.parameters())
         if not parameters or self.settings.reward_weight == 0:
             return []
-        optimizer = torch.optim.AdamW(parameters, lr=self.settings.aggregator_lr, weight_decay=self.settings.weight_decay)
+        optimizer = torch.optim.AdamW(
+            parameters, lr=self.settings.aggregator_lr, weight_decay=self.settings.weight_decay
+        )
         rewards = []
         for _ in range(self.settings.aggregator_steps):
-            reward = clip_reward(
-                images.embeddings, self(images.embeddings, images.labels), self.settings.reward_scale
-            )
+            batch = images
+            if not self.per_class and len(images) > IMAGE_CHUNK:
+                batch = images.take(torch.randperm(len(images), generator=self.generator)[:IMAGE_CHUNK])
+            reward = clip_reward(batch.embeddings, self(batch.embeddings, batch.labels), self.settings.reward_scale)
             optimizer.zero_grad()
             (-self.settings.reward_weight * reward).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             rewards.append(float(reward.detach()))
         return rewards
+
+    @torch.no_grad()
+    def constant(self, images: Images) -> Float[Tensor, "B D"]:
+        """p^a of every image as a constant, in chunks."""
+        if self.per_class:
+            return self(images.embeddings, images.labels)
+        starts = range(0, len(images), IMAGE_CHUNK)
+        x, y = images.embeddings, images.labels
+        return torch.cat([self(x[i : i + IMAGE_CHUNK], y[i : i + IMAGE_CHUNK]) for i in starts])

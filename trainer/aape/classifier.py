@@ -3,10 +3,10 @@
 With r_bc = relu(A w_c + B h(x_b)) the class weight is w_c(x_b) = w_c + V r_bc, and the cosine needs only
     numerator     x_b . w_c + (V^T x_b) . r_bc
     squared norm  ||w_c||^2 + 2 (V^T w_c) . r_bc + r_bc^T (V^T V) r_bc
-so nothing of size B x C x D is ever made. `CosineInBottleneck` writes its gradient out by hand: half the time of autograd.
+so nothing of size B x C x D is ever made. `CosineInBottleneck` has its gradient written out: half the time of autograd.
 
-Deviation from the paper: the residual w_c (with V = 0 at the start, so training begins exactly at zero-shot). The literal
-form, w_c(x) = V r_bc, was measured to lose classes that it was not trained on; it stays as `head: literal`.
+Deviation from the paper: the residual w_c (with V = 0 at the start, so training begins exactly at zero-shot). The
+literal form, w_c(x) = V r_bc, was measured to lose classes that it was not trained on; it stays as `head: literal`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class CosineInBottleneck(torch.autograd.Function):
         xw: Float[Tensor, "B C"],
         ww: Float[Tensor, "C"],
     ) -> Float[Tensor, "B C"]:
-        """a = A w, b = B h(x), vx = V^T x, vw = V^T w, gram = V^T V, xw = x . w, ww = ||w||^2 (both 0 without residual)."""
+        """a = A w, b = B h(x), vx = V^T x, vw = V^T w, gram = V^T V, xw = x . w, ww = ||w||^2.
+
+        The literal head has vw = xw = ww = 0.
+        """
         r = torch.relu(a + b[:, None])
         half = (r.flatten(0, 1) @ gram).view_as(r) + vw  # half the gradient of the squared norm by r
         square = (ww + (r * (half + vw)).sum(-1)).clamp_min(SMALLEST_SQUARE)
@@ -111,7 +114,8 @@ class Classifier(nn.Module):
         xw = images @ weights.T if residual else images.new_zeros(images.shape[0], weights.shape[0])
         vw = weights @ self.v if residual else weights.new_zeros(weights.shape[0], hidden)
         ww = weights.square().sum(-1) if residual else weights.new_zeros(weights.shape[0])
-        cosine: Tensor = CosineInBottleneck.apply(weights @ self.a.T, b, images @ self.v, vw, self.v.T @ self.v, xw, ww)
+        cosine: Tensor = CosineInBottleneck.apply(  # type: ignore[no-untyped-call]
+            weights @ self.a.T, b, images @ self.v, vw, self.v.T @ self.v, xw, ww)
         return cosine
 
     def generate(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B D"] | None:
@@ -124,7 +128,9 @@ class Classifier(nn.Module):
         columns = max(1, min(weights.shape[0], TILE_ENTRIES // hidden))
         rows = max(1, TILE_ENTRIES // (hidden * columns))
         bands = []
-        for band in images.split(rows):
+        for top in range(0, images.shape[0], rows):
+            band = images[top : top + rows]
             generated = self.generate(band)
-            bands.append(torch.cat([self.cosines(band, generated, tile) for tile in weights.split(columns)], 1))
+            tiles = (weights[left : left + columns] for left in range(0, weights.shape[0], columns))
+            bands.append(torch.cat([self.cosines(band, generated, tile) for tile in tiles], 1))
         return torch.cat(bands) if bands else images.new_zeros(0, weights.shape[0])

@@ -34,6 +34,6 @@ def calibrate_tau(cosines: Float[Tensor, "B C"], labels: Int[Tensor, "B"]) -> fl
     training images are unseen by it and no other split is needed. A grid of 41 steps of 6 %.
     """
     low, high = (torch.tensor(bound).log() for bound in TAU_RANGE)
-    taus = torch.linspace(float(low), float(high), 41).exp().tolist()
+    taus: list[float] = torch.linspace(float(low), float(high), 41).exp().tolist()
     losses = [float(cross_entropy(cosines / tau, labels)) for tau in taus]
     return round(taus[losses.index(min(losses))], 6)

@@ -1,1 +1,43 @@
-"""trainer/methods"""
+"""Every method by its name; all see the same features, the same shots and the same selection rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from stages.errors import UserError, nearest
+from trainer.aape.settings import AAPESettings
+from trainer.methods.aape import AAPE, VARIANTS
+from trainer.methods.base import Method, Predictor
+from trainer.methods.linear import LogisticRegression, NearestCentroid
+from trainer.methods.text import TextMethod
+
+__all__ = ["METHODS", "Method", "Predictor", "methods"]
+
+
+def _variant(name: str) -> Callable[[AAPESettings], Method]:
+    return lambda settings: AAPE.variant(name, settings)
+
+
+METHODS: dict[str, Callable[[AAPESettings], Method]] = {
+    **{name: _variant(name) for name in VARIANTS},
+    "zero-shot": lambda _: TextMethod("zero-shot", "template"),
+    "cupl": lambda _: TextMethod("cupl", "prompts"),
+    "nearest-centroid": lambda _: NearestCentroid(),
+    "logistic": lambda _: LogisticRegression(),
+}
+"""A method by name, made from the `train:` settings."""
+
+
+def methods(names: Sequence[str], *, settings: AAPESettings) -> list[Method]:
+    """The methods of these names, each once, in this order; `all` stands for every one.
+
+    Raises:
+        UserError: an unknown name; lists the known ones and suggests the nearest.
+    """
+    chosen: dict[str, Method] = {}
+    for name in names:
+        if name != "all" and name not in METHODS:
+            raise UserError(f"unknown method {name!r}; {nearest(name, [*METHODS, 'all'])}", exit_code=2)
+        for each in METHODS if name == "all" else [name]:
+            chosen.setdefault(each, METHODS[each](settings))
+    return list(chosen.values())

@@ -26,11 +26,12 @@ from stages.errors import UserError
 
 # Sequences that a CPU works on together: 540 tokens/s on 2 cores with SmolLM2-135M, against 240 with 20.
 CPU_SEQUENCES = 64
+# Neither a stop string nor the end is looked for in the first tokens, so that "Certainly! Here ..." and "1. It ..." go
+# on; a complete answer as short as that would be dropped anyway.
+MIN_TOKENS = 8
 # Where the first sentence has surely ended. A stop string is seen with the capital that follows it, so that "e.g. a"
 # and "3.5" pass; `clean` cuts the answer again, with more care.
-STOPS = [f"{mark} {capital}" for mark in ".!?" for capital in string.ascii_uppercase] + [
-    f"{mark}\n" for mark in ".!?"
-]
+STOPS = [f"{mark} {capital}" for mark in ".!?" for capital in string.ascii_uppercase] + [f"{mark}\n" for mark in ".!?"]
 # Variables that some chat templates read. Llama 3.2 would otherwise write today's date into every question, and Qwen 3
 # would spend the whole answer on thinking. Templates that know neither ignore them.
 TEMPLATE_VARIABLES = {"date_string": "26 Jul 2024", "enable_thinking": False}
@@ -44,22 +45,23 @@ class VLLMEngine:
         options: how it is loaded.
 
     Attributes:
-        system: the system message put before every question, empty: the question stands alone.
+        system: the system message put before every question of a model with a chat template; may be empty.
 
     Raises:
         UserError: vLLM is not installed, the hub cannot be reached, or the model does not fit into memory.
     """
 
-    system = ""
-
     def __init__(self, llm: ResolvedLLM, options: EngineOptions) -> None:
         self.name = llm.name
         self.note = llm.note
-        has_cuda = _prepare_process(local=llm.is_local)
+        self.system = llm.system
+        self._max_model_len = options.max_model_len
         if llm.is_local:
             self.fingerprint, config = llm.fingerprint, Path(llm.model) / "config.json"
-        else:
+        else:  # before the long imports, so that a missing hub is told at once
             self.fingerprint, config = _reach_hub(llm, options.revision)
+        has_cuda = _prepare_process(local=llm.is_local)
+        vllm = _import_vllm()
         arguments: dict[str, Any] = {
             "model": llm.model,
             "revision": None if llm.is_local else options.revision,
@@ -75,7 +77,9 @@ class VLLMEngine:
         if not has_cuda:
             # Compiling takes two minutes on a CPU and gains nothing there.
             arguments |= {"enforce_eager": True, "max_num_seqs": CPU_SEQUENCES}
-        vllm = _import_vllm()
+        import torch
+
+        set_num_threads = torch.set_num_threads
         try:
             if not has_cuda:
                 _inspect_here(vllm, config)
@@ -83,6 +87,8 @@ class VLLMEngine:
                 self._llm = vllm.LLM(**arguments)
         except Exception as error:
             raise UserError(_load_failure(llm, error)) from error
+        finally:
+            torch.set_num_threads = set_num_threads  # vLLM's CPU worker replaces it by a warning
         self._tokenizer = self._llm.get_tokenizer()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Answer]:
@@ -92,31 +98,24 @@ class VLLMEngine:
         from vllm import SamplingParams, TokensPrompt
 
         outputs = self._llm.generate(
-            [TokensPrompt(prompt_token_ids=self._tokens(request.question)) for request in requests],
+            [TokensPrompt(prompt_token_ids=self._tokens(request.question, sampling)) for request in requests],
             [
                 SamplingParams(
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
                     max_tokens=sampling.max_tokens,
+                    min_tokens=min(MIN_TOKENS, sampling.max_tokens),
                     seed=request.seed,
                     stop=STOPS,
-                    include_stop_str_in_output=True,
                 )
                 for request in requests
             ],
             use_tqdm=sys.stderr.isatty(),
         )
-        return [
-            Answer(
-                text=output.outputs[0].text,
-                n_tokens=len(output.outputs[0].token_ids),
-                finish_reason=output.outputs[0].finish_reason or "unknown",
-            )
-            for output in outputs
-        ]
+        return [_answer(output.outputs[0]) for output in outputs]
 
     def close(self) -> None:
-        """Give the model's memory back and undo what vLLM did to this process; the engine is unusable afterwards."""
+        """Give the model's memory back; the engine is unusable afterwards."""
         if not hasattr(self, "_llm"):
             return
         from vllm.distributed import cleanup_dist_env_and_memory
@@ -125,20 +124,40 @@ class VLLMEngine:
         gc.collect()
         cleanup_dist_env_and_memory()
 
-    def _tokens(self, question: str) -> list[int]:
+    def _tokens(self, question: str, sampling: Sampling) -> list[int]:
         """The token ids of one question, ready to be continued with the answer."""
+        ids: list[int]
         if self._tokenizer.chat_template:
-            ids: list[int] = self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": question}],
+            messages = [{"role": "system", "content": self.system}] if self.system else []
+            ids = self._tokenizer.apply_chat_template(
+                [*messages, {"role": "user", "content": question}],
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=False,
                 **TEMPLATE_VARIABLES,
             )
-            return ids
-        ids = list(self._tokenizer(question).input_ids)
-        bos = self._tokenizer.bos_token_id
-        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+        else:
+            ids = list(self._tokenizer(question).input_ids)
+            bos = self._tokenizer.bos_token_id
+            if bos is not None and ids[:1] != [bos]:
+                ids.insert(0, bos)
+        room = self._max_model_len - sampling.max_tokens
+        if len(ids) > room:
+            raise UserError(
+                f"a question has {len(ids)} tokens, {room} are left beside an answer of {sampling.max_tokens} "
+                f"(--max-model-len {self._max_model_len}): {question[:60]!r}..."
+            )
+        return ids
+
+
+def _answer(output: Any) -> Answer:
+    """An answer as the protocol wants it; the mark before which vLLM cut the text off is put back."""
+    mark = output.stop_reason[0] if isinstance(output.stop_reason, str) else ""
+    return Answer(
+        text=output.text + mark,
+        n_tokens=len(output.token_ids),
+        finish_reason=output.finish_reason or "unknown",
+    )
 
 
 def _prepare_process(*, local: bool) -> bool:
@@ -194,11 +213,13 @@ def _inspect_here(vllm: Any, config: Path) -> None:
 
 
 def _reach_hub(llm: ResolvedLLM, revision: str | None) -> tuple[str, Path]:
-    """Fetch the model's config.json, so that a hub fault is told apart from all others; returns commit and file."""
-    from huggingface_hub import hf_hub_download
+    """Commit and config.json of a hub model, so that a hub fault is told apart from all others, and at once."""
+    from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
+        if hub_commit(llm.model, revision) is None:
+            HfApi().model_info(llm.model, revision=revision, timeout=10)  # unlike a download it does not try six times
         config = Path(hf_hub_download(llm.model, "config.json", revision=revision))
     except GatedRepoError as error:
         raise UserError(
@@ -226,7 +247,7 @@ def _load_failure(llm: ResolvedLLM, error: Exception) -> str:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error).lower():
         return (
             f"LLM {llm.name}: {llm.model} does not fit into memory ({reason}); take a smaller model "
-            "(--llm smollm2 needs 2 GB), --max-model-len below the present one, --quantization or --tensor-parallel-size"
+            "(--llm smollm2 needs 2 GB), a shorter --max-model-len, --quantization or --tensor-parallel-size"
         )
     return f"LLM {llm.name}: vLLM could not load {llm.model}: {reason}"
 

@@ -1,0 +1,199 @@
+"""Every model of open_clip as an encoder: `open_clip:ViT-B-16/openai`, a hub model, or a checkpoint on this machine.
+
+The weights stay float32 and lower precisions are autocast, so the fingerprint does not depend on where the model runs.
+A tag trained with QuickGELU (`openai` and others) gets QuickGELU, which open_clip by itself only warns about; for a
+local checkpoint of such a model name the `-quickgelu` architecture.
+"""
+
+import hashlib
+import json
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pipeline.encoders.base import Preprocess
+from pipeline.encoders.device import pick_device
+from pipeline.torchvision_mend import mend_torchvision
+from stages.errors import UserError, nearest
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SECONDS_TO_ANSWER = 30  # a server that is silent for longer counts as out of reach
+TEXT_BATCH = 256
+_SCHEMAS = ("hf-hub:", "local-dir:")
+_OFFLINE = "without a hub take '--encoder lite', or a checkpoint on this machine: open_clip:ARCH/FILE"
+
+
+class OpenClipEncoder:
+    """A model of open_clip, its own evaluation transform (centre crop) and its own tokenizer.
+
+    Args:
+        name: `open_clip:ARCH/PRETRAINED`, `open_clip:ARCH/FILE` (.safetensors, or a state dict in .pt that is loaded
+            without running code), `open_clip:hf-hub:OWNER/MODEL` or `open_clip:local-dir:FOLDER`.
+        device: `auto` (the GPU when there is one), or a device of torch.
+        precision: `auto` (fp16 on a GPU, else fp32), `fp32`, `bf16` or `fp16`.
+
+    Raises:
+        UserError: the architecture, tag or file is unknown, the file does not fit, or the weights cannot be fetched.
+    """
+
+    note: str = ""
+
+    def __init__(self, name: str, *, device: str = "auto", precision: str = "auto") -> None:
+        if precision not in ("auto", *PRECISIONS):
+            raise UserError(
+                f"unknown precision {precision!r}; {nearest(precision, ['auto', *PRECISIONS])}", exit_code=2
+            )
+        self.name = name
+        self.device = pick_device(device)
+        if precision == "auto":
+            precision = "fp16" if self.device.type == "cuda" else "fp32"
+        self._precision = PRECISIONS[precision]
+        self._model, self._tokenizer, architecture = _load(name)
+        settings = self._model.visual.preprocess_cfg
+        self.preprocess: Preprocess = _Preprocess(settings)
+        self.fingerprint = _fingerprint(self._model, self._tokenizer, architecture, settings)
+        self._model.to(self.device)
+        self.width: int = self.encode_text([""]).shape[1]
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Float[Tensor, "B 3 height width"]) -> Float[Tensor, "B D"]:
+        """Embed preprocessed images; rows have length 1, float32, on the CPU."""
+        if not len(pixels):
+            return torch.empty(0, self.width)
+        with self._autocast():
+            found = self._model.encode_image(pixels.to(self.device))
+        return normalize(found.float(), dim=-1).cpu()
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
+        """Embed sentences, cut at the context length (77 tokens for CLIP); rows have length 1, float32, on the CPU.
+
+        The tokenizer pads to the context length, so a sentence does not lean on its neighbours.
+        """
+        if not texts:
+            return torch.empty(0, self.width)
+        tokens: Int[Tensor, "N context"] = self._tokenizer(list(texts))
+        with self._autocast():
+            found = [self._model.encode_text(part.to(self.device)) for part in torch.split(tokens, TEXT_BATCH)]
+        return normalize(torch.cat(found).float(), dim=-1).cpu()
+
+    def _autocast(self) -> torch.autocast:
+        lower = self._precision != torch.float32
+        return torch.autocast(self.device.type, dtype=self._precision if lower else None, enabled=lower)
+
+
+class _Preprocess:
+    """open_clip's evaluation transform; only its settings are pickled, so that a worker mends torchvision in time."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def __reduce__(self) -> tuple[type["_Preprocess"], tuple[dict[str, Any]]]:
+        return _Preprocess, (self.config,)
+
+    @cached_property
+    def _transform(self) -> Any:
+        mend_torchvision()
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        return image_transform_v2(PreprocessCfg(**self.config), is_train=False)
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        pixels: Tensor = self._transform(image)
+        return pixels
+
+
+def _load(name: str) -> tuple[Any, Any, dict[str, Any]]:
+    """The model (float32, on the CPU, in evaluation mode), its tokenizer and the settings of its architecture."""
+    mend_torchvision()
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    identifier = name.removeprefix("open_clip:")
+    if identifier.startswith(_SCHEMAS):
+        arch, weights = identifier, None
+        failure = f"cannot load {name}"
+        quick_gelu = False
+    else:
+        arch, _, weights = identifier.partition("/")
+        weights = _checked(name, arch, weights)
+        local = Path(weights).is_file()
+        failure = f"{weights} is no checkpoint of {arch}" if local else f"cannot fetch the weights of {name}"
+        quick_gelu = bool(get_pretrained_cfg(arch, weights).get("quick_gelu"))
+    try:
+        with _quietly():
+            model = open_clip.create_model(arch, weights, require_pretrained=True, force_quick_gelu=quick_gelu)
+            tokenizer = open_clip.get_tokenizer(arch)
+            architecture = open_clip.get_model_config(arch) | ({"quick_gelu": True} if quick_gelu else {})
+    except Exception as error:  # open_clip, the hub and the unpickler raise whatever they like
+        reason = shorten(str(error), 250, placeholder=" ...") or type(error).__name__
+        raise UserError(f"{failure} ({reason}); {_OFFLINE}") from error
+    return model.eval().requires_grad_(False), tokenizer, architecture
+
+
+def _checked(name: str, arch: str, weights: str) -> str:
+    """The tag or the path of the file that `weights` names.
+
+    Raises:
+        UserError: the architecture is unknown, or `weights` is neither a tag of it nor a file.
+    """
+    import open_clip
+    from open_clip.pretrained import is_pretrained_cfg
+
+    architectures = open_clip.list_models()
+    if arch not in architectures:
+        close = get_close_matches(arch, architectures, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise UserError(f"encoder {name!r}: open_clip knows no architecture {arch!r}{hint}", exit_code=2)
+    path = Path(weights).expanduser()
+    if is_pretrained_cfg(arch, weights):
+        return weights
+    if weights and path.is_file():
+        return str(path)
+    if "/" in weights or path.suffix in (".pt", ".pth", ".bin", ".safetensors"):
+        raise UserError(f"encoder {name!r}: there is no checkpoint file {path}; {_OFFLINE}", exit_code=2)
+    tags = nearest(weights, open_clip.list_pretrained_tags_by_model(arch))
+    raise UserError(
+        f"encoder {name!r}: {weights!r} is neither a file nor a tag of {arch} ({tags}); {_OFFLINE}", exit_code=2
+    )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """open_clip logs what this module raises, and opens addresses without a time limit."""
+    limit, muted = socket.getdefaulttimeout(), logging.root.manager.disable
+    socket.setdefaulttimeout(SECONDS_TO_ANSWER)
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(muted)
+        socket.setdefaulttimeout(limit)
+
+
+def _fingerprint(model: Any, tokenizer: Any, architecture: dict[str, Any], preprocessing: dict[str, Any]) -> str:
+    """sha256 over the architecture, every tensor, the preprocessing and the tokenizer; not over the precision."""
+    digest = hashlib.sha256()
+    facts = {
+        "architecture": architecture,
+        "preprocessing": preprocessing,
+        "tokenizer": type(tokenizer).__name__,
+        "context_length": tokenizer.context_length,
+    }
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,219 @@
+"""From the raw answer of a language model to one sentence about the class, or to the reason why it is dropped.
+
+What is kept is the first sentence (CuPL stops there), without list marks, markdown, quotes and a leading "Certainly!".
+An answer that ended by itself needs no full stop (captions have none); one cut off by the token limit before its
+first sentence was over is dropped as `unfinished`: half a sentence says half a thing.
+Every function here accepts any text and never raises.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, MutableMapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from pipeline.prompts.questions import readable
+
+DropReason = Literal[
+    "empty",  # nothing but marks and spaces
+    "refusal",  # the model speaks about itself or declines
+    "repeats_question",  # the question came back
+    "asks",  # the answer is itself a question
+    "unfinished",  # the token limit cut the first sentence off
+    "too_short",  # fewer than min_words words
+    "too_long",  # more than max_words words
+    "no_subject",  # no word of the class name occurs
+    "duplicate",  # the class already has this sentence
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaned:
+    """One cleaned answer; `drop_reason` is None when it is kept."""
+
+    text: str
+    drop_reason: DropReason | None
+
+
+def clean(
+    answer: str, *, class_name: str, question: str, finish_reason: str, min_words: int = 4, max_words: int = 60
+) -> Cleaned:
+    """Clean one answer.
+
+    Args:
+        answer: what the model wrote.
+        class_name: the subject it has to name; underscores count as spaces.
+        question: what it was asked, the class name filled in.
+        finish_reason: `length` when the token limit cut it off.
+        min_words: a kept sentence has at least so many words.
+        max_words: and at most so many.
+    """
+    text, finished = _first_sentence(answer, finish_reason)
+    words = text.split()
+    reason: DropReason | None = None
+    if not any(char.isalnum() for char in text):
+        reason = "empty"
+    elif _REFUSAL.search(text):
+        reason = "refusal"
+    elif _repeats(text, question):
+        reason = "repeats_question"
+    elif not finished:
+        reason = "unfinished"
+    elif len(words) < min_words:
+        reason = "too_short"
+    elif len(words) > max_words:
+        reason = "too_long"
+    elif text.rstrip("\"'”’)").endswith("?"):
+        reason = "asks"
+    elif not names_subject(text, class_name):
+        reason = "no_subject"
+    return Cleaned(text=text, drop_reason=reason)
+
+
+def mark_duplicates(rows: Iterable[MutableMapping[str, Any]]) -> None:
+    """Drop, in place, every kept sentence that its class or image already has, blind to case and punctuation.
+
+    Args:
+        rows: rows of a prompt store (`text`, `drop_reason`, `class_id`, `image_id`); the first of equal ones stays.
+    """
+    seen: set[tuple[object, object, str]] = set()
+    for row in rows:
+        if row["drop_reason"] is None:
+            key = (row.get("class_id"), row.get("image_id"), _bare(row["text"]) or row["text"])
+            if key in seen:
+                row["drop_reason"] = "duplicate"
+            seen.add(key)
+
+
+def names_subject(text: str, class_name: str) -> bool:
+    """Whether a sentence names its subject: any word of the class name of three letters or more is enough.
+
+    "A cougar is ..." names `cougar_body`, "seahorses" names `sea_horse`, "water lilies" names `water_lilly`,
+    "rhinoceros" names `rhino`. Case, plural, accents and doubled letters do not matter; a longer word that begins
+    with the subject's counts from four letters on. A class name without letters or digits asks for nothing.
+    """
+    subject = [_stem(word) for word in _words(readable(class_name))]
+    wanted = {word for word in subject if len(word) >= 3} or set(subject)
+    if not wanted:
+        return True
+    said = [_stem(word) for word in _words(text)]
+    said += [first + second for first, second in pairwise(said)]
+    together = _stem("".join(_words(readable(class_name))))
+    return any(
+        word == target or (len(target) >= 4 and word.startswith(target)) or (not target.isascii() and target in word)
+        for target in wanted | {together}
+        for word in said
+    )
+
+
+_INVISIBLE = {"Cc": " ", "Zl": "\n", "Zp": "\n", "Cf": "", "Cs": "", "Co": "", "Cn": ""}
+_LINE_MARK = re.compile(r"^(?:[-*+•–—>#|~=]+\s*|\(?\d{1,2}[.)]\s+|\(?[a-zA-Z]\)\s+)+")
+_LINK = re.compile(r"!?\[([^\[\]]{0,200})\]\([^()\s]{0,500}\)")
+_EMPHASIS = re.compile(r"\*+|_{2,}|`+|(?<!\w)_|_(?!\w)")
+_LABEL = re.compile(
+    r"^(?:the )?(?:answer|caption|description|image|photo|picture|title|a|response)\s?:\s+", re.IGNORECASE
+)
+_INTERJECTION = re.compile(
+    r"^(?:(?:certainly|sure(?: thing)?|of course|absolutely|yes|ok(?:ay)?|hello|hi|great|understood|thanks|thank you)"
+    r"\s?[!.,:;]+\s+)+",
+    re.IGNORECASE,
+)
+_QUOTES = "\"'`“”„«»‘’"
+_REFUSAL = re.compile(
+    r"\bas an? (?:ai|artificial|language model|large language)\b|\blanguage model\b|\bai (?:assistant|model)\b"
+    r"|^(?:unfortunately|(?:i['’]m |i am )?(?:so |very |really )?sorry\b|my apologies|i apologi[sz]e)"
+    r"|\bi(?:['’]m| am)? (?:cannot|can['’]?t|can not|don['’]t|do not|unable|not able|not sure|couldn['’]t|won['’]t)\b",
+    re.IGNORECASE,
+)
+# A full stop after one of these ends no sentence.
+_ABBREVIATIONS = frozenset(
+    {"e.g", "i.e", "eg", "ie", "mr", "mrs", "ms", "dr", "st", "prof", "vs", "cf", "approx", "ca", "fig"}
+)
+_END = re.compile(rf"[.!?…]+[{_QUOTES})\]]*(?=\s|$)")
+
+
+def _first_sentence(answer: str, finish_reason: str) -> tuple[str, bool]:
+    """The first sentence of an answer, and whether it was brought to an end."""
+    lines = [_without_marks(line) for line in _visible(answer).split("\n")]
+    lines = [line for line in lines if line]
+    while len(lines) > 1 and lines[0].endswith(":"):  # "Here is a description of a cup:"
+        lines.pop(0)
+    if not lines:
+        return "", True
+    line = lines[0]
+    for end in _END.finditer(line):
+        if _ends_sentence(line, end):
+            return _unquoted(line[: end.end()]), True
+    cut_off = finish_reason == "length" and len(lines) == 1
+    return _unquoted(line), not cut_off and not _ends_in_abbreviation(line)
+
+
+def _visible(text: str) -> str:
+    """The text without characters that cannot be seen or stored; line ends become newlines."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\N{REPLACEMENT CHARACTER}", "")
+    return "".join(char if char == "\n" else _INVISIBLE.get(unicodedata.category(char), char) for char in text)
+
+
+def _without_marks(line: str) -> str:
+    """One line without list marks, markdown, a leading label or interjection, spaces squeezed."""
+    line = _LINK.sub(r"\1", " ".join(line.split()))
+    line = " ".join(_EMPHASIS.sub("", _LINE_MARK.sub("", line)).split()).lstrip(_QUOTES + " ")
+    return _INTERJECTION.sub("", _LABEL.sub("", line)).strip()
+
+
+def _unquoted(text: str) -> str:
+    """A sentence without the quotes around it: a closing one goes when no opening one is left."""
+    text = text.strip()
+    while text and text[-1] in _QUOTES and text.count(text[-1]) % 2 == 1:
+        text = text[:-1].rstrip()
+    return text
+
+
+def _ends_sentence(line: str, end: re.Match[str]) -> bool:
+    """Whether the mark at `end` closes a sentence, and not an abbreviation, an initial or a quotation inside it."""
+    rest = line[end.end() :].lstrip()
+    if rest[:1].islower():
+        return False
+    if not end[0].startswith("."):
+        return True
+    word = line[: end.start()].split(" ")[-1].strip(_QUOTES + "([").lower()
+    if word in _ABBREVIATIONS:
+        return False
+    inner = re.fullmatch(r"(?:[a-z]\.)+[a-z]", word) or (len(word) == 1 and word.isalpha() and word != "i")
+    return not (inner and rest)
+
+
+def _ends_in_abbreviation(line: str) -> bool:
+    return line.endswith(".") and line.rstrip(".").split(" ")[-1].lower() in _ABBREVIATIONS
+
+
+def _repeats(text: str, question: str) -> bool:
+    """Whether a sentence is the question, begins with it, or is its beginning."""
+    said, asked = _bare(text), _bare(question)
+    return bool(said and asked) and (said.startswith(asked) or (asked.startswith(said) and len(said.split()) > 3))
+
+
+def _bare(text: str) -> str:
+    """Lower-case words alone, for comparing."""
+    return " ".join(_words(text))
+
+
+def _words(text: str) -> list[str]:
+    plain = "".join(char for char in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(char))
+    return re.findall(r"[^\W_]+", re.sub(r"['’]s\b", "", plain))
+
+
+def _stem(word: str) -> str:
+    """A word without its plural, doubled letters and final e: lilies and lilly -> lily, wolves -> wolf."""
+    if len(word) > 3:
+        if word.endswith("ies"):
+            word = word[:-3] + "y"
+        elif word.endswith("ves"):
+            word = word[:-3] + "f"
+        elif re.search(r"(?:s|x|z|ch|sh)es$", word):
+            word = word[:-2]
+        elif word.endswith("s") and not word.endswith(("ss", "us", "is")):
+            word = word[:-1]
+    word = re.sub(r"([a-z])\1", r"\1", word)
+    return word[:-1] if len(word) > 3 and word.endswith("e") else word

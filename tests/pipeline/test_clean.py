@@ -1,0 +1,136 @@
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline.prompts.clean import clean, mark_duplicates, names_subject
+
+QUESTION = "What does a cup look like?"
+
+
+def cleaned(answer: str, *, name: str = "cup", finish: str = "stop") -> tuple[str, str | None]:
+    result = clean(answer, class_name=name, question=QUESTION, finish_reason=finish)
+    return result.text, result.drop_reason
+
+
+@pytest.mark.parametrize(("answer", "expected"), [
+    ("A cup is round. It has a handle.", "A cup is round."),
+    ("  A cup\tis  round.\x00\x1b", "A cup is round."),
+    ("A cup holds e.g. tea or 3.5 oz. of milk. Next.", "A cup holds e.g. tea or 3.5 oz. of milk."),
+    ("A cup by J. R. Smith of St. Ives is blue. It ends.", "A cup by J. R. Smith of St. Ives is blue."),
+    ("A cup made in the U.S. Army is green. It ends.", "A cup made in the U.S. Army is green."),
+    ("A cup made in the U.S.", "A cup made in the U.S."),
+    ("Certainly! Here is a description of a cup:\n\nA cup is round.", "A cup is round."),
+    ("Sure, a cup is round.", "a cup is round."),
+    ("1. **Cup**: a `round` vessel.\n2. Another.", "Cup: a round vessel."),
+    ("- A cup is round\n- It is blue", "A cup is round"),
+    ("## A cup is round!", "A cup is round!"),
+    ('"A cup is round." It says.', "A cup is round."),
+    ('A "cup" is "round".', 'A "cup" is "round".'),
+    ("“A cup is round.”", "A cup is round."),
+    ("Caption: A white cup on a table", "A white cup on a table"),
+    ("See the [cup](http://x.y/z) on a table.", "See the cup on a table."),
+    ("A cup!!! It is loud.", None),
+    ("A cup is round… It holds tea.", "A cup is round…"),
+    ("A cup_holder is a_b * c.", "A cup_holder is a_b c."),
+    ("A cup is\u2028round.", None),
+    ("A cup\u200b is \ud800round.", "A cup is round."),
+])  # fmt: skip
+def test_the_first_sentence_is_kept_without_marks(answer: str, expected: str | None) -> None:
+    text, reason = cleaned(answer)
+    assert (text if reason is None else None) == expected
+
+
+@pytest.mark.parametrize(("answer", "reason"), [
+    ("", "empty"),
+    (" \n\t** -- ##", "empty"),
+    ("…", "empty"),
+    ("I'm sorry, but I can't see the cup.", "refusal"),
+    ("As an AI language model, I have no cup.", "refusal"),
+    ("Unfortunately, I cannot describe a cup.", "refusal"),
+    ("What does a cup look like?", "repeats_question"),
+    ("What does a cup look like? It is round.", "repeats_question"),
+    ("Have you ever seen a cup?", "asks"),
+    ("A cup.", "too_short"),
+    ("A cup " + "very " * 100 + "large.", "too_long"),
+    ("A plate is flat and round.", "no_subject"),
+    ("A cup is like e.g.", "unfinished"),
+])  # fmt: skip
+def test_a_bad_answer_is_dropped_with_its_reason(answer: str, reason: str) -> None:
+    assert cleaned(answer)[1] == reason
+
+
+def test_a_sentence_cut_off_by_the_token_limit_is_dropped() -> None:
+    assert cleaned("A cup is a round vessel with", finish="length")[1] == "unfinished"
+    assert cleaned("A cup is a round vessel with", finish="stop")[1] is None
+    assert cleaned("A cup is a round vessel. It has", finish="length")[1] is None
+    assert cleaned("A cup on a table\nIt has", finish="length") == ("A cup on a table", None)
+
+
+@pytest.mark.parametrize(("text", "name"), [
+    ("Two seahorses swim.", "sea_horse"),
+    ("White water lilies.", "water_lilly"),
+    ("A LILY.", "water lilly"),
+    ("A rhinoceros runs.", "rhino"),
+    ("The cougar's coat is tan.", "cougar_body"),
+    ("Knives are sharp.", "knife"),
+    ("An eclair.", "éclair"),
+    ("Boeing 737s.", "737-800"),
+    ("An A320.", "A320"),
+    ("anything", "🙂"),
+    ("anything", ""),
+    ("这是一只红色的猫。", "猫"),
+    ("Cell phones ring.", "cellphone"),
+    ("A ceiling fan.", "Ceiling_Fan"),
+])  # fmt: skip
+def test_a_subject_is_found_in_its_forms(text: str, name: str) -> None:
+    assert names_subject(text, name)
+
+
+@pytest.mark.parametrize(("text", "name"), [
+    ("An elephant walks.", "ant"),
+    ("A bassoon plays.", "bass"),
+    ("A dog barks.", "cat"),
+    ("It is of the kind.", "bishop of llandaff"),
+    ("", "cup"),
+])  # fmt: skip
+def test_a_missing_subject_is_noticed(text: str, name: str) -> None:
+    assert not names_subject(text, name)
+
+
+def test_later_duplicates_within_a_class_are_dropped() -> None:
+    rows: list[dict[str, Any]] = [
+        {"class_id": class_id, "image_id": None, "text": text, "drop_reason": reason}
+        for class_id, text, reason in [
+            (0, "A cup is round.", "refusal"),
+            (0, "A cup is round.", None),
+            (0, "a Cup  is round", None),
+            (1, "A cup is round.", None),
+            (0, "A cup is blue.", None),
+        ]
+    ]
+    mark_duplicates(rows)
+    assert [row["drop_reason"] for row in rows] == ["refusal", None, "duplicate", None, None]
+
+
+hostile = st.text(
+    alphabet=st.one_of(st.sampled_from(" \n.!?:*_#-`\"'“”[]()<>1a.\\eé猫🙂\u2028\u200d\ud800\x00"), st.characters()),
+    max_size=300,
+)
+
+
+@given(hostile, hostile, hostile, st.sampled_from(["stop", "length", ""]), st.integers(0, 9))
+@example("a" * 20000 + "." * 20000, "a", "a", "length", 1)
+@example("**" * 20000, "", "", "stop", 0)
+@example("[" * 20000, "x_" * 250, "", "stop", 0)
+@example("1. " * 20000, "猫", "", "stop", 0)
+@example("sure! " * 20000, "{}", "{}", "stop", 0)
+def test_any_answer_is_cleaned_without_an_error(answer: str, name: str, question: str, finish: str, least: int) -> None:
+    result = clean(answer, class_name=name, question=question, finish_reason=finish, min_words=least, max_words=50)
+    result.text.encode("utf-8")
+    assert "\n" not in result.text
+    assert result.text == result.text.strip()
+    if result.drop_reason is None:
+        assert any(char.isalnum() for char in result.text)
+        assert least <= len(result.text.split()) <= 50

@@ -1,0 +1,122 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.prompts.questions import article_for, fill, is_plural, load_table, questions_for, readable
+from stages.errors import UserError
+
+COUNTS = {
+    "caltech101": 5, "oxford_pets": 2, "stanford_cars": 9, "flowers102": 2, "food101": 3, "fgvc_aircraft": 2,
+    "sun397": 3, "dtd": 6, "eurosat": 5, "ucf101": 5, "imagenet": 5, "textile": 5, "generic": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("dataset", "count"), COUNTS.items())
+def test_every_data_set_has_its_number_of_questions(dataset: str, count: int) -> None:
+    questions = questions_for(dataset)
+    assert len(questions) == count
+    assert len({question.question_id for question in questions}) == count
+    assert all("{}" not in fill(question.text, "cup") for question in questions)
+
+
+def test_an_unknown_data_set_is_asked_the_generic_questions() -> None:
+    assert questions_for("my-own-set") == questions_for("generic")
+    assert questions_for("oxford-pets") == questions_for("oxford_pets")
+
+
+def test_own_questions_replace_the_table() -> None:
+    (question,) = questions_for("dtd", ["What is {}?"])
+    assert fill(question.text, "felt") == "What is felt?"
+
+
+def test_all_faults_of_own_questions_are_named_together() -> None:
+    with pytest.raises(UserError, match=r"questions\[1\].*questions\[2\].*twice") as caught:
+        questions_for("dtd", ["no place", "{} and {}", "{}", "{}"])
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", [
+    "hour", "honest man", "heir", "MRI scanner", "SUV", "X-ray", "x-ray", "F-16A/B", "A320", "MD-11", "umbrella",
+    "urchin", "unidentified object", "ibis", "8-ball", "11 o'clock", "18-wheeler", "1800 car", "1100", "812 house",
+    "éclair", "ox", "LED lamp", "urn", "ugly fish", "e-bike", "usher", "NFL ball", "Abyssinian",
+])  # fmt: skip
+def test_names_that_sound_like_a_vowel_take_an(name: str) -> None:
+    assert article_for(name) == "an"
+
+
+@pytest.mark.parametrize("name", [
+    "unicorn", "European", "ukulele", "ewer", "euphonium", "one-way street", "UFO", "BMW", "T-shirt", "U-boat",
+    "university", "utensil", "house", "707-320", "2012 Acura TL", "NASA rocket", "FIAT 500", "uranium rod", "use",
+    "USB stick", "cup", "yak", "100 dollar bill", "", "🙂", "unique cup", "Tu-154",
+])  # fmt: skip
+def test_names_that_sound_like_a_consonant_take_a(name: str) -> None:
+    assert article_for(name) == "a"
+
+
+@pytest.mark.parametrize("name", ["scissors", "french fries", "tacos", "deviled eggs", "oysters"])
+def test_evident_plurals_are_recognised(name: str) -> None:
+    assert is_plural(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["bus", "glass", "iris", "lens", "canvas", "octopus", "bass", "gas", "s", "cup", "", "F-16s"]
+)
+def test_singular_names_in_s_are_no_plurals(name: str) -> None:
+    assert not is_plural(name)
+
+
+@pytest.mark.parametrize(("question", "name", "expected"), [
+    ("What does a(n) {} look like?", "sea_horse", "What does a sea horse look like?"),
+    ("What does a(n) {} look like?", "scissors", "What do scissors look like?"),
+    ("Describe what a(n) {} looks like.", "french_fries", "Describe what french fries look like."),
+    ("Describe what a(n) {} looks like.", "Snoopy", "Describe what Snoopy looks like."),
+    ("Describe what a(n) {} looks like.", "the moon", "Describe what the moon looks like."),
+    ("A(n) {} is seen.", "ox", "An ox is seen."),
+    ("A(n) {} is seen.", "tacos", "tacos are seen."),
+    ("See {}.", "ox", "See ox."),
+    ("Describe a(n) {}.", "{0.name} {} %s", "Describe a {0.name} {} %s."),
+    ("Describe a(n) {}.", "cup\n\tof\x00tea__", "Describe a cup of tea."),
+])  # fmt: skip
+def test_a_class_name_is_put_into_the_question(question: str, name: str, expected: str) -> None:
+    assert fill(question, name) == expected
+
+
+@given(st.text(max_size=500))
+def test_any_class_name_can_be_asked_about_on_one_line(name: str) -> None:
+    for question in questions_for("generic"):
+        text = fill(question.text, name)
+        assert text.isprintable()
+        assert readable(name) in text
+
+
+def test_all_faults_of_a_questions_file_are_reported_together(tmp_path: Path) -> None:
+    file = tmp_path / "questions.yaml"
+    file.write_text(
+        "extra: 1\nno_article: 3\ndatasets:\n  generic: ['What is {}?']\n  dtd: ['no place', 4]\n  sun397: nowhere\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(UserError) as caught:
+        load_table(file)
+    for part in (str(file), "'extra'", "no_article", "datasets.dtd[1]", "datasets.dtd[2]", "datasets.sun397"):
+        assert part in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("content", ["", "[]", "datasets: {}", "a: [", "datasets: {generic: []}"])
+def test_a_broken_questions_file_is_one_line(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "questions.yaml"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_table(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_questions_and_cleaning_need_no_torch() -> None:
+    modules = ("questions", "clean", "llms", "engines")
+    code = "import sys\n" + "\n".join(f"import pipeline.prompts.{module}" for module in modules)
+    code += "\nassert not {'torch', 'vllm', 'transformers', 'huggingface_hub'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

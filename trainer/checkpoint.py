@@ -1,0 +1,243 @@
+"""A fitted classifier on disk: `checkpoint.safetensors` (tensors), `checkpoint.json` (everything else). Never pickle.
+
+The JSON holds class names, the predictor's scalars and settings, the caller's provenance (encoder, its fingerprint,
+width), the sha256 of the tensor file and one over itself, so that a truncated, mixed or hand-edited pair is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from stages.errors import UserError
+from trainer.aape.classifier import Classifier
+from trainer.aape.settings import AAPESettings
+from trainer.data import ClassText
+from trainer.methods.aape import AAPEPredictor
+from trainer.methods.base import Predictor
+from trainer.methods.linear import LinearPredictor
+from trainer.methods.text import TextPredictor
+
+TENSORS, RECORD = "checkpoint.safetensors", "checkpoint.json"
+FORMAT = 1
+
+
+class _Provenance(BaseModel):
+    """What the caller says of the embeddings; further keys (data set, seed, code version) are kept as they are."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    encoder: str
+    encoder_fingerprint: str
+    width: int
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    format: Literal[1]
+    kind: Literal["aape", "text", "linear"]
+    names: tuple[str, ...]
+    tau: float
+    class_text: str
+    settings: AAPESettings | None
+    info: dict[str, float | str | int]
+    provenance: _Provenance
+    tensors_sha256: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded classifier, ready to serve.
+
+    Attributes:
+        path: the JSON file.
+        predictor: gives logits.
+        text: the classes it was saved with; prompts are stored as their mean.
+        provenance: `encoder`, `encoder_fingerprint`, `width`, and whatever the caller added.
+    """
+
+    path: Path
+    predictor: Predictor
+    text: ClassText
+    provenance: Mapping[str, Any]
+
+    def require_encoder(self, *, name: str, fingerprint: str, width: int) -> None:
+        """Refuse an encoder other than the one that the classifier was trained with.
+
+        Raises:
+            UserError: the widths or the fingerprints differ.
+        """
+        made_with = f"made with encoder {self.provenance['encoder']}"
+        if width != self.provenance["width"]:
+            raise UserError(
+                f"{self.path}: {made_with}, {self.provenance['width']} wide, and {name} is {width} wide: "
+                f"use {self.provenance['encoder']} or train again"
+            )
+        expected = self.provenance["encoder_fingerprint"]
+        if fingerprint != expected:
+            raise UserError(
+                f"{self.path}: {made_with} ({expected[:12]}), and the {name} at hand is {fingerprint[:12]}: "
+                "use the same weights or train again"
+            )
+
+
+def save_checkpoint(folder: Path, predictor: Predictor, text: ClassText, *, provenance: Mapping[str, Any]) -> None:
+    """Write the pair into `folder` (made if missing), each file by rename, the JSON last.
+
+    Args:
+        folder: where it goes; an older pair is replaced.
+        predictor: of any method of this package.
+        text: the classes it will serve.
+        provenance: JSON values; `encoder`, `encoder_fingerprint` and `width` are required. Times in the predictor's
+            info are left out, so that the same training gives the same bytes.
+
+    Raises:
+        UserError: the folder cannot be written, or provenance lacks a key.
+    """
+    tensors = {"text.template": text.template}
+    if text.prompts is not None:
+        tensors["text.prompt_mean"] = text.prompt_mean()
+    kind, tau, class_text, settings = "linear", 1.0, "none", None
+    if isinstance(predictor, AAPEPredictor):
+        kind, tau, class_text, settings = "aape", predictor.tau, predictor.class_text, predictor.settings
+        tensors |= {f"classifier.{name}": value for name, value in predictor.classifier.state_dict().items()}
+    elif isinstance(predictor, TextPredictor):
+        kind, tau, class_text = "text", predictor.tau, predictor.source
+    elif isinstance(predictor, LinearPredictor):
+        tensors |= {"linear.weight": predictor.weight, "linear.bias": predictor.bias}
+    else:
+        raise TypeError(f"no checkpoint format for {type(predictor).__name__}")
+    blob = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    try:
+        record = _Record.model_validate(
+            {
+                "format": FORMAT,
+                "kind": kind,
+                "names": text.names,
+                "tau": tau,
+                "class_text": class_text,
+                "settings": settings,
+                "info": {key: value for key, value in predictor.info.items() if not key.endswith("seconds")},
+                "provenance": dict(provenance),
+                "tensors_sha256": hashlib.sha256(blob).hexdigest(),
+            }
+        ).model_dump(mode="json", by_alias=True)
+    except ValidationError as error:
+        raise UserError(f"cannot save a checkpoint in {folder}: {_first_fault(error)}") from error
+    record["sha256"] = _digest(record)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / TENSORS, blob)
+        _replace(folder / RECORD, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"cannot write the checkpoint to {folder}: {error.strerror or error}") from error
+
+
+def load_checkpoint(folder: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read the pair back and refuse it unless it is whole. `Checkpoint.require_encoder` compares it with an encoder.
+
+    Raises:
+        UserError: one line that names the file, the value and the mend.
+    """
+    record, blob = _read(folder)
+    path = folder / RECORD
+    try:
+        tensors = {name: value.to(device) for name, value in load(blob).items()}
+        text = _text(record, tensors)
+        predictor = _predictor(record, tensors)
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{folder / TENSORS}: does not hold what {path.name} describes ({reason}): train again"
+        ) from error
+    return Checkpoint(path, predictor, text, record.provenance.model_dump())
+
+
+def _text(record: _Record, tensors: Mapping[str, Tensor]) -> ClassText:
+    template = tensors["text.template"]
+    if template.shape != (len(record.names), record.provenance.width):
+        raise ValueError(f"template of shape {tuple(template.shape)} for {len(record.names)} classes")
+    mean = tensors.get("text.prompt_mean")
+    if mean is None:
+        return ClassText(record.names, template)
+    mask = torch.ones(len(record.names), 1, dtype=torch.bool, device=template.device)
+    return ClassText(record.names, template, mean[:, None], mask)
+
+
+def _predictor(record: _Record, tensors: Mapping[str, Tensor]) -> Predictor:
+    if record.kind == "text":
+        return TextPredictor(record.class_text, record.tau, info=record.info)
+    if record.kind == "linear":
+        return LinearPredictor(record.names, tensors["linear.weight"], tensors["linear.bias"], info=record.info)
+    if record.settings is None:
+        raise ValueError("no settings")
+    settings = record.settings
+    classifier = Classifier(
+        width=record.provenance.width,
+        hidden=settings.hidden,
+        head=settings.head,
+        image=settings.image,
+        generator=torch.Generator(),
+    ).to(tensors["text.template"].device)
+    prefix = "classifier."
+    classifier.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    return AAPEPredictor(classifier.eval(), record.tau, record.class_text, settings, info=record.info)
+
+
+def _read(folder: Path) -> tuple[_Record, bytes]:
+    path = folder / RECORD
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        blob = (folder / TENSORS).read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"no checkpoint in {folder}: {Path(error.filename).name} is missing; run `trainer run` first"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint in {folder}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error}): it was cut off or edited, train again") from error
+    if not isinstance(content, dict) or content.pop("sha256", None) != _digest(content):
+        raise UserError(f"{path}: was changed since it was saved (its sha256 does not fit): restore it or train again")
+    try:
+        record = _Record.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first_fault(error)}: made by another version, train again") from error
+    found = hashlib.sha256(blob).hexdigest()
+    if found != record.tensors_sha256:
+        raise UserError(
+            f"{folder / TENSORS}: sha256 {found[:12]}, expected {record.tensors_sha256[:12]} ({len(blob)} bytes): "
+            "it was cut off, changed or belongs to another checkpoint; train again"
+        )
+    return record, blob
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+
+
+def _replace(path: Path, content: bytes) -> None:
+    work = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with work.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        work.replace(path)
+    finally:
+        work.unlink(missing_ok=True)

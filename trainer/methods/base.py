@@ -1,0 +1,57 @@
+"""What a method is: fitted on a task, it gives a predictor. Nothing of a test split is in its reach."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from trainer.data import ClassText, Task
+
+
+class Predictor(Protocol):
+    """A fitted method.
+
+    Attributes:
+        history: one record an epoch or step, for plots; empty where nothing is iterated.
+        info: what was chosen (`lr`, `tau`, ...), `n_parameters`, `fit_seconds`.
+    """
+
+    history: list[dict[str, float]]
+    info: dict[str, float | str | int]
+
+    def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
+        """Scores of unit images for the classes of `text`; softmax gives probabilities.
+
+        Raises:
+            UserError: `text` holds other classes than the predictor can serve.
+        """
+        ...
+
+
+class Method(Protocol):
+    """A way to make a classifier.
+
+    Attributes:
+        name: as on the command line and in tables.
+        uses_prompts: whether reference prompts change the result.
+        serves_new_classes: whether a predictor can serve classes that it was not fitted on.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def uses_prompts(self) -> bool: ...
+
+    @property
+    def serves_new_classes(self) -> bool: ...
+
+    def fit(self, task: Task, *, seed: int) -> Predictor:
+        """Fit on the task's shots; the same seed gives the same predictor.
+
+        Raises:
+            UserError: the task is not one that can be learned (see `trainer.data.check_task`).
+        """
+        ...
