@@ -169,7 +169,7 @@ class _Residual(nn.Module):
 def _image_network(weights: dict[str, Tensor]) -> nn.Sequential:
     """EfficientNet-Lite2 up to its pooled features, batch norms folded in: (B, 3, 260, 260) -> (B, 1280).
 
-    About three times as fast on a CPU as the packaged model, and as fast as a frozen trace of it, which torch gives up.
+    On a CPU more than twice as fast as the packaged model, and as a frozen trace of it, which torch deprecates besides.
     """
     from efficientnet_lite_pytorch import EfficientNet
 

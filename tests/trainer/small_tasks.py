@@ -31,4 +31,8 @@ def small_images(classes: int = 6, shots: int = 8, *, seed: int = 0, draw: int =
 
 def small_task(classes: int = 6, shots: int = 8, *, val: bool = True, seed: int = 0) -> Task:
     images = small_images(classes, 4 if val else 1, seed=seed, draw=11)
-    return Task(small_text(classes, seed=seed), small_images(classes, shots, seed=seed), images if val else images.take(torch.arange(0)))
+    return Task(
+        small_text(classes, seed=seed),
+        small_images(classes, shots, seed=seed),
+        images if val else images.take(torch.arange(0)),
+    )

@@ -28,7 +28,11 @@ def naive_cosines(classifier: Classifier, images: Tensor, weights: Tensor) -> Te
 
 def make(head: str, *, image: bool = True, width: int = WIDTH, hidden: int = 8, scale: float = 1.0) -> Classifier:
     made = Classifier(
-        width=width, hidden=hidden, head=head, image=image, generator=torch.Generator().manual_seed(3)  # type: ignore[arg-type]
+        width=width,
+        hidden=hidden,
+        head=head,
+        image=image,
+        generator=torch.Generator().manual_seed(3),  # type: ignore[arg-type]
     )
     if head == "residual":
         made.v.data = scale * unit(width, hidden, seed=4)
@@ -96,7 +100,9 @@ def test_the_written_out_gradient_equals_autograd_of_the_naive_form(head: str, i
 def test_the_written_out_gradient_passes_finite_differences() -> None:
     b, c, k = 3, 4, 5
     v = torch.randn(7, k, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    inputs = [unit(*shape, seed=i).double().requires_grad_() for i, shape in enumerate([(c, k), (b, k), (b, k), (c, k)])]
+    inputs = [
+        unit(*shape, seed=i).double().requires_grad_() for i, shape in enumerate([(c, k), (b, k), (b, k), (c, k)])
+    ]
     rest = [(v.T @ v).requires_grad_(), unit(b, c, seed=9).double(), torch.full((c,), 9.0, dtype=torch.float64)]
     assert torch.autograd.gradcheck(CosineInBottleneck.apply, (*inputs, *rest))
 

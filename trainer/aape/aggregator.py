@@ -162,18 +162,15 @@ class PromptTargets:
     @property
     def per_class(self) -> bool:
         """Whether p^a depends on the class alone."""
-        return self.settings.query == "mean" and self.settings.aggregator != "random"
+        sees_image = self.settings.aggregator == "attention" and self.settings.query != "mean"
+        return not sees_image and self.settings.aggregator != "random"
 
     def __call__(self, images: Float[Tensor, "B D"], labels: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """p^a of these images; where it depends on the class alone each class is computed once."""
         if self.per_class:
             of_class: Tensor = self.aggregator(self.mean, self.prompts, self.mask)
             return of_class[labels]
-        query = self.mean[labels]
-        if self.settings.query == "image":
-            query = images
-        elif self.settings.query == "mean+image":
-            query = normalize(query + images, dim=-1)
+        query = images if self.settings.query == "image" else normalize(self.mean[labels] + images, dim=-1)
         of_image: Tensor = self.aggregator(query, self.prompts[labels], self.mask[labels])
         return of_image
 

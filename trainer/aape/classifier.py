@@ -115,7 +115,8 @@ class Classifier(nn.Module):
         vw = weights @ self.v if residual else weights.new_zeros(weights.shape[0], hidden)
         ww = weights.square().sum(-1) if residual else weights.new_zeros(weights.shape[0])
         cosine: Tensor = CosineInBottleneck.apply(  # type: ignore[no-untyped-call]
-            weights @ self.a.T, b, images @ self.v, vw, self.v.T @ self.v, xw, ww)
+            weights @ self.a.T, b, images @ self.v, vw, self.v.T @ self.v, xw, ww
+        )
         return cosine
 
     def generate(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B D"] | None:

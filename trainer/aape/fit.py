@@ -201,7 +201,7 @@ class _Problem:
                 sums += torch.stack([task_loss.detach(), distill_loss.detach()]) * len(rows)
             task_mean, distill_mean = (sums / len(train)).tolist()
             if not math.isfinite(task_mean + distill_mean):
-                break
+                return _Run(lr)  # a rate that diverges is no choice, whatever its first epochs scored
             record = {
                 "epoch": epoch,
                 "lr": rate,

@@ -1,0 +1,223 @@
+"""Sentences and images to stores: complete, in order, repeatable, resumed after a kill, and asked with SQL."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Command
+from safetensors.torch import save_file
+
+from pipeline.catalog import query
+from pipeline.embed import embed_images, embed_text
+from pipeline.encoders import load_encoder
+from pipeline.encoders.base import Encoder
+from pipeline.ingest import ingest
+from pipeline.prompts.generate import import_prompts
+from pipeline.torchvision_mend import mend_torchvision
+from pipeline.verify import verify
+from stages import ImageStore, ManifestStore, TextStore, UserError
+from stages.artifacts import embedding_matrix
+from stages.params import DataParams, EmbedParams
+
+EMBED = EmbedParams(batch=8, workers=0)
+TINY = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def encoder_name(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small open_clip model with random weights, as a folder that open_clip reads."""
+    mend_torchvision()
+    import open_clip
+
+    folder = tmp_path_factory.mktemp("tiny-clip")
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**TINY)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
+    return f"open_clip:local-dir:{folder}"
+
+
+@pytest.fixture(scope="module")
+def encoder(encoder_name: str) -> Encoder:
+    return load_encoder(encoder_name, device="cpu")
+
+
+@pytest.fixture
+def cache(weaves: Path, tmp_path: Path) -> Path:
+    (weaves / "red weave" / "bad.png").write_text("no picture")
+    ingest("w", str(weaves), data=DataParams(), cache=tmp_path / "cache")
+    sentences = {name.name: [f"a {name.name}, seen {k} times" for k in range(3)] for name in weaves.iterdir()}
+    (tmp_path / "sentences.json").write_text(json.dumps(sentences))
+    import_prompts("w", "people", tmp_path / "sentences.json", cache=tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def test_every_readable_image_is_embedded_as_the_encoder_alone_does(cache: Path, encoder: Encoder) -> None:
+    from pipeline.images import open_rgb
+
+    summary = embed_images("w", encoder, embed=EMBED, cache=cache)
+    assert summary.rows == 48
+    assert len(summary.unreadable) == 1
+    table = ImageStore(cache, "w", encoder.name).read()
+    rows = {r["image_id"]: r for r in ManifestStore(cache, "w").read().to_pylist()}
+    root = Path(ManifestStore(cache, "w").provenance().settings["root"])
+    vectors = embedding_matrix(table["embedding"])
+    for image_id, class_id, split, vector in zip(
+        *(table[c].to_pylist() for c in ("image_id", "class_id", "split")), vectors, strict=True
+    ):
+        row = rows[image_id]
+        assert (class_id, split) == (row["class_id"], row["split"])
+        alone = encoder.encode_images(encoder.preprocess(open_rgb(root / row["path"]))[None]).numpy()[0]
+        assert np.allclose(vector, alone, atol=2e-3)
+
+
+def test_a_killed_embedding_goes_on_without_losing_or_repeating_rows(
+    cache: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.embed.IMAGE_PART", 10)
+    embed_images("w", encoder, embed=EMBED, cache=cache)
+    store = ImageStore(cache, "w", encoder.name)
+    undisturbed = store.file.read_bytes()
+    store.file.unlink()
+    seen: list[int] = []
+    whole = type(encoder).encode_images
+
+    def dying(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        if sum(seen) > 30:
+            raise KeyboardInterrupt
+        return whole(self, pixels)  # type: ignore[no-any-return, arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(encoder), "encode_images", dying)
+        with pytest.raises(KeyboardInterrupt):
+            embed_images("w", encoder, embed=EMBED, cache=cache)
+    assert not store.exists()
+    first = sum(seen[:-1])
+    again: list[int] = []
+
+    def counting(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        again.append(len(pixels))
+        return whole(self, pixels)  # type: ignore[no-any-return, arg-type]
+
+    monkeypatch.setattr(type(encoder), "encode_images", counting)
+    embed_images("w", encoder, embed=EMBED, cache=cache)
+    assert store.file.read_bytes() == undisturbed
+    assert first + sum(again) <= 48 + 10, "at most one part is done again"
+    assert not (cache / ".work").exists() or not any((cache / ".work").rglob("*.parquet"))
+
+
+def test_embedding_again_does_nothing_until_an_input_changes(cache: Path, encoder: Encoder) -> None:
+    assert not embed_images("w", encoder, embed=EMBED, cache=cache).skipped
+    assert embed_images("w", encoder, embed=EMBED, cache=cache).skipped
+    assert not embed_images("w", encoder, embed=EmbedParams(workers=0, precision="float32"), cache=cache).skipped
+
+
+def test_templates_and_each_prompt_source_get_a_store_of_their_own(cache: Path, encoder: Encoder) -> None:
+    data = DataParams(templates=["a photo of a {}.", "the {}."])
+    embed_text("w", encoder, data=data, embed=EMBED, cache=cache)
+    templates = TextStore(cache, "w", encoder.name, "none").read().to_pylist()
+    assert len(templates) == 8
+    assert {r["kind"] for r in templates} == {"template"}
+    assert "the red weave." in {r["text"] for r in templates}
+    people = TextStore(cache, "w", encoder.name, "people")
+    assert len(people.read()) == 12
+    assert people.provenance().llm == "people"
+
+
+def test_sql_over_the_stores_compares_images_with_text(cache: Path, encoder: Encoder) -> None:
+    embed_images("w", encoder, embed=EMBED, cache=cache)
+    embed_text("w", encoder, data=DataParams(), embed=EMBED, cache=cache)
+    names, found = query(
+        cache, encoder.name,
+        "SELECT m.class_name, avg(array_cosine_similarity(i.embedding, t.embedding)) AS cosine FROM images i "
+        "JOIN manifest m USING (image_id) JOIN text t ON t.class_id = i.class_id AND t.kind = 'template' GROUP BY ALL",
+    )  # fmt: skip
+    assert names == ["class_name", "cosine"]
+    assert len(found) == 4
+    assert all(-1 <= cosine <= 1 for _, cosine in found)
+    assert query(cache, encoder.name, "SELECT count(*) FROM prompts WHERE kept")[1] == [(12,)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "part"),
+    [
+        ("COPY (SELECT 1) TO 'out.csv'", "only SELECT"),
+        ("EXPLAIN ANALYZE COPY (SELECT 1) TO 'out.csv'", "only SELECT"),
+        ("SELECT 1; DROP VIEW manifest", "expected one SQL statement"),
+        ("CREATE TABLE x AS SELECT 1", "only SELECT"),
+        ("ATTACH 'x.db'", "only SELECT"),
+        ("SET enable_external_access = true", "only SELECT"),
+        ("INSTALL httpfs", "only SELECT"),
+        ("SELECT * FROM read_text('/etc/passwd')", "Permission Error"),
+        ("SELECT * FROM nothing", "nothing"),
+        ("SELEC 1", "syntax error"),
+        ("", "expected one SQL statement"),
+    ],
+)
+def test_sql_can_only_read_and_only_the_cache(cache: Path, sql: str, part: str) -> None:
+    with pytest.raises(UserError, match=part) as caught:
+        query(cache, "lite", sql)
+    assert caught.value.exit_code == 2
+
+
+def test_verify_passes_sound_stores_and_finds_what_does_not_belong(
+    cache: Path, encoder: Encoder, weaves: Path, command: Command, tmp_path: Path
+) -> None:
+    embed_images("w", encoder, embed=EMBED, cache=cache)
+    embed_text("w", encoder, data=DataParams(), embed=EMBED, cache=cache)
+    assert verify(cache) == (5, [])
+    (weaves / "red weave" / "00.png").unlink()
+    ingest("w", str(weaves), data=DataParams(), cache=cache)
+    faults = "\n".join(verify(cache)[1])
+    assert "different manifest stores" in faults
+    done = command("pipeline", "verify", cwd=tmp_path, code=1)
+    assert "1 faults" in done.stdout
+
+
+def test_a_feature_store_travels_without_its_pixels(cache: Path, encoder: Encoder, tmp_path: Path) -> None:
+    from pipeline.ingest.exported import export, import_images
+
+    embed_images("w", encoder, embed=EMBED, cache=cache)
+    export(cache, "w", encoder.name, tmp_path / "out")
+    other = tmp_path / "other"
+    ingest("w", str(tmp_path / "out"), data=DataParams(), cache=other)
+    manifest = ManifestStore(other, "w").provenance()
+    store = ImageStore(other, "w", encoder.name)
+    assert import_images(store, str(tmp_path / "out"), encoder=encoder.name, manifest=manifest) == 48
+    assert store.read().equals(ImageStore(cache, "w", encoder.name).read())
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.parquet").read_bytes().decode("latin-1").replace(encoder.name, "")
+    with pytest.raises(UserError, match="was embedded with"):
+        import_images(ImageStore(other, "w", "lite"), str(tmp_path / "out"), encoder="lite", manifest=manifest)
+    with pytest.raises(UserError, match="only embeddings"):
+        embed_images("w", encoder, embed=EMBED, cache=other)
+
+
+def test_commands_before_their_input_name_the_command_to_run_first(command: Command, tmp_path: Path) -> None:
+    for args in (["embed-images"], ["embed-text"], ["generate-prompts"]):
+        done = command("pipeline", *args, "--dataset", "w", cwd=tmp_path, code=1)
+        assert "run `pipeline ingest w --source PATH` first" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ('{"red weave": ["x"]}', "no sentence for 3 of 4 classes"),
+        ("[]", "expected an object"),
+        ('{"red weave": "x"}', "must be a list"),
+        ('{"red weave": [""]}', "must be a list"),
+        ("{", "not readable as JSON"),
+    ],
+)
+def test_a_malformed_sentence_file_is_refused_and_the_old_store_stays(cache: Path, tmp_path: Path, content: str, part: str) -> None:
+    (tmp_path / "bad.json").write_text(content)
+    with pytest.raises(UserError, match=part):
+        import_prompts("w", "people", tmp_path / "bad.json", cache=cache)
+    assert query(cache, "lite", "SELECT count(*) FROM prompts")[1] == [(12,)]

@@ -1,0 +1,212 @@
+"""The training loop: equal to a plain one, the same bytes for the same seed, and every choice without a test image."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from stages.errors import UserError
+from tests.trainer.small_tasks import WIDTH, small_images, small_task, unit
+from trainer.aape.aggregator import PromptTargets
+from trainer.aape.classifier import Classifier
+from trainer.aape.fit import class_weights, fit, learning_rate
+from trainer.aape.losses import calibrate_tau, clip_reward, distillation_loss
+from trainer.aape.settings import AAPESettings
+from trainer.data import Task
+from trainer.selection import split_for_selection
+
+QUICK = AAPESettings.model_validate(
+    {"hidden": 8, "heads": 2, "head_width": 6, "feed_forward": 8, "aggregator_steps": 5, "epochs": 6, "lr": 0.1}
+)
+
+
+def changed(**fields: object) -> AAPESettings:
+    return QUICK.model_copy(update=fields)
+
+
+def plain_loop(task: Task, settings: AAPESettings, seed: int, tau: float, source: str) -> dict[str, Tensor]:
+    """The paper's training step by step: full-width class weights, p^a made anew for every batch, SGD by hand."""
+    made = Classifier(
+        width=WIDTH,
+        hidden=settings.hidden,
+        head=settings.head,
+        image=settings.image,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    assert made.h is not None
+    assert made.b is not None
+    prompts, mask = task.text.require_prompts()
+    targets = PromptTargets(settings, prompts=prompts, mask=mask, generator=torch.Generator().manual_seed(seed + 1))
+    targets.fit(task.train)
+    w = class_weights(task.text, source)
+    speed = [torch.zeros_like(p) for p in made.parameters()]
+    order = torch.Generator().manual_seed(seed + 2)
+    epochs = settings.epochs_for(1, math.ceil(len(task.train) / settings.batch))
+    for epoch in range(1, epochs + 1):
+        rate = learning_rate(epoch, epochs, peak=float(settings.lr), settings=settings)
+        for rows in torch.randperm(len(task.train), generator=order).split(settings.batch):
+            x, y = task.train.embeddings[rows], task.train.labels[rows]
+            h = torch.relu(x @ made.h.down.T) @ made.h.up.T
+            full = torch.relu((w @ made.a.T)[None] + (h @ made.b.T)[:, None]) @ made.v.T
+            full = full + w if settings.head == "residual" else full
+            cosines = torch.einsum("bd,bcd->bc", x, normalize(full, dim=-1))
+            p = targets.aggregator(targets.mean[y], prompts[y], mask[y]).detach()
+            loss = cross_entropy(cosines / tau, y) + settings.lambda_ * ((h - p) ** 2).sum(-1).mean()
+            gradients = torch.autograd.grad(loss, list(made.parameters()))
+            with torch.no_grad():
+                for parameter, gradient, v in zip(made.parameters(), gradients, speed, strict=True):
+                    v.mul_(settings.momentum).add_(gradient + settings.weight_decay * parameter)
+                    parameter -= rate * v
+    return made.state_dict()
+
+
+@pytest.mark.parametrize("head", ["residual", "literal"])
+def test_the_fast_loop_equals_the_plain_one(head: str) -> None:
+    # one image a class cannot be held out, so the last epoch of the whole set is what comes back
+    whole = small_task()
+    task = Task(whole.text, small_images(shots=1), whole.val.take(torch.arange(0)))
+    settings = changed(head=head, batch=4)
+    fitted = fit(task, settings, seed=7)
+    expected = plain_loop(task, settings, 7, fitted.tau, fitted.class_text)
+    for name, value in fitted.classifier.state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-5)
+    start = Classifier(
+        width=WIDTH,
+        hidden=8,
+        head=head,
+        image=True,
+        generator=torch.Generator().manual_seed(7),  # type: ignore[arg-type]
+    )
+    assert not torch.allclose(start.v, fitted.classifier.v, atol=1e-2), "nothing was learned, so nothing was compared"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"head": "literal"},
+        {"head": "none"},
+        {"image": False},
+        {"lambda_": 0.0},
+        {"detach": False},
+        {"query": "image"},
+        {"query": "mean+image"},
+        {"aggregator": "mlp"},
+        {"aggregator": "random"},
+        {"distill": "cosine"},
+        {"optimizer": "adamw", "lr": 0.01},
+    ],
+)
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(fields: dict[str, object]) -> None:
+    task, settings = small_task(), changed(**fields)
+    first, again, other = (fit(task, settings, seed=seed).classifier.state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_it_learns_more_than_zero_shot_knows() -> None:
+    task, held = small_task(classes=10, shots=16), small_images(classes=10, shots=20, draw=30)
+    vague = normalize(task.text.template + 2 * unit(10, WIDTH, seed=77), dim=-1)
+    task = replace(task, text=replace(task.text, template=vague))
+    fitted = fit(task, changed(epochs="auto", class_text="template"), seed=1)
+    weights = class_weights(task.text, fitted.class_text)
+    before = float(((held.embeddings @ weights.T).argmax(1) == held.labels).float().mean())
+    after = float((fitted.classifier(held.embeddings, weights).argmax(1) == held.labels).float().mean())
+    assert after > before + 0.05
+    assert fitted.history[-1]["loss_task"] < fitted.history[0]["loss_task"]
+
+
+def test_without_distillation_the_prompts_change_nothing() -> None:
+    task = small_task()
+    bare = replace(task, text=replace(task.text, prompts=None, mask=None))
+    settings = changed(lambda_=0.0, class_text="template")
+    first, second = (fit(each, settings, seed=1).classifier.state_dict() for each in (task, bare))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_distillation_draws_h_towards_the_prompts() -> None:
+    task = small_task()
+    far, near = (fit(task, changed(lambda_=value), seed=1).history[-1]["loss_distill"] for value in (1e-6, 5.0))
+    assert near < 0.7 * far
+
+
+def test_detached_targets_take_no_gradient_and_joined_ones_do() -> None:
+    task = small_task()
+    detached, joined = (fit(task, changed(detach=value), seed=1) for value in (True, False))
+    assert detached.history[-1]["loss_distill"] != joined.history[-1]["loss_distill"]
+    assert "reward_end" in detached.info
+    assert "reward_end" not in joined.info
+
+
+def test_the_rate_and_the_epoch_come_from_validation_images() -> None:
+    task = small_task()
+    fitted = fit(task, changed(lr="auto", lr_grid=(1e-6, 0.1)), seed=1)
+    assert fitted.info["lr"] == 0.1
+    assert fitted.info["selection"] == "validation split, at most 4 images a class"
+    assert 1 <= int(fitted.info["epoch"]) <= 6
+
+
+def test_without_a_validation_split_shots_are_held_out_and_then_learned_too() -> None:
+    task = small_task(val=False)
+    task = replace(task, val=task.val.take(torch.arange(0)))
+    split = split_for_selection(task, seed=3)
+    assert split.val is not None
+    assert split.held_out
+    assert torch.bincount(split.val.labels).tolist() == [2] * 6
+    assert torch.bincount(split.train.labels).tolist() == [6] * 6
+    fitted = fit(task, changed(lr="auto"), seed=3)
+    assert "held out" in str(fitted.info["selection"])
+    assert len(fitted.history) == fitted.info["epoch"]
+
+
+def test_a_single_shot_without_validation_takes_the_defaults_and_says_so() -> None:
+    task = replace(small_task(), train=small_images(shots=1), val=small_task().val.take(torch.arange(0)))
+    fitted = fit(task, changed(lr="auto", lr_grid=(0.03, 0.1)), seed=3)
+    assert fitted.info["lr"] == 0.03
+    assert "defaults" in str(fitted.info["selection"])
+
+
+def test_a_rate_that_diverges_loses_and_if_all_do_one_line_says_so() -> None:
+    task = small_task()
+    fitted = fit(task, changed(lr="auto", lr_grid=(0.05, 1e30)), seed=1)
+    assert fitted.info["lr"] == 0.05
+    with pytest.raises(UserError, match=r"diverged at every learning rate \(1e\+30\): set a lower train.lr"):
+        fit(task, changed(lr=1e30), seed=1)
+
+
+def test_the_schedule_is_coops() -> None:
+    settings = AAPESettings()
+    rates = [learning_rate(epoch, 50, peak=0.002, settings=settings) for epoch in range(1, 51)]
+    assert rates[0] == 1e-5
+    assert rates[1] == pytest.approx(0.002, rel=2e-3)
+    assert all(later < earlier for earlier, later in pairwise(rates[1:]))
+    assert [settings.epochs_for(shots, 1) for shots in (1, 2, 4, 8, 16)] == [50, 100, 100, 200, 200]
+    assert settings.epochs_for(16, 50) == 10, "500 batches at most"
+
+
+def test_losses_are_what_the_paper_writes() -> None:
+    a, b = torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, -1.0]])
+    assert float(distillation_loss(a, b, "squared")) == pytest.approx((4 + 4) / 2)
+    assert float(distillation_loss(a, b, "cosine")) == pytest.approx((0 + 2) / 2)
+    assert float(clip_reward(normalize(a, dim=-1), b, 2.5)) == pytest.approx(2.5 * (1 + 0) / 2)
+
+
+def test_the_temperature_is_sharp_where_text_is_sure_and_bounded_where_it_knows_nothing() -> None:
+    labels = torch.arange(5).repeat(20)
+    sure = torch.nn.functional.one_hot(labels, 5).float()
+    assert calibrate_tau(sure, labels) == pytest.approx(0.01)
+    noise = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
+    assert calibrate_tau(noise, labels) == pytest.approx(0.1)
+
+
+def test_class_text_is_chosen_by_the_training_images() -> None:
+    task = small_task()
+    assert task.text.prompts is not None
+    noise = normalize(torch.randn(task.text.prompts.shape, generator=torch.Generator().manual_seed(5)), dim=-1)
+    useless = replace(task, text=replace(task.text, prompts=noise * task.text.mask[..., None]))  # type: ignore[index]
+    assert fit(task, QUICK, seed=1).class_text == "prompts"
+    assert fit(useless, QUICK, seed=1).class_text == "template"
