@@ -2,18 +2,21 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.prompts.clean import clean, mark_duplicates
+from pipeline.prompts.engines.options import EngineOptions
 from pipeline.prompts.questions import fill, questions_for
 from stages import ManifestStore, PromptStore, Provenance, UserError, display_name
 from stages.command import say
 from stages.params import DataParams, PromptParams
 from stages.work import Work, is_current
+
+DEFAULT = EngineOptions()
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def request_seed(seed: int, *parts: object) -> int:
 
 
 def generate(
-    dataset: str, llm: str, *, data: DataParams, prompts: PromptParams, cache: Path, options: Any = None
+    dataset: str, llm: str, *, data: DataParams, prompts: PromptParams, cache: Path, options: EngineOptions = DEFAULT
 ) -> Summary:
     """Ask `llm` every question about every class, `data.samples` times, and write the prompt store.
 
@@ -53,7 +56,7 @@ def generate(
     manifest = ManifestStore(cache, dataset).provenance()
     names = {int(i): name for i, name in manifest.settings["class_names"].items()}
     questions = questions_for(dataset, data.questions)
-    resolved = resolve_llm(llm)
+    resolved = resolve_llm(llm, revision=options.revision)
     sampling = Sampling(temperature=prompts.temperature, top_p=prompts.top_p, max_tokens=prompts.max_tokens)
     store = PromptStore(cache, dataset, llm)
     asked = [
@@ -73,8 +76,9 @@ def generate(
         settings={
             "questions": {q.question_id: q.text for q in questions},
             "samples": data.samples,
-            **prompts.model_dump(exclude={"llm", "batch"}),
-            "options": str(options) if options is not None else None,
+            "system": resolved.system,
+            **prompts.model_dump(exclude={"llm"}),  # batch too: an answer depends a little on the others of its batch
+            "engine": asdict(options),
         },
     )
     if is_current(store, origin):
@@ -120,7 +124,9 @@ def generate(
             row.update(text=result.text, drop_reason=result.drop_reason)
         return _finished(rows, store)
 
-    work.finish(parts, provenance=origin, merge=cleaned)
+    # A hub model that has just been downloaded is known by its commit from now on.
+    known = resolve_llm(llm, revision=options.revision).fingerprint
+    work.finish(parts, provenance=origin.model_copy(update={"llm_fingerprint": known}), merge=cleaned)
     return _summary(dataset, llm, store.read().to_pylist(), names, resolved.note)
 
 

@@ -185,7 +185,7 @@ class PromptTargets:
         if not parameters or self.settings.reward_weight == 0:
             return []
         optimizer = torch.optim.AdamW(
-            parameters, lr=self.settings.aggregator_lr, weight_decay=self.settings.weight_decay
+            parameters, lr=self.settings.aggregator_lr, weight_decay=self.settings.weight_decay, fused=True
         )
         rewards = []
         for _ in range(self.settings.aggregator_steps):

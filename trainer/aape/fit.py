@@ -89,7 +89,7 @@ def choose_class_text(task: Task, settings: AAPESettings) -> tuple[str, float]:
 def fit(task: Task, settings: AAPESettings, *, seed: int) -> Fitted:
     """Learn h and g, with every open choice made on validation images.
 
-    Where nothing can be held out (one shot, no validation split) it is the first rate of the grid and the last epoch.
+    Where nothing can be held out (one shot, no validation split): the first rate that does not diverge, the last epoch.
 
     Raises:
         UserError: prompts are needed and missing, or every learning rate diverges.
@@ -100,12 +100,14 @@ def fit(task: Task, settings: AAPESettings, *, seed: int) -> Fitted:
     weights = class_weights(task.text, source)
     split = split_for_selection(Task(task.text, train, task.val.float32()), seed=seed)
     grid = settings.lr_grid if settings.lr == "auto" else (settings.lr,)
-    if not split.val:
-        grid = grid[:1]
     problem = _Problem(task.text, weights, tau, settings, seed)
     constant = problem.constant_targets(split.train)
-    runs = [problem.run(split.train, split.val, constant, lr=lr) for lr in grid]
-    best = max(runs, key=lambda run: run.score)
+    best = _Run(grid[0])
+    for lr in grid:
+        run = problem.run(split.train, split.val, constant, lr=lr)
+        best = max(best, run, key=lambda run: run.score)
+        if split.val is None and best.state:
+            break
     if not best.state:
         raise UserError(
             f"training diverged at every learning rate ({', '.join(map(str, grid))}): "

@@ -30,6 +30,11 @@ def _colour(method: str) -> str:
     return OURS if name == "aape" else CONTROL if name.startswith("aape") else REFERENCE
 
 
+def _plain(text: str) -> str:
+    """A class name as plain text for matplotlib, which reads formulas between dollar signs."""
+    return text.replace("$", r"\$")
+
+
 def _caption(figure: Figure, text: str) -> None:
     figure.text(0.01, 0.01, "\n".join(textwrap.wrap(text, 118)), fontsize=7.5, color="#444444", va="bottom")
 
@@ -54,10 +59,12 @@ def comparison(record: dict[str, Any], summary: Summary, path: Path) -> None:
             if entry is None or entry["mean"] is None:
                 continue
             mean, ci = 100 * entry["mean"], 100 * (entry["ci95"] or 0)
-            axis.barh(row, mean, xerr=ci, color=_colour(method), height=0.72, error_kw={"lw": 0.9, "ecolor": "#222222"})
-            axis.text(min(mean + ci + 1.5, 99), row, f"{mean:.1f}", va="center", fontsize=7)
+            whisker = [[min(ci, mean)], [min(ci, 100 - mean)]]
+            axis.barh(row, mean, xerr=whisker, color=_colour(method), height=0.72, error_kw={"lw": 0.9, "ecolor": "#222222"})
+            axis.text(103, row, f"{mean:.1f}", va="center", fontsize=7.5)
         axis.set_title(f"{protocol}: {metric}", fontsize=9)
-        axis.set_xlim(0, 112)
+        axis.set_xlim(0, 119)
+        axis.set_xticks(range(0, 101, 25))
         axis.set_xlabel("percent", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
@@ -67,7 +74,7 @@ def comparison(record: dict[str, Any], summary: Summary, path: Path) -> None:
     lite = " The encoder is not CLIP." if record["encoder"] == "lite" else ""
     _caption(
         figure,
-        "Blue: AAPE; orange: its controls and variants; grey: baselines on the same features. Whiskers: 95 % interval over "
+        "Blue: AAPE; orange: its controls and variants; grey: baselines on the same features. Whiskers: 95 % interval (cut at 0 and 100) over "
         f"{len({r['seed'] for r in record['runs']})} seeds.{lite}",
     )
     _save(figure, path)
@@ -105,7 +112,7 @@ def confusion(dataset: str, matrix: Int[np.ndarray, "C C"], names: Sequence[str]
     figure.colorbar(image, ax=axis, label="percent of the actual class", shrink=0.8)
     axis.set(title=f"{dataset}: confusion matrix", xlabel="predicted", ylabel="actual")
     if len(names) <= NAMED_CLASSES:
-        shown = [textwrap.shorten(n, 24, placeholder="...") for n in names]
+        shown = [textwrap.shorten(_plain(n), 34, placeholder="...") for n in names]
         axis.set_xticks(range(len(names)), shown, rotation=40, ha="right", fontsize=7)
         axis.set_yticks(range(len(names)), shown, fontsize=7)
     if len(names) <= 12:

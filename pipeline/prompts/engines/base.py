@@ -47,3 +47,7 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Answer]:
         """Answer all requests, in their order. One call is one batch."""
         ...
+
+    def close(self) -> None:
+        """Free the model and its memory."""
+        ...

@@ -1,0 +1,224 @@
+"""`trainer run` from stores to tables: the test split stays shut until the end, the same seed gives the same bytes."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from conftest import Command
+
+from pipeline.ingest import classes_hash
+from stages import ImageStore, ManifestStore, Provenance, TextStore, UserError
+from stages.artifacts import embedding_array
+from stages.params import Params
+from trainer.features import Features, few_shot, load_features, sample_shots
+from trainer.run import run_dataset, write
+
+WIDTH, CLASSES = 16, 4
+NAMES = {i: name for i, name in enumerate(["plain, weave", 'slub "yarn"', "<b>hole</b>", "stain$x$"])}
+FAST = Params.model_validate({"train": {"epochs": 12}})
+
+
+def make_stores(cache: Path, *, per_split: dict[str, int] | None = None, sources: tuple[str, ...] = ("llm", "people")) -> None:
+    """Stores of four well-separated classes, as `pipeline` would write them."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(CLASSES, WIDTH))
+
+    def near(label: int, noise: float) -> np.ndarray:
+        vector = centres[label] + noise * rng.normal(size=WIDTH)
+        return vector / np.linalg.norm(vector)
+
+    classes = {"classes": classes_hash(NAMES)}
+    rows = [
+        (f"{split}/{label}/{i}", split, label)
+        for split, count in (per_split or {"train": 8, "val": 3, "test": 12}).items()
+        for label in NAMES
+        for i in range(count)
+    ]
+    manifest = ManifestStore(cache, "w")
+    table = pa.Table.from_pylist(
+        [{"image_id": i, "path": i, "class_id": c, "class_name": NAMES[c], "split": s} for i, s, c in rows], schema=manifest.schema()
+    )
+    origin = Provenance(
+        store="manifest", dataset="w", content="", inputs=classes, settings={"class_names": {str(k): v for k, v in NAMES.items()}}
+    )
+    written = manifest.write(table, origin)
+    facts = {"dataset": "w", "content": "", "encoder": "lite", "encoder_fingerprint": "f", "width": WIDTH, "note": "not CLIP"}
+    images = ImageStore(cache, "w", "lite")
+    vectors = embedding_array(np.stack([near(label, 0.9) for _, _, label in rows]))
+    columns = [
+        pa.array([i for i, _, _ in rows]), pa.array([0] * len(rows), pa.int32()), pa.array([c for _, _, c in rows], pa.int32()),
+        pa.array([s for _, s, _ in rows]), pa.array(["lite"] * len(rows)), vectors,
+    ]  # fmt: skip
+    images.write(
+        pa.table(columns, schema=images.schema(width=WIDTH)),
+        Provenance(store="images", inputs={**classes, "manifest": written.content}, **facts),  # type: ignore[arg-type]
+    )
+    for source, count, noise in (("none", 1, 0.8), *((s, 5, 0.5) for s in sources)):
+        store = TextStore(cache, "w", "lite", source)
+        labels = [label for label in NAMES for _ in range(count)]
+        columns = [
+            pa.array([f"{source}-{k}" for k in range(len(labels))]), pa.array(["prompt"] * len(labels)), pa.array(labels, pa.int32()),
+            pa.array([None] * len(labels), pa.string()), pa.array(["text"] * len(labels)), pa.array(["lite"] * len(labels)),
+            embedding_array(np.stack([near(label, noise) for label in labels])),
+        ]  # fmt: skip
+        origin = Provenance(store="text", inputs=classes, llm=source, **facts)  # type: ignore[arg-type]
+        store.write(pa.table(columns, schema=store.schema(width=WIDTH)), origin)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    make_stores(tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+ALL = {"protocols": ["few-shot", "base-to-new"], "method_names": ["all"], "shots": 4, "seeds": [1, 2]}
+
+
+def test_no_method_can_look_at_a_test_image_before_the_final_evaluation(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    from trainer import features
+
+    whole = features._read_split
+
+    def watched(store: ImageStore, split: str, *rest: object) -> object:
+        opened.append(split)
+        if split == "test":
+            raise RuntimeError("the test split was opened")
+        return whole(store, split, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(features, "_read_split", watched)
+    loaded = load_features(cache, "w", "lite")
+    fitted: list[str] = []
+    from trainer.methods import METHODS
+
+    for name, make in list(METHODS.items()):
+
+        def wrap(settings: object, make: object = make, name: str = name) -> object:
+            method = make(settings)  # type: ignore[operator]
+            fit = type(method).fit
+
+            def fitting(self: object, task: object, *, seed: int) -> object:
+                fitted.append(name)
+                return fit(self, task, seed=seed)
+
+            monkeypatch.setattr(type(method), "fit", fitting)
+            return method
+
+        monkeypatch.setitem(METHODS, name, wrap)
+    with pytest.raises(RuntimeError, match="the test split was opened"):
+        run_dataset(loaded, FAST, **ALL)  # type: ignore[arg-type]
+    assert opened == ["train", "val", "test"], "opened once, after everything else"
+    assert set(fitted) == set(METHODS), "every method was fitted before"
+
+
+def test_the_same_seed_gives_the_same_bytes(cache: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        outcome = run_dataset(load_features(cache, "w", "lite"), FAST, **ALL)  # type: ignore[arg-type]
+        write(outcome, FAST, tmp_path / name)
+    files = ["run.json", "curves.csv", "predictions.csv", "checkpoint/checkpoint.json", "checkpoint/checkpoint.safetensors"]
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_every_method_learns_separable_classes_and_baselines_see_the_same_shots(cache: Path) -> None:
+    outcome = run_dataset(load_features(cache, "w", "lite"), FAST, **ALL)  # type: ignore[arg-type]
+    accuracy = {r.key: r.score.metrics["accuracy"] for r in outcome.runs if r.score and r.protocol.name == "few-shot"}
+    for method in ("aape", "cupl", "logistic", "nearest-centroid", "cupl@people"):
+        assert accuracy[method] > 0.6, (method, accuracy)
+    scores = {r.key: r.score.metrics for r in outcome.runs if r.score and r.protocol.name == "base-to-new"}
+    assert set(scores["aape"]) == {"base", "new", "h", "generalized"}
+    assert set(scores["logistic"]) == {"base"}, "logistic regression cannot serve classes it never saw"
+
+
+def test_shots_are_drawn_by_seed_nested_and_never_from_another_class(cache: Path) -> None:
+    loaded = load_features(cache, "w", "lite")
+    labels = loaded.train.images.labels
+    four, eight = (sample_shots(labels, k, seed=3, names=loaded.class_names) for k in (4, 8))
+    assert set(four) < set(eight)
+    assert torch.bincount(labels[torch.as_tensor(four)]).tolist() == [4] * CLASSES
+    assert list(four) == list(sample_shots(labels, 4, seed=3, names=loaded.class_names))
+    assert list(four) != list(sample_shots(labels, 4, seed=4, names=loaded.class_names))
+
+
+def test_validation_images_are_never_the_shots(tmp_path: Path) -> None:
+    make_stores(tmp_path, per_split={"train": 8, "test": 4})
+    train, val = few_shot(load_features(tmp_path, "w", "lite"), 5, seed=1)
+    assert (len(train), len(val)) == (20, 12)
+    rows = {tuple(row) for row in train.embeddings.tolist()}
+    assert not any(tuple(row) in rows for row in val.embeddings.tolist())
+
+
+def test_bad_stores_are_one_clear_line(cache: Path, tmp_path: Path) -> None:
+    loaded = load_features(cache, "w", "lite")
+    with pytest.raises(UserError, match="9 shots asked, but 4 classes have fewer.*lower --shots to 8"):
+        few_shot(loaded, 9, seed=1)
+    with pytest.raises(UserError, match=r"no embedded prompts of 'peple' .*did you mean 'people'"):
+        load_features(cache, "w", "lite", sources=["peple"])
+    with pytest.raises(UserError, match="no images store of encoder 'open_clip:ViT-B-16/openai', only of lite"):
+        load_features(cache, "w", "open_clip:ViT-B-16/openai")
+    with pytest.raises(UserError, match="run `pipeline ingest nowhere"):
+        load_features(cache, "nowhere", "lite")
+    with pytest.raises(UserError, match=r"no method|unknown method"):
+        run_dataset(loaded, FAST, protocols=["few-shot"], method_names=["appe"], shots=4, seeds=[1])
+    with pytest.raises(UserError, match="did you mean 'few-shot'"):
+        run_dataset(loaded, FAST, protocols=["fewshot"], method_names=["aape"], shots=4, seeds=[1])
+
+
+def test_features_without_any_prompts_still_run_what_needs_none(tmp_path: Path) -> None:
+    make_stores(tmp_path, sources=())
+    loaded = load_features(tmp_path, "w", "lite")
+    outcome = run_dataset(loaded, FAST, protocols=["few-shot"], method_names=["zero-shot", "logistic"], shots=4, seeds=[1])
+    assert [r.key for r in outcome.runs] == ["zero-shot", "logistic"]
+    with pytest.raises(UserError, match="generate-prompts"):
+        run_dataset(loaded, FAST, protocols=["few-shot"], method_names=["cupl"], shots=4, seeds=[1])
+
+
+def test_the_command_prints_tables_and_leaves_metrics_plots_pictures_and_a_checkpoint(
+    command: Command, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "params.yaml").write_text("datasets: [w]\nprompts: {llm: people}\ntrain: {epochs: 8}\n")
+    done = command("trainer", "run", "--features", "cache/", "--shots", 4, cwd=tmp_path)
+    assert "w: few-shot, 4 shots, 3 seeds, encoder lite" in done.stdout
+    assert "cupl@llm" in done.stdout, "the settings' own source has the plain name"
+    assert "note: not CLIP" in done.stdout
+    metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
+    entry = metrics["w"]["base-to-new"]["aape"]["h"]
+    assert set(entry) == {"mean", "ci95", "n"}
+    assert entry["n"] == 3
+    for name in ("comparison-w", "loss-w", "confusion-w"):
+        assert (tmp_path / "results" / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    with (tmp_path / "results" / "plots" / "confusion-w.csv").open(newline="") as handle:
+        assert {row["actual"] for row in csv.DictReader(handle)} == set(NAMES.values())
+    assert (tmp_path / "results" / "plots" / "curves.csv").read_text().startswith("run,epoch,loss\n")
+    assert (tmp_path / "results" / "runs" / "w" / "checkpoint" / "checkpoint.safetensors").exists()
+    again = command("trainer", "run", "--methods", "aape", "--seeds", "1", "--shots", 2, "--json", cwd=tmp_path)
+    assert list(json.loads(again.stdout)["w"]["few-shot"]) == ["aape", "aape@llm"]
+
+
+def test_wrong_use_is_one_line_and_nothing_is_written(command: Command, cache: Path, tmp_path: Path) -> None:
+    cases = {
+        ("run", "--methods", "appe"): ("did you mean 'aape'", 2),
+        ("run", "--seeds", "one"): ("whole numbers", 2),
+        ("run", "--shots", "50"): ("lower --shots", 1),
+        ("run", "--encoder", "open_clip:x/y"): ("no images store of encoder", 1),
+        ("report",): ("run `trainer run` first", 1),
+        ("predict", "x.png"): ("run `trainer run` first", 1),
+    }
+    (tmp_path / "params.yaml").write_text("datasets: [w]\n")
+    for args, (part, code) in cases.items():
+        done = command("trainer", *args, cwd=tmp_path, code=code)
+        assert part in done.stderr, args
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_features_hold_no_test_image(cache: Path) -> None:
+    loaded = load_features(cache, "w", "lite")
+    assert isinstance(loaded, Features)
+    ids = {*loaded.train.image_ids, *loaded.val.image_ids}
+    assert not any(i.startswith("test/") for i in ids)
+    assert all(i.startswith("test/") for i in loaded.test().image_ids)
