@@ -1,7 +1,7 @@
 """Make `.venv` with everything the project needs, from the package index alone: `python3 install/venv.py`.
 
-Standard library only, since nothing is installed yet. uv does the work; it does not read pip's settings, so the find-links
-and indexes that pip is configured with, by file or by environment, are handed on to it.
+Standard library only, since nothing is installed yet. uv does the work; it does not read pip's settings, so the
+find-links and indexes that pip is configured with, by file or by environment, are handed on to it.
 """
 
 import hashlib
@@ -71,7 +71,7 @@ def uv_environment(python: str) -> dict[str, str]:
 
 def main() -> None:
     """Create or refresh the environment; does nothing when it is as it should be."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (this file runs before any installer checks the version)
         sys.exit(f"error: Python 3.11 or newer is needed, found {sys.version.split()[0]}; try make PYTHON=python3.12")
     variant = "gpu" if has_cuda_driver() else "cpu"
     wanted = fingerprint(variant)

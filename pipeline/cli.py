@@ -1,4 +1,4 @@
-"""`pipeline`: stage one on the command line. Imports of torch, vLLM and the like happen inside the command that needs them."""
+"""`pipeline`: stage one on the command line. torch, vLLM and the like are imported inside the command that needs them."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -29,9 +29,16 @@ CACHE = Path("cache")
 
 @app.command()
 def ingest(
-    dataset: Annotated[str | None, typer.Argument(metavar="NAME", help="Data set; default all of the settings.")] = None,
-    source: Annotated[str | None, typer.Option(help="Folder of class folders, of train/val/test folders, with a CoOp "
-                                               "split file, or package:NAME.", metavar="SOURCE")] = None,
+    dataset: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Data set; default all of the settings.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of class folders, of train/val/test folders, with a CoOp split file, or package:NAME.",
+            metavar="SOURCE",
+        ),
+    ] = None,
     params: ParamsOption = None,
     cache: CacheOption = CACHE,
     as_json: JsonOption = False,
@@ -70,7 +77,7 @@ def _list(what: str, items: list[str], most: int = 10) -> None:
         for item in items[:most]:
             say(f"  {item}")
         if len(items) > most:
-            say(f"  ... and {len(items) - most} more (see `pipeline sql \"SELECT * FROM manifest\"`)")
+            say(f'  ... and {len(items) - most} more (see `pipeline sql "SELECT * FROM manifest"`)')
 
 
 @app.command("generate-prompts")
@@ -135,7 +142,9 @@ def import_prompts(
             if dataset in (None, item.dataset) and name in (None, item.name)
         ]
         if not todo:
-            raise UserError("nothing to import: give --dataset, --name and --file, or list it under imports:", exit_code=2)
+            raise UserError(
+                "nothing to import: give --dataset, --name and --file, or list it under imports:", exit_code=2
+            )
     done = []
     for where, source, path in todo:
         summary = run(where, source, path, cache=cache)
@@ -295,7 +304,9 @@ def verify(
     command.settings(params)
     checked, faults = run(cache)
     command.show(
-        {"checked": checked, "faults": faults}, as_json=as_json, text=lambda: "\n".join([*faults, f"{checked} stores checked, {len(faults)} faults"])
+        {"checked": checked, "faults": faults},
+        as_json=as_json,
+        text=lambda: "\n".join([*faults, f"{checked} stores checked, {len(faults)} faults"]),
     )
     if faults:
         raise typer.Exit(1)

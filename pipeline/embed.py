@@ -1,4 +1,4 @@
-"""Sentences and images to embedding stores: decode -> preprocess -> encode -> write, resumable, nothing silently lost."""
+"""Sentences and images to embeddings: decode -> preprocess -> encode -> write; resumable, nothing silently lost."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -85,7 +85,11 @@ def embed_text(dataset: str, encoder: "Encoder", *, data: DataParams, embed: Emb
         rows = [{**{k: r[k] for k in ("prompt_id", "class_id", "image_id", "text")}, "kind": "prompt"} for r in kept]
         store = TextStore(cache, dataset, encoder.name, source)
         origin = _origin(
-            store, encoder, inputs={**classes, "prompts": found.content}, llm=found.llm, llm_fingerprint=found.llm_fingerprint
+            store,
+            encoder,
+            inputs={**classes, "prompts": found.content},
+            llm=found.llm,
+            llm_fingerprint=found.llm_fingerprint,
         )
         done.append(_embed_rows(store, origin, rows, encoder, embed))
     return done
@@ -108,7 +112,9 @@ def _embed_rows(
         vectors = encoder.encode_text([r["text"] for r in chunk]).numpy() if chunk else _empty(encoder.width)
         columns = {name: [r.get(name) for r in chunk] for name in schema.names[:-1]}
         columns["encoder_name"] = [encoder.name] * len(chunk)
-        work.save(part, pa.table([*columns.values(), embedding_array(vectors, precision=embed.precision)], schema=schema))
+        work.save(
+            part, pa.table([*columns.values(), embedding_array(vectors, precision=embed.precision)], schema=schema)
+        )
     work.finish(len(parts), provenance=origin)
     return summary
 
@@ -141,7 +147,13 @@ def embed_images(dataset: str, encoder: "Encoder", *, embed: EmbedParams, cache:
     if is_current(store, origin):
         unreadable = store.provenance().settings["found_unreadable"]
         return Summary(
-            dataset, "images", encoder.name, len(rows) - len(unreadable), encoder.note, unreadable=unreadable, skipped=True
+            dataset,
+            "images",
+            encoder.name,
+            len(rows) - len(unreadable),
+            encoder.note,
+            unreadable=unreadable,
+            skipped=True,
         )
     schema = store.schema(width=encoder.width, precision=embed.precision)
     work = Work(store, origin, part_rows=IMAGE_PART)
@@ -175,7 +187,9 @@ def _empty(width: int) -> Any:
     return np.zeros((0, width), dtype=np.float32)
 
 
-def _image_table(schema: pa.Schema, encoder: "Encoder", good: list[tuple[dict[str, Any], Any]], embed: EmbedParams) -> pa.Table:
+def _image_table(
+    schema: pa.Schema, encoder: "Encoder", good: list[tuple[dict[str, Any], Any]], embed: EmbedParams
+) -> pa.Table:
     import numpy as np
 
     rows = [row for row, _ in good]

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif".split()
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"}
 )
 """What counts as an image file by its name; other files in a class folder are passed over and counted."""
 
@@ -38,7 +39,9 @@ def open_rgb(path: Path) -> Image.Image:
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
-        raise ImageError(f"{type(error).__name__}: {' '.join(str(error).replace(str(path), path.name).split())[:200]}") from error
+        raise ImageError(
+            f"{type(error).__name__}: {' '.join(str(error).replace(str(path), path.name).split())[:200]}"
+        ) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

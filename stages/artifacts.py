@@ -1,7 +1,7 @@
 """The stores: one class each, with its place, its explicit Arrow schema, an atomic writer, a reader and `verify`.
 
-Stores are Hive-partitioned Parquet (`cache/images/dataset=D/encoder=E/part-0.parquet`), so that pyarrow, DuckDB and Polars
-read them without this code. Partition values are slugs; the full names stand in the footer and in a column.
+Stores are Hive-partitioned Parquet (`cache/images/dataset=D/encoder=E/part-0.parquet`), so that pyarrow, DuckDB and
+Polars read them without this code. Partition values are slugs; the full names stand in the footer and in a column.
 """
 
 from collections.abc import Sequence
@@ -135,9 +135,7 @@ class Store:
             raise UserError(f"{self.file}: not a readable Parquet file ({_first_line(error)}); remove it") from error
         return Provenance.from_footer(schema, where=str(self.file))
 
-    def read(
-        self, columns: Sequence[str] | None = None, *, where: pads.Expression | None = None
-    ) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None, *, where: pads.Expression | None = None) -> pa.Table:
         """Read the store, or some columns of it, or the rows that a pyarrow filter keeps.
 
         Raises:
@@ -152,10 +150,12 @@ class Store:
                 raise UserError(f"{self.file}: column {name!r} is {schema.field(name).type}, expected {kind}")
         if self.embedded:
             kind = schema.field("embedding").type if "embedding" in schema.names else None
-            if not pa.types.is_fixed_size_list(kind) or kind.list_size != found.width:
+            if kind is None or not pa.types.is_fixed_size_list(kind) or kind.list_size != found.width:
                 raise UserError(f"{self.file}: column 'embedding' is {kind}, expected a list of {found.width}")
         try:
-            return pq.read_table(self.file, columns=list(columns) if columns else None, filters=where, partitioning=None)
+            return pq.read_table(
+                self.file, columns=list(columns) if columns else None, filters=where, partitioning=None
+            )
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{self.file}: damaged ({_first_line(error)}); write the store again") from error
 

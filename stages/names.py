@@ -9,7 +9,7 @@ _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 def slug(name: str) -> str:
-    """The folder-safe form of an encoder, LLM or data-set name: `open_clip:ViT-B-16/openai` -> `open_clip-ViT-B-16-openai`.
+    """The folder-safe form of an encoder or LLM name: `open_clip:ViT-B-16/openai` -> `open_clip-ViT-B-16-openai`.
 
     Raises:
         UserError: nothing of the name can stand in a folder name.
@@ -35,6 +35,6 @@ def dataset_name(name: str) -> str:
 
 
 def display_name(class_name: str) -> str:
-    """A class name as a sentence says it: underscores become spaces, white space and control characters are squeezed."""
+    """A class name as a sentence says it: underscores, white space and control characters become spaces."""
     cleaned = "".join(" " if unicodedata.category(c).startswith("C") else c for c in class_name.replace("_", " "))
     return " ".join(cleaned.split())

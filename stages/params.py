@@ -46,7 +46,9 @@ class DataParams(_Section):
     split: SplitParams = Field(SplitParams(), description="used where the source has no train/val/test folders")
     class_names: dict[str, str] = Field({}, description="folder name -> name in sentences")
     templates: list[str] = Field(["a photo of a {}."], min_length=1, description="one `{}` each; averaged")
-    questions: list[str] | None = Field(None, description="questions to the LLM, one `{}` each; null = the shipped ones")
+    questions: list[str] | None = Field(
+        None, description="questions to the LLM, one `{}` each; null = the shipped ones"
+    )
     samples: int = Field(10, ge=1, le=1000, description="answers asked per question and class")
 
     @field_validator("templates", "questions")
@@ -100,7 +102,9 @@ class Params(_Section):
     """The whole file."""
 
     datasets: list[str] = Field(["textile"], min_length=1, description="data sets of the default run")
-    encoder: str = Field("lite", min_length=1, description="`lite`, `open_clip:ARCH/PRETRAINED` or `open_clip:ARCH/FILE`")
+    encoder: str = Field(
+        "lite", min_length=1, description="`lite`, `open_clip:ARCH/PRETRAINED` or `open_clip:ARCH/FILE`"
+    )
     data: dict[str, DataParams] = Field({}, description="data-set name -> its section")
     prompts: PromptParams = PromptParams()
     imports: list[ImportParams] = Field([], description="sentences from elsewhere")
@@ -145,7 +149,7 @@ def read_yaml(path: Path) -> Any:
         UserError: missing, unreadable or malformed, with line and column.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError as error:
         raise UserError(f"{path}: not found; name the settings file with --params", exit_code=2) from error
     except (OSError, UnicodeDecodeError) as error:

@@ -26,8 +26,8 @@ class Provenance(BaseModel):
     """The origin of one store.
 
     `content` is the hash of the store's own rows; `inputs` holds the `content` of every store it was made from, so that
-    a chain of stores can be checked without opening the earlier files. Time and place of making are left out on purpose:
-    the same input on the same machine gives the same bytes.
+    a chain of stores can be checked without opening the earlier files. Time and place of making are left out on
+    purpose: the same input on the same machine gives the same bytes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

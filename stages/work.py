@@ -16,8 +16,8 @@ from stages.provenance import Provenance
 class Work:
     """The unfinished parts of one store, made under one set of inputs and settings.
 
-    Parts made under other inputs or settings have another key and are never mixed in. DVC deletes a stage's outputs before
-    it runs, which is why the parts do not lie in the store's own folder.
+    Parts made under other inputs or settings have another key and are never mixed in. DVC deletes a stage's outputs
+    before it runs, which is why the parts do not lie in the store's own folder.
     """
 
     def __init__(self, store: Store, provenance: Provenance, *, part_rows: int) -> None:
@@ -39,7 +39,9 @@ class Work:
         with atomic_file(self.part(index)) as path:
             pq.write_table(table, path, compression="zstd")
 
-    def finish(self, parts: int, *, provenance: Provenance, merge: Callable[[pa.Table], pa.Table] | None = None) -> Provenance:
+    def finish(
+        self, parts: int, *, provenance: Provenance, merge: Callable[[pa.Table], pa.Table] | None = None
+    ) -> Provenance:
         """Join all parts, write the store, and remove the work folder."""
         table = pa.concat_tables([pq.read_table(self.part(i)) for i in range(parts)])
         written = self.store.write(merge(table) if merge else table, provenance)

@@ -14,7 +14,12 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
-COLOURS = {"green weave": (30, 160, 60), "blue weave": (40, 60, 190), "red weave": (190, 40, 40), "grey weave": (120, 120, 120)}
+COLOURS = {
+    "green weave": (30, 160, 60),
+    "blue weave": (40, 60, 190),
+    "red weave": (190, 40, 40),
+    "grey weave": (120, 120, 120),
+}
 
 
 def picture(colour: tuple[int, int, int], seed: int, size: int = 48) -> Image.Image:
@@ -40,7 +45,12 @@ def command() -> Command:
     def run(name: str, *args: object, cwd: Path, code: int = 0) -> "subprocess.CompletedProcess[str]":
         env = {**os.environ, "PYTHONWARNINGS": "default"}
         done = subprocess.run(
-            [sys.executable, "-m", f"{name}.cli", *map(str, args)], capture_output=True, text=True, cwd=cwd, env=env, check=False
+            [sys.executable, "-m", f"{name}.cli", *map(str, args)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=env,
+            check=False,
         )
         assert done.returncode == code, f"{name} {args}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         if code:

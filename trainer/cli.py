@@ -48,7 +48,9 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     params: ParamsOption = None,
     results: ResultsOption = RESULTS,
-    with_report: Annotated[bool, typer.Option("--report/--no-report", help="Also write metrics.json, plots, pictures.")] = True,
+    with_report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Also write metrics.json, plots, pictures.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Train every method on the cached features and judge it on the test split."""

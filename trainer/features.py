@@ -1,4 +1,4 @@
-"""Stores -> tensors on the device, once; k-shot draws by seed. The test split stays on disk until the final evaluation."""
+"""Stores -> tensors on the device, once; k-shot draws by seed. The test split stays on disk until the end."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,7 +111,9 @@ def load_features(
         text[source] = replace(text[NO_LLM], prompts=prompts, mask=mask)
         if without:
             listed = ", ".join(names[class_ids[i]] for i in without[:5])
-            notes[f"{source}: no prompt was kept for {len(without)} classes ({listed}); their template stands in"] = None
+            notes[f"{source}: no prompt was kept for {len(without)} classes ({listed}); their template stands in"] = (
+                None
+            )
     return Features(
         dataset=dataset,
         encoder=origins[1].encoder or encoder,

@@ -83,7 +83,8 @@ def predict_files(
             readable = (row for row in own if row["error"] is None)
             for row, value, label in zip(readable, values.tolist(), labels.tolist(), strict=True):
                 row["classes"] = [
-                    {"class": found.text.names[i], "probability": round(v, 4)} for i, v in zip(label, value, strict=True)
+                    {"class": found.text.names[i], "probability": round(v, 4)}
+                    for i, v in zip(label, value, strict=True)
                 ]
         rows += own
     return rows, encoder.note

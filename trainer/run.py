@@ -59,7 +59,13 @@ class Outcome:
 
 
 def run_dataset(
-    features: Features, params: Params, *, protocols: Sequence[str], method_names: Sequence[str], shots: int, seeds: Sequence[int]
+    features: Features,
+    params: Params,
+    *,
+    protocols: Sequence[str],
+    method_names: Sequence[str],
+    shots: int,
+    seeds: Sequence[int],
 ) -> Outcome:
     """Fit everything, then judge everything.
 
@@ -180,8 +186,8 @@ def write(outcome: Outcome, params: Params, folder: Path) -> None:
 
 
 def checkpoint_run(outcome: Outcome) -> Run | None:
-    """The run that becomes the checkpoint: plain AAPE, few-shot, first seed; of several prompt sources the one that is best
-    on the validation images (never on the test split).
+    """The run that becomes the checkpoint: plain AAPE, few-shot, first seed; of several prompt sources the one that
+    is best on the validation images (never on the test split).
     """
     first = min((run.seed for run in outcome.runs), default=0)
     able = [

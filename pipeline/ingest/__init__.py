@@ -111,7 +111,7 @@ def _look(entry: Entry) -> dict[str, Any]:
 
 
 def _split(entries: list[Entry], split: SplitParams) -> list[Entry]:
-    """Give every entry a split: its own, or one drawn per class by seed. Shares are rounded; train gets what is left."""
+    """Give every entry a split: its own, or one drawn per class by seed. Shares are rounded, train takes the rest."""
     without = [e for e in entries if e.split is None]
     if not without:
         return entries

@@ -19,7 +19,7 @@ class CoOpReader:
         return Path(source).is_dir() and any(Path(source).glob("split_zhou_*.json"))
 
     def read(self, source: str, class_names: Mapping[str, str]) -> Listing:
-        """List the images of the split; paths are looked up below the folder, or below its folder of the split's name."""
+        """List the images; paths are looked up below the folder, or below its folder of the split's name."""
         root = Path(source).resolve()
         files = sorted(root.glob("split_zhou_*.json"))
         if len(files) > 1:
@@ -55,7 +55,9 @@ def _rows(file: Path) -> dict[str, list[tuple[str, int, str]]]:
                 and isinstance(row[1], int) and 0 <= row[1] < 1_000_000
             )  # fmt: skip
             if not good:
-                raise UserError(f"{file}: {split}[{number}] is {str(row)[:80]!r}, expected [path, class id, class name]")
+                raise UserError(
+                    f"{file}: {split}[{number}] is {str(row)[:80]!r}, expected [path, class id, class name]"
+                )
             path = PurePosixPath(row[0])
             if path.is_absolute() or ".." in path.parts or "\\" in row[0] or "\0" in row[0]:
                 raise UserError(f"{file}: {split}[{number}] leaves the image folder: {row[0][:80]!r}")

@@ -47,7 +47,7 @@ def import_images(store: ImageStore, source: str, *, encoder: str, manifest: Pro
     table, origin = _read(file)
     if slug(origin.encoder or "") != slug(encoder):
         raise UserError(
-            f"{file} was embedded with {origin.encoder!r}, not {encoder!r}, and its images are not here to embed again: "
+            f"{file} was embedded with {origin.encoder!r}, not {encoder!r}, and its images are not here: "
             f"use --encoder {origin.encoder}, or ingest a folder of images"
         )
     if origin.inputs.get("manifest") != manifest.content:

@@ -9,7 +9,8 @@ from pipeline.ingest.base import Entry, Listing
 from stages import UserError
 
 SPLIT_FOLDERS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
 }  # fmt: skip
 
 
@@ -52,14 +53,18 @@ class FolderReader:
                 image_id = path.relative_to(root).as_posix()
                 entries.append(Entry(path, image_id, class_id, shown[class_id], split))
         if not entries:
-            raise UserError(f"{source}: {len(names)} class folders but no image in them (looked for {', '.join(sorted(SUFFIXES))})")
+            raise UserError(
+                f"{source}: {len(names)} class folders but no image in them (looked for {', '.join(sorted(SUFFIXES))})"
+            )
         return Listing(root, entries, dict(enumerate(shown)), ignored)
 
 
 def _shown_names(source: str, names: list[str], class_names: Mapping[str, str]) -> list[str]:
     unknown = sorted(set(class_names) - set(names))
     if unknown:
-        raise UserError(f"{source}: class_names has {unknown[0]!r}, which is no class folder; found {', '.join(names)[:200]}")
+        raise UserError(
+            f"{source}: class_names has {unknown[0]!r}, which is no class folder; found {', '.join(names)[:200]}"
+        )
     shown = [class_names.get(name, name) for name in names]
     twice = sorted({name for name in shown if shown.count(name) > 1})
     if twice:

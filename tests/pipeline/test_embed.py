@@ -192,7 +192,9 @@ def test_a_feature_store_travels_without_its_pixels(cache: Path, encoder: Encode
     store = ImageStore(other, "w", encoder.name)
     assert import_images(store, str(tmp_path / "out"), encoder=encoder.name, manifest=manifest) == 48
     assert store.read().equals(ImageStore(cache, "w", encoder.name).read())
-    assert str(tmp_path) not in (tmp_path / "out" / "manifest.parquet").read_bytes().decode("latin-1").replace(encoder.name, "")
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.parquet").read_bytes().decode("latin-1").replace(
+        encoder.name, ""
+    )
     with pytest.raises(UserError, match="was embedded with"):
         import_images(ImageStore(other, "w", "lite"), str(tmp_path / "out"), encoder="lite", manifest=manifest)
     with pytest.raises(UserError, match="only embeddings"):
@@ -216,7 +218,9 @@ def test_commands_before_their_input_name_the_command_to_run_first(command: Comm
         ("{", "not readable as JSON"),
     ],
 )
-def test_a_malformed_sentence_file_is_refused_and_the_old_store_stays(cache: Path, tmp_path: Path, content: str, part: str) -> None:
+def test_a_malformed_sentence_file_is_refused_and_the_old_store_stays(
+    cache: Path, tmp_path: Path, content: str, part: str
+) -> None:
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(UserError, match=part):
         import_prompts("w", "people", tmp_path / "bad.json", cache=cache)

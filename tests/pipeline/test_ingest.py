@@ -1,4 +1,4 @@
-"""Images to manifests: every file is accounted for, splits are kept or drawn by seed, bad sources are one clear line."""
+"""Images to manifests: every file is accounted for, splits are kept or drawn by seed, bad sources are one line."""
 
 import json
 import shutil
@@ -81,7 +81,9 @@ def test_class_names_of_the_settings_are_used(weaves: Path, tmp_path: Path) -> N
     assert "a \"green\" 'weave'; <b>" in {r["class_name"] for r in rows(tmp_path / "cache")}
 
 
-@pytest.mark.parametrize("name", ["quo'te", 'dou"ble', "sémaphore", "emoji 🧵", "<script>", "'; DROP TABLE x; --", "line\nbreak", "x" * 200])
+@pytest.mark.parametrize(
+    "name", ["quo'te", 'dou"ble', "sémaphore", "emoji 🧵", "<script>", "'; DROP TABLE x; --", "line\nbreak", "x" * 200]
+)
 def test_hostile_class_names_pass_through_unharmed(weaves: Path, tmp_path: Path, name: str) -> None:
     (weaves / "red weave").rename(weaves / name)
     ingest("w", str(weaves), data=DATA, cache=tmp_path / "cache")
@@ -134,7 +136,8 @@ def test_a_coop_split_file_decides_ids_names_and_splits(weaves: Path, tmp_path: 
     "content",
     [
         "not json", "[]", '{"train": []}', '{"train": [["../x.png", 0, "a"]], "val": [], "test": []}',
-        '{"train": [["/etc/passwd", 0, "a"]], "val": [], "test": []}', '{"train": [["x", "0", "a"]], "val": [], "test": []}',
+        '{"train": [["/etc/passwd", 0, "a"]], "val": [], "test": []}',
+        '{"train": [["x", "0", "a"]], "val": [], "test": []}',
         '{"train": [["x", 0, "a"], ["y", 0, "b"]], "val": [], "test": []}',
     ],
 )  # fmt: skip
@@ -146,9 +149,14 @@ def test_a_malformed_split_file_is_refused(tmp_path: Path, content: str) -> None
 
 @settings(deadline=None, max_examples=25)
 @given(
-    counts=st.lists(st.integers(1, 40), min_size=2, max_size=6), train=st.integers(1, 10), val=st.integers(0, 5), test=st.integers(0, 10)
+    counts=st.lists(st.integers(1, 40), min_size=2, max_size=6),
+    train=st.integers(1, 10),
+    val=st.integers(0, 5),
+    test=st.integers(0, 10),
 )
-def test_a_seeded_split_is_a_partition_with_the_asked_shares(counts: list[int], train: int, val: int, test: int) -> None:
+def test_a_seeded_split_is_a_partition_with_the_asked_shares(
+    counts: list[int], train: int, val: int, test: int
+) -> None:
     from pipeline.ingest import Entry, _split
 
     total = train + val + test

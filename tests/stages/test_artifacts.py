@@ -24,7 +24,8 @@ def origin(**more: object) -> Provenance:
 def image_table(store: ImageStore, vectors: np.ndarray, precision: str = "float16") -> pa.Table:
     n = len(vectors)
     columns = [
-        pa.array([f"i{k:03d}" for k in range(n)]), pa.array([0] * n, pa.int32()), pa.array([k % 2 for k in range(n)], pa.int32()),
+        pa.array([f"i{k:03d}" for k in range(n)]), pa.array([0] * n, pa.int32()),
+        pa.array([k % 2 for k in range(n)], pa.int32()),
         pa.array(["train"] * n), pa.array(["e"] * n), embedding_array(vectors, precision=precision),
     ]  # fmt: skip
     return pa.table(columns, schema=store.schema(width=vectors.shape[1], precision=precision))
@@ -37,7 +38,9 @@ def unit(n: int, width: int = 4) -> np.ndarray:
 
 @settings(deadline=None, max_examples=30)
 @given(
-    vectors=hnp.arrays(np.float16, st.tuples(st.integers(1, 40), st.integers(1, 9)), elements=st.floats(-1, 1, width=16)),
+    vectors=hnp.arrays(
+        np.float16, st.tuples(st.integers(1, 40), st.integers(1, 9)), elements=st.floats(-1, 1, width=16)
+    ),
     precision=st.sampled_from(["float16", "float32"]),
 )
 def test_embeddings_are_read_back_as_they_were_written(

@@ -57,9 +57,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_params(tmp_path / "nowhere.yaml")
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda s: st.lists(s) | st.dictionaries(st.text(), s)
+    )
+)
 def test_any_structure_is_accepted_or_refused_in_words(raw: object) -> None:
     try:
         check(Params, raw, where="x")
     except UserError as error:
-        assert str(error).startswith("x: ")
+        message = str(error)
+    else:
+        message = "x: fine"
+    assert message.startswith("x: ")

@@ -22,7 +22,9 @@ NAMES = {i: name for i, name in enumerate(["plain, weave", 'slub "yarn"', "<b>ho
 FAST = Params.model_validate({"train": {"epochs": 12}})
 
 
-def make_stores(cache: Path, *, per_split: dict[str, int] | None = None, sources: tuple[str, ...] = ("llm", "people")) -> None:
+def make_stores(
+    cache: Path, *, per_split: dict[str, int] | None = None, sources: tuple[str, ...] = ("llm", "people")
+) -> None:
     """Stores of four well-separated classes, as `pipeline` would write them."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(CLASSES, WIDTH))
@@ -40,17 +42,30 @@ def make_stores(cache: Path, *, per_split: dict[str, int] | None = None, sources
     ]
     manifest = ManifestStore(cache, "w")
     table = pa.Table.from_pylist(
-        [{"image_id": i, "path": i, "class_id": c, "class_name": NAMES[c], "split": s} for i, s, c in rows], schema=manifest.schema()
+        [{"image_id": i, "path": i, "class_id": c, "class_name": NAMES[c], "split": s} for i, s, c in rows],
+        schema=manifest.schema(),
     )
     origin = Provenance(
-        store="manifest", dataset="w", content="", inputs=classes, settings={"class_names": {str(k): v for k, v in NAMES.items()}}
+        store="manifest",
+        dataset="w",
+        content="",
+        inputs=classes,
+        settings={"class_names": {str(k): v for k, v in NAMES.items()}},
     )
     written = manifest.write(table, origin)
-    facts = {"dataset": "w", "content": "", "encoder": "lite", "encoder_fingerprint": "f", "width": WIDTH, "note": "not CLIP"}
+    facts = {
+        "dataset": "w",
+        "content": "",
+        "encoder": "lite",
+        "encoder_fingerprint": "f",
+        "width": WIDTH,
+        "note": "not CLIP",
+    }
     images = ImageStore(cache, "w", "lite")
     vectors = embedding_array(np.stack([near(label, 0.9) for _, _, label in rows]))
     columns = [
-        pa.array([i for i, _, _ in rows]), pa.array([0] * len(rows), pa.int32()), pa.array([c for _, _, c in rows], pa.int32()),
+        pa.array([i for i, _, _ in rows]), pa.array([0] * len(rows), pa.int32()),
+        pa.array([c for _, _, c in rows], pa.int32()),
         pa.array([s for _, s, _ in rows]), pa.array(["lite"] * len(rows)), vectors,
     ]  # fmt: skip
     images.write(
@@ -61,8 +76,10 @@ def make_stores(cache: Path, *, per_split: dict[str, int] | None = None, sources
         store = TextStore(cache, "w", "lite", source)
         labels = [label for label in NAMES for _ in range(count)]
         columns = [
-            pa.array([f"{source}-{k}" for k in range(len(labels))]), pa.array(["prompt"] * len(labels)), pa.array(labels, pa.int32()),
-            pa.array([None] * len(labels), pa.string()), pa.array(["text"] * len(labels)), pa.array(["lite"] * len(labels)),
+            pa.array([f"{source}-{k}" for k in range(len(labels))]), pa.array(["prompt"] * len(labels)),
+            pa.array(labels, pa.int32()),
+            pa.array([None] * len(labels), pa.string()), pa.array(["text"] * len(labels)),
+            pa.array(["lite"] * len(labels)),
             embedding_array(np.stack([near(label, noise) for label in labels])),
         ]  # fmt: skip
         origin = Provenance(store="text", inputs=classes, llm=source, **facts)  # type: ignore[arg-type]
@@ -78,7 +95,9 @@ def cache(tmp_path: Path) -> Path:
 ALL = {"protocols": ["few-shot", "base-to-new"], "method_names": ["all"], "shots": 4, "seeds": [1, 2]}
 
 
-def test_no_method_can_look_at_a_test_image_before_the_final_evaluation(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_method_can_look_at_a_test_image_before_the_final_evaluation(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened: list[str] = []
     from trainer import features
 
@@ -119,7 +138,13 @@ def test_the_same_seed_gives_the_same_bytes(cache: Path, tmp_path: Path) -> None
     for name in "ab":
         outcome = run_dataset(load_features(cache, "w", "lite"), FAST, **ALL)  # type: ignore[arg-type]
         write(outcome, FAST, tmp_path / name)
-    files = ["run.json", "curves.csv", "predictions.csv", "checkpoint/checkpoint.json", "checkpoint/checkpoint.safetensors"]
+    files = [
+        "run.json",
+        "curves.csv",
+        "predictions.csv",
+        "checkpoint/checkpoint.json",
+        "checkpoint/checkpoint.safetensors",
+    ]
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
@@ -154,7 +179,7 @@ def test_validation_images_are_never_the_shots(tmp_path: Path) -> None:
 
 def test_bad_stores_are_one_clear_line(cache: Path, tmp_path: Path) -> None:
     loaded = load_features(cache, "w", "lite")
-    with pytest.raises(UserError, match="9 shots asked, but 4 classes have fewer.*lower --shots to 8"):
+    with pytest.raises(UserError, match=r"9 shots asked, but 4 classes have fewer.*lower --shots to 8"):
         few_shot(loaded, 9, seed=1)
     with pytest.raises(UserError, match=r"no embedded prompts of 'peple' .*did you mean 'people'"):
         load_features(cache, "w", "lite", sources=["peple"])
@@ -171,7 +196,9 @@ def test_bad_stores_are_one_clear_line(cache: Path, tmp_path: Path) -> None:
 def test_features_without_any_prompts_still_run_what_needs_none(tmp_path: Path) -> None:
     make_stores(tmp_path, sources=())
     loaded = load_features(tmp_path, "w", "lite")
-    outcome = run_dataset(loaded, FAST, protocols=["few-shot"], method_names=["zero-shot", "logistic"], shots=4, seeds=[1])
+    outcome = run_dataset(
+        loaded, FAST, protocols=["few-shot"], method_names=["zero-shot", "logistic"], shots=4, seeds=[1]
+    )
     assert [r.key for r in outcome.runs] == ["zero-shot", "logistic"]
     with pytest.raises(UserError, match="generate-prompts"):
         run_dataset(loaded, FAST, protocols=["few-shot"], method_names=["cupl"], shots=4, seeds=[1])

@@ -5,7 +5,8 @@ from trainer.protocols.base import Protocol, Score
 from trainer.protocols.base_to_new import BaseToNew, halves
 from trainer.protocols.few_shot import FewShot
 
-PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (FewShot(), BaseToNew())}
+_ALL: tuple[Protocol, ...] = (FewShot(), BaseToNew())
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in _ALL}
 
 __all__ = ["PROTOCOLS", "Protocol", "Score", "halves", "protocol"]
 

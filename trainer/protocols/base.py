@@ -31,7 +31,6 @@ class Protocol(TypingProtocol):
     """One way of testing: which classes and images are learned from, and what is measured."""
 
     name: str
-    metrics: tuple[str, ...]
 
     def caveat(self, features: Features) -> str | None:
         """A line on what this protocol cannot measure on this data set, if anything."""

@@ -1,7 +1,7 @@
 """Base-to-new: learn the first half of the classes by index, test on both halves (protocol 1 of the paper, as CoOp).
 
-`base` and `new` judge each half among its own classes; `h` is their harmonic mean; `generalized` judges all test images among
-all classes at once.
+`base` and `new` judge each half among its own classes; `h` is their harmonic mean; `generalized` judges all test
+images among all classes at once.
 """
 
 from trainer.data import Images, Task
@@ -21,14 +21,13 @@ class BaseToNew:
     """Base, new, their harmonic mean, and generalised accuracy."""
 
     name = "base-to-new"
-    metrics = ("base", "new", "h", "generalized")
 
     def caveat(self, features: Features) -> str | None:
         """A single new class cannot be told apart from anything: its accuracy would be 1 whatever the method."""
         if len(features.class_names) < 4:
             return (
-                f"{features.dataset} has {len(features.class_names)} classes: with one new class `new` would always be 1, "
-                "so only base and generalized are measured"
+                f"{features.dataset} has {len(features.class_names)} classes: with one new class `new` would always be "
+                "1, so only base and generalized are measured"
             )
         return None
 

@@ -11,7 +11,6 @@ class FewShot:
     """Accuracy and macro accuracy over all classes."""
 
     name = "few-shot"
-    metrics = ("accuracy", "macro_accuracy")
 
     def caveat(self, features: Features) -> str | None:
         """None: every data set can be tested so."""

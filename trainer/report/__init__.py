@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stages import UserError
 from stages.files import write_text
 from trainer.report.tables import Summary, markdown_tables, text_tables
@@ -66,7 +68,7 @@ def report(results: Path) -> str:
         predictions = _rows(folder / "predictions.csv")
         if predictions:
             names = sorted({r["actual"] for r in predictions} | {r["predicted"] for r in predictions})
-            matrix = figures.np.zeros((len(names), len(names)), dtype=int)
+            matrix = np.zeros((len(names), len(names)), dtype=int)
             for row in predictions:
                 matrix[names.index(row["actual"]), names.index(row["predicted"])] += 1
             figures.confusion(name, matrix, names, results / "figures" / f"confusion-{name}.png")
@@ -74,7 +76,9 @@ def report(results: Path) -> str:
             write_text(results / "plots" / f"confusion-{name}.csv", "\n".join(lines) + "\n")
     write_text(results / "plots" / "curves.csv", _mean_curves(curves))
     write_text(results / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
-    write_text(results / "tables.md", "# Results\n\nPercent, mean ± 95 % interval over the seeds.\n\n" + "\n".join(markdown))
+    write_text(
+        results / "tables.md", "# Results\n\nPercent, mean ± 95 % interval over the seeds.\n\n" + "\n".join(markdown)
+    )
     return "\n\n\n".join(texts)
 
 
@@ -87,7 +91,9 @@ def _mean_curves(rows: list[dict[str, str]]) -> str:
     points: dict[tuple[str, str, int], list[float]] = {}
     for row in rows:
         if row["protocol"] == "few-shot" and row["loss_task"]:
-            points.setdefault((row["dataset"], row["method"], int(float(row["epoch"]))), []).append(float(row["loss_task"]))
+            points.setdefault((row["dataset"], row["method"], int(float(row["epoch"]))), []).append(
+                float(row["loss_task"])
+            )
     lines = ["run,epoch,loss"]
     for (dataset, method, epoch), losses in sorted(points.items()):
         lines.append(f"{_field(dataset + ' ' + method)},{epoch},{sum(losses) / len(losses):.6f}")

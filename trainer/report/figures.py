@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from stages.files import write_bytes
 from trainer.report.tables import Summary
@@ -50,9 +51,11 @@ def comparison(record: dict[str, Any], summary: Summary, path: Path) -> None:
     methods = list(dict.fromkeys(m for by_method in summary.values() for m in by_method))
     if not panels:
         return
-    figure = Figure(figsize=(2.1 + 2.3 * len(panels), 1.5 + 0.27 * len(methods)), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0.1, 1, 0.9))  # type: ignore[union-attr]
-    axes: Sequence[Axes] = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    figure = Figure(
+        figsize=(2.1 + 2.3 * len(panels), 1.5 + 0.27 * len(methods)),
+        layout=ConstrainedLayoutEngine(rect=(0, 0.1, 1, 0.9)),
+    )
+    axes: list[Axes] = list(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)))
     for axis, (protocol, metric) in zip(axes, panels, strict=True):
         for row, method in enumerate(methods):
             entry = summary[protocol].get(method, {}).get(metric)
@@ -60,7 +63,9 @@ def comparison(record: dict[str, Any], summary: Summary, path: Path) -> None:
                 continue
             mean, ci = 100 * entry["mean"], 100 * (entry["ci95"] or 0)
             whisker = [[min(ci, mean)], [min(ci, 100 - mean)]]
-            axis.barh(row, mean, xerr=whisker, color=_colour(method), height=0.72, error_kw={"lw": 0.9, "ecolor": "#222222"})
+            axis.barh(
+                row, mean, xerr=whisker, color=_colour(method), height=0.72, error_kw={"lw": 0.9, "ecolor": "#222222"}
+            )
             axis.text(103, row, f"{mean:.1f}", va="center", fontsize=7.5)
         axis.set_title(f"{protocol}: {metric}", fontsize=9)
         axis.set_xlim(0, 119)
@@ -74,7 +79,8 @@ def comparison(record: dict[str, Any], summary: Summary, path: Path) -> None:
     lite = " The encoder is not CLIP." if record["encoder"] == "lite" else ""
     _caption(
         figure,
-        "Blue: AAPE; orange: its controls and variants; grey: baselines on the same features. Whiskers: 95 % interval (cut at 0 and 100) over "
+        "Blue: AAPE; orange: its controls and variants; grey: baselines on the same features. "
+        f"Whiskers: 95 % interval (cut at 0 and 100) over "
         f"{len({r['seed'] for r in record['runs']})} seeds.{lite}",
     )
     _save(figure, path)
@@ -82,8 +88,7 @@ def comparison(record: dict[str, Any], summary: Summary, path: Path) -> None:
 
 def losses(dataset: str, curves: list[dict[str, str]], path: Path) -> None:
     """Mean training loss over the seeds for each variant of AAPE, few-shot."""
-    figure = Figure(figsize=(6.4, 3.9), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0.07, 1, 0.93))  # type: ignore[union-attr]
+    figure = Figure(figsize=(6.4, 3.9), layout=ConstrainedLayoutEngine(rect=(0, 0.07, 1, 0.93)))
     axis = figure.subplots()
     chosen = [row for row in curves if row["protocol"] == "few-shot" and row["loss_task"]]
     for method in dict.fromkeys(row["method"] for row in chosen):
@@ -97,7 +102,9 @@ def losses(dataset: str, curves: list[dict[str, str]], path: Path) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     if chosen:
         axis.legend(fontsize=7, frameon=False)
-    _caption(figure, "Mean over the seeds, few-shot training images. A curve that still falls at its end was cut short.")
+    _caption(
+        figure, "Mean over the seeds, few-shot training images. A curve that still falls at its end was cut short."
+    )
     _save(figure, path)
 
 
@@ -105,8 +112,7 @@ def confusion(dataset: str, matrix: Int[np.ndarray, "C C"], names: Sequence[str]
     """Share of each actual class (row) predicted as each class (column)."""
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 4.6 if len(names) <= NAMED_CLASSES else 6.4
-    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0.06, 1, 0.94))  # type: ignore[union-attr]
+    figure = Figure(figsize=(side + 1.2, side), layout=ConstrainedLayoutEngine(rect=(0, 0.06, 1, 0.94)))
     axis = figure.subplots()
     image = axis.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, ax=axis, label="percent of the actual class", shrink=0.8)
@@ -119,5 +125,8 @@ def confusion(dataset: str, matrix: Int[np.ndarray, "C C"], names: Sequence[str]
         for i, j in np.ndindex(matrix.shape):
             axis.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=8,
                       color="white" if share[i, j] > 0.5 else "black")  # fmt: skip
-    _caption(figure, "Test images of the checkpoint's run. The diagonal is right; a dark cell beside it is a pair that is confused.")
+    _caption(
+        figure,
+        "Test images of the checkpoint's run. The diagonal is right; a dark cell beside it is a pair that is confused.",
+    )
     _save(figure, path)

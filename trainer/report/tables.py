@@ -31,8 +31,8 @@ def text_tables(record: dict[str, Any], summary: Summary, seconds: dict[str, dic
         names = metrics_of(by_method)
         seeds = {run["seed"] for run in record["runs"]}
         head = (
-            f"{record['dataset']}: {protocol}, {record['shots']} shots, {len(seeds)} seeds, encoder {record['encoder']} "
-            "(percent, mean ± 95 % interval)"
+            f"{record['dataset']}: {protocol}, {record['shots']} shots, {len(seeds)} seeds, encoder "
+            f"{record['encoder']} (percent, mean ± 95 % interval)"
         )
         rows = [
             [method, *(cell(by_metric.get(m)) for m in names), _seconds(seconds.get(protocol, {}).get(method))]
