@@ -1,4 +1,4 @@
-"""`pipeline`: stage one on the command line. torch, vLLM and the like are imported inside the command that needs them."""
+"""`pipeline`: stage one on the command line. Heavy imports happen inside the command that needs them."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -142,9 +142,7 @@ def import_prompts(
             if dataset in (None, item.dataset) and name in (None, item.name)
         ]
         if not todo:
-            raise UserError(
-                "nothing to import: give --dataset, --name and --file, or list it under imports:", exit_code=2
-            )
+            say(f"{dataset or 'settings'}: nothing to import (nothing listed under imports:)")
     done = []
     for where, source, path in todo:
         summary = run(where, source, path, cache=cache)

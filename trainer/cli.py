@@ -46,6 +46,9 @@ def run(
     seeds: Annotated[str | None, typer.Option(help="Seeds with commas; the interval is over them.")] = None,
     encoder: EncoderOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Fits side by side; default one a core, one on a GPU.")
+    ] = None,
     params: ParamsOption = None,
     results: ResultsOption = RESULTS,
     with_report: Annotated[
@@ -78,6 +81,7 @@ def run(
             method_names=_words(methods, asked.methods),
             shots=shots or asked.shots,
             seeds=_numbers(seeds, asked.seeds),
+            jobs=jobs,
         )
         folder = results / "runs" / name
         with user_errors(folder):

@@ -12,7 +12,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -23,12 +24,14 @@ from stages.command import progress
 from stages.files import write_text
 from stages.params import Params
 from trainer.checkpoint import save_checkpoint
-from trainer.data import check_task
+from trainer.data import Task, check_task
 from trainer.features import Features, Split
 from trainer.methods import Method, Predictor, methods
 from trainer.metrics import interval95
 from trainer.protocols import PROTOCOLS, Protocol, Score, protocol
 
+FITS_A_PROCESS = 12
+"""Fewer fits than this a process are not worth starting it."""
 AT = "@"
 """Between a method and a prompt source that is not the settings' own LLM: `cupl@written`."""
 
@@ -66,8 +69,13 @@ def run_dataset(
     method_names: Sequence[str],
     shots: int,
     seeds: Sequence[int],
+    jobs: int | None = None,
 ) -> Outcome:
     """Fit everything, then judge everything.
+
+    Args:
+        jobs: processes that fit side by side; None takes one a core, and one alone on a GPU. Each computes with one
+            thread, so the results are the same bytes for any number.
 
     Raises:
         UserError: an unknown name, a class with fewer images than shots, or features that cannot be learned from.
@@ -82,21 +90,55 @@ def run_dataset(
             outcome.caveats.append(caveat)
         for seed in seeds:
             plan += [(way, seed, m, source, key) for m in chosen for source, key in _sources(features, m)]
-    tasks: dict[tuple[str, int, str], Any] = {}
-    for way, seed, method, source, key in progress(plan, what=f"training {features.dataset}", unit="run"):
+    tasks: dict[tuple[str, int, str], Task] = {}
+    for way, seed, _, source, _ in plan:
         if (way.name, seed, source) not in tasks:
-            task = way.task(features, source, shots=shots, seed=seed)
-            check_task(task)
-            tasks[way.name, seed, source] = task
-        start = perf_counter()
-        predictor = method.fit(tasks[way.name, seed, source], seed=seed)
-        outcome.runs.append(Run(way, method, source, key, seed, predictor, perf_counter() - start))
+            tasks[way.name, seed, source] = way.task(features, source, shots=shots, seed=seed)
+            check_task(tasks[way.name, seed, source])
+    fits = [(method, tasks[way.name, seed, source], seed) for way, seed, method, source, _ in plan]
+    fitted = _fit_all(fits, jobs=_jobs(features, len(fits), jobs))
+    done = progress(fitted, what=f"training {features.dataset}", total=len(plan), unit="run")
+    for (way, seed, method, source, key), (predictor, seconds_) in zip(plan, done, strict=True):
+        outcome.runs.append(Run(way, method, source, key, seed, predictor, seconds_))
     test = outcome.test = features.test()  # the first time that the test split is read
     for run in outcome.runs:
         run.score = run.protocol.score(
             run.predictor, features, run.source, test.images, new_classes=run.method.serves_new_classes
         )
     return outcome
+
+
+def _jobs(features: Features, fits: int, asked: int | None) -> int:
+    """Processes to start: none beside this one for a handful of fits, or where a GPU does the work."""
+    if features.device.type != "cpu":
+        return 1
+    return min(asked or len(os.sched_getaffinity(0)), max(1, fits // FITS_A_PROCESS))
+
+
+def _fit(method: Method, task: Task, seed: int) -> tuple[Predictor, float]:
+    """One fit with one thread, and its seconds."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    start = perf_counter()
+    try:
+        return method.fit(task, seed=seed), perf_counter() - start
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fit_all(fits: Sequence[tuple[Method, Task, int]], *, jobs: int) -> Iterator[tuple[Predictor, float]]:
+    """All fits, in their order, as they get ready."""
+    if jobs == 1:
+        return (_fit(*each) for each in fits)
+    from joblib import Parallel, delayed, parallel_config
+
+    with parallel_config("loky", inner_max_num_threads=1):
+        ready: Iterator[tuple[Predictor, float]] = Parallel(n_jobs=jobs, return_as="generator")(
+            delayed(_fit)(*each) for each in fits
+        )
+        return ready
 
 
 def _sources(features: Features, method: Method) -> list[tuple[str, str]]:
