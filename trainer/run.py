@@ -90,6 +90,7 @@ def run_dataset(
             outcome.caveats.append(caveat)
         for seed in seeds:
             plan += [(way, seed, m, source, key) for m in chosen for source, key in _sources(features, m)]
+    outcome.caveats += _spent(features, shots)
     tasks: dict[tuple[str, int, str], Task] = {}
     for way, seed, _, source, _ in plan:
         if (way.name, seed, source) not in tasks:
@@ -139,6 +140,18 @@ def _fit_all(fits: Sequence[tuple[Method, Task, int]], *, jobs: int) -> Iterator
             delayed(_fit)(*each) for each in fits
         )
         return ready
+
+
+def _spent(features: Features, shots: int) -> list[str]:
+    """What to know when the draw leaves no choice: the interval then speaks of starts and order alone."""
+    counts = features.train.images.labels.bincount(minlength=len(features.class_names))
+    whole = int((counts == shots).sum())
+    if not whole:
+        return []
+    return [
+        f"{shots} shots are all training images of {whole} classes: there every seed trains on the same images, and "
+        "the interval speaks of starting values, order and validation images alone"
+    ]
 
 
 def _sources(features: Features, method: Method) -> list[tuple[str, str]]:

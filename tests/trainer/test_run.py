@@ -218,7 +218,7 @@ def test_the_command_prints_tables_and_leaves_metrics_plots_pictures_and_a_check
     assert entry["n"] == 3
     for name in ("comparison-w", "loss-w", "confusion-w"):
         assert (tmp_path / "results" / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    with (tmp_path / "results" / "plots" / "confusion-w.csv").open(newline="") as handle:
+    with (tmp_path / "results" / "plots" / "confusion" / "w.csv").open(newline="") as handle:
         assert {row["actual"] for row in csv.DictReader(handle)} == set(NAMES.values())
     assert (tmp_path / "results" / "plots" / "curves.csv").read_text().startswith("run,epoch,loss\n")
     assert (tmp_path / "results" / "runs" / "w" / "checkpoint" / "checkpoint.safetensors").exists()

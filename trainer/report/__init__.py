@@ -73,7 +73,7 @@ def report(results: Path) -> str:
                 matrix[names.index(row["actual"]), names.index(row["predicted"])] += 1
             figures.confusion(name, matrix, names, results / "figures" / f"confusion-{name}.png")
             lines = ["actual,predicted", *(f"{_field(r['actual'])},{_field(r['predicted'])}" for r in predictions)]
-            write_text(results / "plots" / f"confusion-{name}.csv", "\n".join(lines) + "\n")
+            write_text(results / "plots" / "confusion" / f"{name}.csv", "\n".join(lines) + "\n")
     write_text(results / "plots" / "curves.csv", _mean_curves(curves))
     write_text(results / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
     write_text(

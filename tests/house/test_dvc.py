@@ -1,0 +1,76 @@
+"""DVC over both stages: runs through, does nothing the second time, and reruns what a change touches and no more."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "datasets": ["weaves"],
+    "encoder": "lite",
+    "data": {"weaves": {"source": "weaves", "templates": ["a photo of a {}."], "samples": 1}},
+    "prompts": {"llm": "smollm2", "max_tokens": 30},
+    "imports": [{"dataset": "weaves", "name": "people", "file": "people.json"}],
+    "embed": {"workers": 0},
+    "evaluation": {"shots": 3, "seeds": [1, 2], "methods": ["aape", "cupl", "zero-shot"]},
+    "train": {"lambda": 5.0},
+}
+
+
+def dvc(project: Path, *args: str) -> str:
+    env = {**os.environ, "DVC_NO_ANALYTICS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *args], cwd=project, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"dvc {args}: {done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def would_run(project: Path) -> set[str]:
+    return set(re.findall(r"Running stage '([\w@-]+)'", dvc(project, "repro", "--dry")))
+
+
+def change(project: Path, section: str, key: str, value: object) -> None:
+    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings[section][key] = value
+    (project / "params.yaml").write_text(yaml.safe_dump(settings))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_dvc_runs_both_stages_then_nothing_then_only_what_a_change_touches(weaves: Path) -> None:
+    project = weaves.parent
+    for folder in ("pipeline", "trainer", "stages", "examples"):
+        shutil.copytree(ROOT / folder, project / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / file, project / file)
+    sentences = {c.name: [f"A {c.name} has the colour {c.name}."] for c in weaves.iterdir()}
+    (project / "people.json").write_text(str(sentences).replace("'", '"'))
+    (project / "params.yaml").write_text(yaml.safe_dump(SETTINGS))
+    dvc(project, "init", "--no-scm", "--quiet")
+    dvc(project, "repro")
+    for path in ("metrics.json", "tables.md", "plots/curves.csv", "figures/comparison-weaves.png",
+                 "runs/weaves/checkpoint/checkpoint.safetensors"):  # fmt: skip
+        assert (project / "results" / path).is_file(), path
+    assert "cupl@people" in dvc(project, "metrics", "show", "--json")
+    assert "index.html" in dvc(project, "plots", "show")
+    assert would_run(project) == set()
+    change(project, "train", "lambda", 3.0)
+    assert would_run(project) == {"train@weaves"}
+    change(project, "train", "lambda", 5.0)
+    change(project, "prompts", "llm", "llama3")
+    assert would_run(project) >= {"prompts@weaves"}
+    assert not would_run(project) & {"ingest@weaves", "embed-images@weaves"}
+
+
+def test_dvc_yaml_calls_only_the_two_commands() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for name, stage in stages.items():
+        commands = stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
+        assert all(c.split()[0] in ("pipeline", "trainer") for c in commands), name

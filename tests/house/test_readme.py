@@ -1,0 +1,101 @@
+"""The README as a user follows it: its commands on a handful of pictures, through real vLLM, and its SQL."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import Command
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+INSTEAD = {
+    "llama3": "smollm2",
+    "open_clip:ViT-B-16/openai": "lite",
+    "FOLDER": "weaves",
+    "new/*.jpg": "weaves/red weave/01.png",
+}
+SETTINGS = """
+data:
+  clothes: {samples: 2, questions: ["Describe what a(n) {} looks like.", "What does a(n) {} look like?"]}
+embed: {workers: 0}
+evaluation: {shots: 3, seeds: [1, 2], methods: [aape, cupl, zero-shot, nearest-centroid]}
+"""
+
+
+def block(after: str, language: str = "") -> str:
+    """The first code block of a language after a heading."""
+    found = re.search(rf"```{language}\n(.*?)```", README[README.index(after) :], re.DOTALL)
+    assert found
+    return found[1]
+
+
+@pytest.fixture
+def project(weaves: Path) -> Path:
+    (weaves / "red weave" / "bad.png").write_text("no picture")
+    (weaves.parent / "params.yaml").write_text(SETTINGS)
+    return weaves.parent
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_commands_of_the_readme_lead_from_a_folder_to_predictions(project: Path, command: Command) -> None:
+    for line in block("## Use it on your images").splitlines():
+        words = [INSTEAD.get(word, word) for word in shlex.split(line, comments=True)]
+        done = command(*words, cwd=project)
+    assert "red weave" in done.stdout, "the last line predicts"
+    assert "not CLIP" in done.stderr
+    metrics = json.loads((project / "results" / "metrics.json").read_text())["clothes"]
+    assert set(metrics) == {"few-shot", "base-to-new"}
+    assert metrics["few-shot"]["nearest-centroid"]["accuracy"]["mean"] > 0.9, "colours are easy to see"
+    assert "0 faults" in command("pipeline", "verify", cwd=project).stdout
+    rows = json.loads(command("pipeline", "sql", "SELECT * FROM prompts", "--json", cwd=project).stdout)
+    assert len(rows) == 4 * 2 * 2
+    assert {row["llm_name"] for row in rows} == {"smollm2"}
+    assert all(row["kept"] == (row["drop_reason"] is None) for row in rows)
+    assert all(row["n_tokens"] <= 50 for row in rows)
+    first = project / "cache/prompts/dataset=clothes/llm=smollm2/part-0.parquet"
+    before = first.read_bytes()
+    first.unlink()
+    command("pipeline", "generate-prompts", "--dataset", "clothes", cwd=project)
+    assert first.read_bytes() == before, "the same seeds give the same prompts"
+
+    ours = shlex.split(block("## Ask the stores", "sh"))
+    assert ours[:2] == ["pipeline", "sql"]
+    found = json.loads(command("pipeline", "sql", ours[2], "--json", cwd=project).stdout)
+    plain = block("## Ask the stores", "sql").replace("'cache/", f"'{project}/cache/")
+    theirs = duckdb.sql(plain).fetchall()
+    assert [(row["class_name"], row["cosine"]) for row in found] == theirs
+    assert len(theirs) == 4
+
+
+def test_every_file_of_the_readmes_tree_is_there_and_every_module_is_in_it() -> None:
+    tree = block("## The house")
+    room = ""
+    listed = set()
+    for line in tree.splitlines():
+        words = [w for w in re.split(r"\s+", line.strip()) if re.fullmatch(r"[\w/.-]+(\.py|/|file|\.yaml)", w)]
+        if not line.startswith(" "):
+            room = words[0] if words and words[0].endswith("/") else ""
+        for word in words if line.startswith(" ") else words[:1]:
+            path = word if not line.startswith(" ") else room + word
+            assert (ROOT / path).exists() or path.startswith("results"), f"README names {path}"
+            listed.add(path.rstrip("/"))
+    for package in ("stages", "pipeline", "trainer"):
+        for file in sorted((ROOT / package).iterdir()):
+            if file.name not in ("__init__.py", "__pycache__"):
+                assert f"{package}/{file.name}" in listed, f"README's tree misses {package}/{file.name}"
+
+
+def test_the_two_commands_stand_on_top() -> None:
+    head = README[: README.index("You have")]
+    assert "make repro" in head
+    assert "make test" in head
+    help_text = subprocess.run(
+        ["make", "-n", "repro", "test"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "dvc repro" in help_text
+    assert "pytest" in help_text
