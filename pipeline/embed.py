@@ -36,11 +36,6 @@ class Summary:
     skipped: bool = False
 
 
-def class_names(manifest: Provenance) -> dict[int, str]:
-    """class_id -> class name, from a manifest's provenance."""
-    return {int(i): name for i, name in manifest.settings["class_names"].items()}
-
-
 def _origin(store: Store, encoder: "Encoder", **more: Any) -> Provenance:
     return Provenance(
         store=store.name,
@@ -67,7 +62,7 @@ def embed_text(dataset: str, encoder: "Encoder", *, data: DataParams, embed: Emb
             "prompt_id": f"template-{class_id:05d}-{k:02d}", "kind": "template", "class_id": class_id, "image_id": None,
             "text": template.replace("{}", display_name(name)),
         }
-        for class_id, name in class_names(manifest).items()
+        for class_id, name in manifest.class_names.items()
         for k, template in enumerate(data.templates)
     ]  # fmt: skip
     template_store = TextStore(cache, dataset, encoder.name, NO_LLM)

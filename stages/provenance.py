@@ -46,6 +46,11 @@ class Provenance(BaseModel):
     code_version: str = Field(default_factory=code_version)
     format_version: int = FORMAT_VERSION
 
+    @property
+    def class_names(self) -> dict[int, str]:
+        """class_id -> class name, of a manifest."""
+        return {int(class_id): name for class_id, name in self.settings["class_names"].items()}
+
     def to_footer(self) -> dict[bytes, bytes]:
         """The metadata entry that goes into the Arrow schema, hence into the Parquet footer."""
         return {FOOTER_KEY: json.dumps(self.model_dump(), sort_keys=True, ensure_ascii=True).encode()}

@@ -17,7 +17,7 @@ CLASSIC_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200}
 class TrainParams(BaseModel):
     """Settings of AAPE. Lengths count vector entries; rates, weights and temperatures have no unit."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
     lambda_: float = Field(
         5.0, alias="lambda", ge=0, description="weight of L_distill beside the task loss (paper: 5, robust in 3..9)"
@@ -33,10 +33,10 @@ class TrainParams(BaseModel):
     lr: Literal["auto"] | float = Field(
         "auto", description="peak learning rate; auto: chosen from lr_grid by validation"
     )
-    lr_grid: tuple[float, ...] = Field(
-        (0.02, 0.1),
+    lr_grid: list[float] = Field(
+        [0.1, 0.02],
         min_length=1,
-        description="peak learning rates tried when lr is auto; the first is used where nothing can be held out",
+        description="peak rates tried when lr is auto; without held-out images the first that does not diverge",
     )
     epochs: Literal["auto"] | int = Field(
         "auto", description="passes over the shots; auto: CoOp's 50 / 100 / 200 for 1 / 2-4 / 8+ shots"

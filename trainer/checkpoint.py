@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from stages.errors import UserError
+from stages.files import write_bytes, write_text
 from trainer.aape.classifier import Classifier
 from trainer.aape.settings import AAPESettings
 from trainer.data import ClassText
@@ -135,12 +135,8 @@ def save_checkpoint(folder: Path, predictor: Predictor, text: ClassText, *, prov
     except ValidationError as error:
         raise UserError(f"cannot save a checkpoint in {folder}: {_first_fault(error)}") from error
     record["sha256"] = _digest(record)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / TENSORS, blob)
-        _replace(folder / RECORD, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"cannot write the checkpoint to {folder}: {error.strerror or error}") from error
+    write_bytes(folder / TENSORS, blob)
+    write_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_checkpoint(folder: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
@@ -229,15 +225,3 @@ def _digest(content: Mapping[str, Any]) -> str:
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
     return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    work = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with work.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)

@@ -98,7 +98,7 @@ def load_features(
             )
     stores = [TextStore(cache, dataset, encoder, source) for source in wanted]
     origins = read_together(manifest, images, templates, *stores)
-    names = {int(i): name for i, name in origins[0].settings["class_names"].items()}
+    names = origins[0].class_names
     class_ids = tuple(sorted(names))
     train = _read_split(images, "train", class_ids, target)
     val = _read_split(images, "val", class_ids, target)

@@ -54,7 +54,7 @@ def generate(
     from pipeline.prompts.llms import resolve_llm
 
     manifest = ManifestStore(cache, dataset).provenance()
-    names = {int(i): name for i, name in manifest.settings["class_names"].items()}
+    names = manifest.class_names
     questions = questions_for(dataset, data.questions)
     resolved = resolve_llm(llm, revision=options.revision)
     sampling = Sampling(temperature=prompts.temperature, top_p=prompts.top_p, max_tokens=prompts.max_tokens)
@@ -149,7 +149,7 @@ def import_prompts(dataset: str, name: str, file: Path, *, cache: Path) -> Summa
     from stages.files import sha256_file
 
     manifest = ManifestStore(cache, dataset).provenance()
-    names = {int(i): n for i, n in manifest.settings["class_names"].items()}
+    names = manifest.class_names
     given = _read_sentences(file)
     folded = {display_name(k).casefold(): v for k, v in given.items()}
     found = {i: given.get(n) or folded.get(display_name(n).casefold()) or [] for i, n in names.items()}

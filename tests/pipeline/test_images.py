@@ -43,7 +43,7 @@ def test_transparency_stands_on_white_and_animations_give_their_first_frame(tmp_
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
-    with pytest.raises(ImageError, match="20000x10000"):
+    with pytest.raises(ImageError, match=r"DecompressionBomb|larger than"):
         open_rgb(tmp_path / "bomb.png")
 
 

@@ -129,11 +129,11 @@ def test_provenance_without_an_encoder_is_refused_before_anything_is_written(tmp
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(UserError, match="cannot write the checkpoint"):
+    with pytest.raises(UserError, match="no permission"):
         saved(tmp_path / "x")
 
 
 def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write the checkpoint to .*file"):
+    with pytest.raises(UserError, match="a file stands where a folder is needed"):
         saved(tmp_path / "file")

@@ -144,7 +144,7 @@ def test_detached_targets_take_no_gradient_and_joined_ones_do() -> None:
 
 def test_the_rate_and_the_epoch_come_from_validation_images() -> None:
     task = small_task()
-    fitted = fit(task, changed(lr="auto", lr_grid=(1e-6, 0.1)), seed=1)
+    fitted = fit(task, changed(lr="auto", lr_grid=[1e-6, 0.1]), seed=1)
     assert fitted.info["lr"] == 0.1
     assert fitted.info["selection"] == "validation split, at most 4 images a class"
     assert 1 <= int(fitted.info["epoch"]) <= 6
@@ -165,14 +165,14 @@ def test_without_a_validation_split_shots_are_held_out_and_then_learned_too() ->
 
 def test_a_single_shot_without_validation_takes_the_defaults_and_says_so() -> None:
     task = replace(small_task(), train=small_images(shots=1), val=small_task().val.take(torch.arange(0)))
-    fitted = fit(task, changed(lr="auto", lr_grid=(0.03, 0.1)), seed=3)
+    fitted = fit(task, changed(lr="auto", lr_grid=[0.03, 0.1]), seed=3)
     assert fitted.info["lr"] == 0.03
     assert "defaults" in str(fitted.info["selection"])
 
 
 def test_a_rate_that_diverges_loses_and_if_all_do_one_line_says_so() -> None:
     task = small_task()
-    fitted = fit(task, changed(lr="auto", lr_grid=(0.05, 1e30)), seed=1)
+    fitted = fit(task, changed(lr="auto", lr_grid=[0.05, 1e30]), seed=1)
     assert fitted.info["lr"] == 0.05
     with pytest.raises(UserError, match=r"diverged at every learning rate \(1e\+30\): set a lower train.lr"):
         fit(task, changed(lr=1e30), seed=1)

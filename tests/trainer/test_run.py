@@ -129,14 +129,14 @@ def test_no_method_can_look_at_a_test_image_before_the_final_evaluation(
 
         monkeypatch.setitem(METHODS, name, wrap)
     with pytest.raises(RuntimeError, match="the test split was opened"):
-        run_dataset(loaded, FAST, **ALL)  # type: ignore[arg-type]
+        run_dataset(loaded, FAST, jobs=1, **ALL)  # type: ignore[arg-type]
     assert opened == ["train", "val", "test"], "opened once, after everything else"
     assert set(fitted) == set(METHODS), "every method was fitted before"
 
 
-def test_the_same_seed_gives_the_same_bytes(cache: Path, tmp_path: Path) -> None:
-    for name in "ab":
-        outcome = run_dataset(load_features(cache, "w", "lite"), FAST, **ALL)  # type: ignore[arg-type]
+def test_the_same_seed_gives_the_same_bytes_in_one_process_or_two(cache: Path, tmp_path: Path) -> None:
+    for jobs, name in enumerate("ab", 1):
+        outcome = run_dataset(load_features(cache, "w", "lite"), FAST, jobs=jobs, **ALL)  # type: ignore[arg-type]
         write(outcome, FAST, tmp_path / name)
     files = [
         "run.json",
