@@ -85,6 +85,7 @@ def embed_text(dataset: str, encoder: "Encoder", *, data: DataParams, embed: Emb
             inputs={**classes, "prompts": found.content},
             llm=found.llm,
             llm_fingerprint=found.llm_fingerprint,
+            settings={"llm_note": found.note},
         )
         done.append(_embed_rows(store, origin, rows, encoder, embed))
     return done

@@ -105,7 +105,8 @@ def load_features(
     _require_images(train, [names[i] for i in class_ids], images)
     template = _class_means(templates, class_ids, target)
     text = {NO_LLM: ClassText(names=tuple(names[i] for i in class_ids), template=template, prompts=None, mask=None)}
-    notes = dict.fromkeys(o.note for o in origins if o.note)
+    said = [note for o in origins for note in (o.note, o.settings.get("llm_note", ""))]
+    notes = dict.fromkeys(note for note in said if note)
     for source, store in zip(wanted, stores, strict=True):
         prompts, mask, without = _prompts(store, class_ids, template)
         text[source] = replace(text[NO_LLM], prompts=prompts, mask=mask)

@@ -48,6 +48,9 @@ def test_the_commands_of_the_readme_lead_from_a_folder_to_predictions(project: P
         done = command(*words, cwd=project)
     assert "red weave" in done.stdout, "the last line predicts"
     assert "not CLIP" in done.stderr
+    tables = (project / "results" / "tables.md").read_text()
+    assert "lite is not CLIP" in tables
+    assert "proves the plumbing, not the science" in tables, "nor is the small LLM a large one"
     metrics = json.loads((project / "results" / "metrics.json").read_text())["clothes"]
     assert set(metrics) == {"few-shot", "base-to-new"}
     assert metrics["few-shot"]["nearest-centroid"]["accuracy"]["mean"] > 0.9, "colours are easy to see"
