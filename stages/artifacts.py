@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from stages.errors import UserError
+from stages.errors import UserError, nearest
 from stages.files import atomic_file
 from stages.names import dataset_name, slug
 from stages.provenance import Provenance, content_hash, refuse_mixture
@@ -79,7 +79,9 @@ class Store:
         """
         if not self.exists():
             command = self.made_by.format(**self.partitions)
-            raise UserError(f"{self.file} is not there: run `{command}` first")
+            there = partition_values(self.cache, ManifestStore, "dataset")
+            known = f" ({nearest(self.dataset, there)})" if there and self.dataset not in there else ""
+            raise UserError(f"{self.file} is not there: run `{command}` first{known}")
 
     @classmethod
     def schema(cls, *, width: int | None = None, precision: str = "float16") -> pa.Schema:

@@ -208,6 +208,12 @@ def test_commands_before_their_input_name_the_command_to_run_first(command: Comm
         assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_an_unknown_data_set_lists_the_known_ones_and_suggests_the_nearest(cache: Path) -> None:
+    ingest("velvet", str(cache.parent / "weaves"), data=DataParams(), cache=cache)
+    with pytest.raises(UserError, match=r"known: velvet, w; did you mean 'velvet'"):
+        ManifestStore(cache, "velvt").read()
+
+
 @pytest.mark.parametrize(
     ("content", "part"),
     [
