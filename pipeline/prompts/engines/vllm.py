@@ -70,6 +70,8 @@ class VLLMEngine:
             "max_model_len": options.max_model_len,
             "quantization": options.quantization,
             "enable_prefix_caching": True,
+            # Scheduling beside the computation lets batches depend on timing; an answer leans a little on its batch.
+            "async_scheduling": False,
             "use_tqdm_on_load": False,
         }
         if options.gpu_memory_utilization is not None:
