@@ -4,7 +4,7 @@ BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test setup lint docs-check clean
+.PHONY: repro test setup lint clean
 
 repro: setup            ## both stages on the embedded default, then the tables
 	@dvc repro

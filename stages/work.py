@@ -23,7 +23,7 @@ class Work:
     def __init__(self, store: Store, provenance: Provenance, *, part_rows: int) -> None:
         key = json.dumps([_origin(provenance), part_rows], sort_keys=True)
         where = "-".join([store.name, *store.partitions.values()])
-        self.store, self.origin = store, provenance
+        self.store = store
         self.folder: Path = store.cache / ".work" / where / hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def part(self, index: int) -> Path:

@@ -1,6 +1,5 @@
 """What several test files use: folders of small pictures and a way to run the commands."""
 
-import json
 import os
 import subprocess
 import sys
@@ -58,13 +57,3 @@ def command() -> Command:
         return done
 
     return run
-
-
-def lines(text: str) -> list[str]:
-    """Lines that are not empty."""
-    return [line for line in text.splitlines() if line.strip()]
-
-
-def parsed(done: "subprocess.CompletedProcess[str]") -> object:
-    """Standard output as JSON."""
-    return json.loads(done.stdout)

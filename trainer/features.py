@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.dataset as pads
 import torch
 from jaxtyping import Float, Int
@@ -242,8 +241,3 @@ def few_shot(features: Features, shots: int, *, seed: int) -> tuple[Images, Imag
 def _order(labels: Int[np.ndarray, "B"], label: int, seed: int) -> Int[np.ndarray, "K"]:
     own = np.flatnonzero(labels == label)
     return own[np.random.default_rng([seed, label]).permutation(len(own))]
-
-
-def table_of(split: Split) -> pa.Table:
-    """Ids and labels of a split, for predictions files."""
-    return pa.table({"image_id": list(split.image_ids), "label": split.images.labels.cpu().numpy()})
