@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from stages.errors import UserError
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, small_text, unit
-from trainer.aape_plus import attended_cosines, better_by_one_error, class_scores, fit_ridge, leave_one_out
+from trainer.aape_plus import attended_cosines, class_scores, fit_ridge, leave_one_out, likeliest
+from trainer.aape_plus.choice import TAUS
 from trainer.data import ClassText, Images, Task
 from trainer.methods.aape_plus import USUAL_STRENGTH, USUAL_TAU, AAPEPlus, AAPEPlusPredictor
 
@@ -82,20 +83,15 @@ def test_attention_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(attended_cosines(x, text.prompts, text.mask, beta=10.0), whole)
 
 
-def test_a_setting_has_to_win_by_more_than_chance() -> None:
-    labels = torch.zeros(100, dtype=torch.long)
-
-    def right(rows: range) -> Tensor:
-        return torch.stack(
-            [torch.isin(torch.arange(100), torch.tensor(list(rows))).float(), torch.full((100,), 0.5)], 1
-        )
-
-    usual = right(range(50))
-    # 20 images differ: 12 against 8 is chance, 13 against 7 is more than the root of 20.
-    assert better_by_one_error({"usual": usual, "other": right(range(8, 62))}, labels, "usual") == "usual"
-    assert better_by_one_error({"usual": usual, "other": right(range(7, 63))}, labels, "usual") == "other"
-    tried = {"usual": usual, "good": right(range(80)), "best": right(range(90)), "bad": right(range(10))}
-    assert better_by_one_error(tried, labels, "usual") == "best"
+def test_of_settings_with_as_many_right_the_likelier_wins_at_its_own_temperature() -> None:
+    labels = torch.tensor([0, 0, 1, 1])
+    sure = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.1, 0.0]])
+    wild = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [9.0, 0.0]])
+    even = {"wild": 0.0, "sure": 0.0}
+    setting, tau = likeliest({"wild": wild, "sure": sure}, labels, even)
+    assert setting == "sure"
+    assert float(cross_entropy(sure / tau, labels)) == min(float(cross_entropy(sure / each, labels)) for each in TAUS)
+    assert likeliest({"wild": wild, "sure": sure}, labels, even | {"sure": 99.0})[0] == "wild"
 
 
 @pytest.mark.parametrize("shots", [1, 2, 4, 8])

@@ -1,4 +1,4 @@
-"""How AAPE+ chooses with few images: a temperature by likelihood, a setting by the one-standard-error rule."""
+"""How AAPE+ chooses with few images: by their likelihood, settings and temperature alike."""
 
 from __future__ import annotations
 
@@ -21,18 +21,16 @@ def calibrated(scores: Float[Tensor, "B C"], labels: Int[Tensor, "B"]) -> tuple[
     return min((float(cross_entropy(scores / tau, labels)), tau) for tau in TAUS)
 
 
-def better_by_one_error(
-    logits: Mapping[Setting, Float[Tensor, "B C"]], labels: Int[Tensor, "B"], usual: Setting
-) -> Setting:
-    """The setting with the most images right, if it beats the usual one by more than a standard error; else that one.
+def likeliest(
+    logits: Mapping[Setting, Float[Tensor, "B C"]], labels: Int[Tensor, "B"], doubt: Mapping[Setting, float]
+) -> tuple[Setting, float]:
+    """The setting that makes the labels likeliest, each at the temperature that suits it best, and that temperature.
 
-    Of the images where two settings differ in being right, chance gives each half: the error of the gain is the root
-    of their number (McNemar 1947).
+    Few images are right or wrong in few ways, and most settings tie; how sure a setting is of them tells more.
+
+    Args:
+        doubt: minus the log prior probability of each setting, in nats: what the images have to gain by it.
     """
-    right = {setting: scores.argmax(1) == labels for setting, scores in logits.items()}
-    best, gained = usual, 0
-    for setting, own in right.items():
-        gain = int(own.sum()) - int(right[usual].sum())
-        if gain > max(gained, int((own != right[usual]).sum()) ** 0.5):
-            best, gained = setting, gain
-    return best
+    found = {setting: calibrated(scores, labels) for setting, scores in logits.items()}
+    best = min(found, key=lambda setting: len(labels) * found[setting][0] + doubt[setting])
+    return best, found[best][1]

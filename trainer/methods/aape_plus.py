@@ -24,11 +24,11 @@ from stages.errors import UserError
 from trainer.aape_plus import (
     Ridge,
     attended_cosines,
-    better_by_one_error,
     calibrated,
     class_scores,
     fit_ridge,
     leave_one_out,
+    likeliest,
 )
 from trainer.data import ClassText, Images, Task, check_task
 from trainer.methods.common import Info
@@ -37,9 +37,11 @@ from trainer.selection import split_for_selection
 BETAS = (0.0, 5.0, 10.0, 20.0, 40.0)
 """Sharpness of the attention; 0 is the mean of the prompts."""
 STRENGTHS, USUAL_STRENGTH = (0.03, 0.1, 0.3, 1.0, 3.0), 0.3
-"""Ridges, in mean squared lengths of the centred images. 0.3 is within a point of the best at every number of shots."""
+"""Ridges, in mean squared lengths of the centred images; the usual one where nothing is unseen."""
 MULTIPLES, USUAL_MULTIPLE = (0.0, 0.5, 1.0, 2.0, 4.0), 1.0
 """Of the text's weight."""
+DOUBT = 0.25
+"""What unseen images have to gain, in nats, by the setting beside the usual one; n steps away it is n^2 times that."""
 TEXT_SHOTS = 0.02
 """The text's weight beside one shot a class, in ridge scores for one nat of calibrated text."""
 USUAL_TAU = 0.05
@@ -164,9 +166,8 @@ class AAPEPlus:
             heard = torch.cat([head.logits(images.embeddings, task.text) for images in held])
             seen = {each: unseen_scores(ridge, each, val, leave=leave) for each in STRENGTHS}
             tried = {(s, m): seen[s] + m * text_weight * heard for s in STRENGTHS for m in MULTIPLES}
-            strength, multiple = better_by_one_error(tried, labels, (USUAL_STRENGTH, USUAL_MULTIPLE))
+            (strength, multiple), tau = likeliest(tried, labels, {each: _doubt(*each) for each in tried})
             logits, text_weight = tried[strength, multiple], multiple * text_weight
-            tau = calibrated(logits, labels)[1]
             unseen = UNSEEN_SHARE * float(seen[strength].gather(1, labels[:, None]).mean())
             found = {"val_accuracy": float((logits.argmax(1) == labels).double().mean())}
         weight, bias = class_scores(ridge, strength)
@@ -215,6 +216,14 @@ def join(first: Images, second: Images) -> Images:
 def _cosines(images: Float[Tensor, "B D"], text: ClassText, source: str, beta: float) -> Float[Tensor, "B C"]:
     prompts, mask = (text if source == "prompts" else text.named_by_template()).require_prompts()
     return attended_cosines(images, prompts, mask, beta=beta)
+
+
+def _doubt(strength: float, multiple: float) -> float:
+    steps = (
+        STRENGTHS.index(strength) - STRENGTHS.index(USUAL_STRENGTH),
+        MULTIPLES.index(multiple) - MULTIPLES.index(USUAL_MULTIPLE),
+    )
+    return DOUBT * sum(step**2 for step in steps)
 
 
 def _note(val: Images | None, *, leave: bool) -> str:
