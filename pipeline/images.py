@@ -38,8 +38,8 @@ def open_rgb(source: Path | bytes) -> Image.Image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(f"{image.width}x{image.height} pixels: larger than {MAX_PIXELS}")
                 image.load()
-                upright = ImageOps.exif_transpose(image)
-                return _to_rgb(upright)
+                ImageOps.exif_transpose(image, in_place=True)
+                return image if image.mode == "RGB" else _to_rgb(image)
     except ImageError:
         raise
     except UnidentifiedImageError as error:

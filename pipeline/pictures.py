@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.blobs import read_bytes
 from pipeline.encoders.base import Augment, Preprocess
 from pipeline.images import ImageError, open_rgb
+
+Batch = tuple[Tensor | None, list[str | None]]
+"""Pixels of the readable images, view after view; and for each image None, or why it cannot be read."""
 
 
 class Pictures(Dataset["Tensor | str"]):
@@ -38,7 +41,7 @@ class Pictures(Dataset["Tensor | str"]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Float[Tensor, "views 3 height width"] | str:
+    def __getitem__(self, index: int) -> UInt8[Tensor, "views 3 height width"] | str:
         path = self.paths[index].as_py()
         try:
             image = open_rgb(read_bytes(self.root, path))
@@ -48,7 +51,7 @@ class Pictures(Dataset["Tensor | str"]):
             return f"cannot be read: {error.strerror or error}"
         image_id = self.image_ids[index].as_py()
         drawn = [self.augment(image, view_rng(self.seed, image_id, view)) for view in range(1, self.views + 1)]
-        return torch.stack([self.preprocess(image), *drawn])
+        return _stacked([self.preprocess(image), *drawn])
 
 
 def view_rng(seed: int, image_id: str, view: int) -> np.random.Generator:
@@ -57,7 +60,15 @@ def view_rng(seed: int, image_id: str, view: int) -> np.random.Generator:
     return np.random.default_rng([seed, view, int.from_bytes(digest[:8], "big")])
 
 
-def collate(items: list[Any]) -> tuple[Tensor | None, list[str | None]]:
-    """Join the readable items of a batch, view after view; the list says for each item None, or its error."""
-    pixels = [item for item in items if isinstance(item, Tensor)]
-    return (torch.cat(pixels) if pixels else None), [item if isinstance(item, str) else None for item in items]
+def collate(items: list[Any]) -> Batch:
+    """Join the items of a batch."""
+    pixels = [view for item in items if isinstance(item, Tensor) for view in item]
+    return (_stacked(pixels) if pixels else None), [item if isinstance(item, str) else None for item in items]
+
+
+def _stacked(views: list[Tensor]) -> UInt8[Tensor, "views 3 height width"]:
+    """Pictures lie in memory pixel by pixel, as decoders write them and convolutions read them, and are not turned.
+
+    By numpy: torch would start a team of threads in every thread that decodes, and those slow the encoder's own down.
+    """
+    return torch.from_numpy(np.stack([view.movedim(0, 2).numpy() for view in views])).movedim(3, 1)

