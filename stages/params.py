@@ -106,7 +106,9 @@ class EmbedParams(_Section):
 
     batch: int = Field(64, ge=1, description="pictures encoded at once")
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = Field(
-        "auto", description="processes that decode images; 0 = in the main process; auto = by the number of cores"
+        "auto",
+        description="processes that decode ahead of the encoder; 0 = all cores between two batches; auto = 0 where the "
+        "encoder runs on the CPU, else one a core",
     )
     part: int = Field(1024, ge=1, description="embeddings saved at once: what a killed run does again at most")
     precision: Literal["float16", "float32"] = Field("float16", description="of the stored embeddings")

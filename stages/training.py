@@ -42,6 +42,11 @@ class TrainParams(BaseModel):
         min_length=1,
         description="peak rates tried when lr is auto; without held-out images the first that does not diverge",
     )
+    generator_lr: Positive = Field(
+        0.2,
+        description="learning rate of h, as a share of g's; with 1 the large weight of L_distill drives most units of "
+        "h to zero for all images",
+    )
     epochs: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="passes over the shots; auto: CoOp's 50 / 100 / 200 for 1 / 2-4 / 8+ shots"
     )
@@ -97,6 +102,11 @@ class TrainParams(BaseModel):
     detach: bool = Field(
         True, description="true: L_distill does not reach the aggregator, so p^a is one constant vector a class"
     )
+
+    @property
+    def generator_share(self) -> float:
+        """Learning rate of h in units of lr; h that is the query itself (`head: none`) is all there is to learn."""
+        return 1.0 if self.head == "none" else self.generator_lr
 
     def batch_of(self, images: int) -> int:
         """Images a step, of this many."""

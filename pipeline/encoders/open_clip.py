@@ -33,6 +33,7 @@ from stages.errors import UserError, nearest
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SECONDS_TO_ANSWER = 30  # a server that is silent for longer counts as out of reach
 TEXT_BATCH = 256
+CPU_BATCH = 32  # pictures at once on a CPU: what a layer of ViT-B/32 hands on stays below `LARGEST_MAPPED`
 _SCHEMAS = ("hf-hub:", "local-dir:")
 _OFFLINE = "without a hub take '--encoder lite', or a checkpoint on this machine: open_clip:ARCH/FILE"
 
@@ -77,9 +78,13 @@ class OpenClipEncoder:
         """Embed preprocessed images; rows have length 1, float32, on the CPU."""
         if not len(pixels):
             return torch.empty(0, self.width)
+        at_once = CPU_BATCH if self.device.type == "cpu" else len(pixels)
         with self._autocast():
-            found = self._model.encode_image(self._transform.scale(pixels.to(self.device, non_blocking=True)))
-        return normalize(found.float(), dim=-1).cpu()
+            found = [
+                self._model.encode_image(self._transform.scale(part.to(self.device, non_blocking=True)))
+                for part in torch.split(pixels, at_once)
+            ]
+        return normalize(torch.cat(found).float(), dim=-1).cpu()
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:

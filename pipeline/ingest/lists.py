@@ -18,10 +18,10 @@ from pipeline.ingest.places import Places
 from pipeline.ingest.records import Records
 from pipeline.ingest.splits import SPLIT_NAMES, split_named, splits_by_file_name
 from pipeline.ingest.tables import SUFFIXES, read_table, speaks_of_images
-from pipeline.ingest.text_tables import read_text
 from pipeline.ingest.vqa import add_questions, answers_of, is_annotations, is_questions
 from stages.errors import UserError
 from stages.params import DataParams
+from stages.text import read_text
 
 JSON_NAMES = re.compile(r"captions|questions|annotations|^dataset_(coco|flickr)", re.IGNORECASE)
 """What JSON files of a folder are looked into."""

@@ -1,7 +1,6 @@
 """Tables as text: CSV and its kin with `,`, `;` or tabs, and JSON lines."""
 
 import csv
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 
 from pipeline.ingest.columns import Table, find_columns, require_image
 from stages.errors import UserError
-
-DELIMITERS = ",;\t"
+from stages.text import csv_rows, delimiter, read_text
 
 
 def read_text_table(file: Path, wanted: Mapping[str, str]) -> Table:
@@ -26,28 +24,6 @@ def read_text_table(file: Path, wanted: Mapping[str, str]) -> Table:
     return Table(file, {role: [row[place] for row in rows] for role, place in places.items()}, lines)
 
 
-def read_text(file: Path) -> str:
-    """A text file in UTF-8, with or without byte order mark.
-
-    Raises:
-        UserError: unreadable, or in another encoding, with the line.
-    """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data:
-        line = data[: max(0, data.find(b"\0"))].count(b"\n") + 1
-        raise UserError(f"{file}, line {line}: NUL bytes or UTF-16; save the file as UTF-8 text")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{file}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 (Latin-1?); save the file as UTF-8"
-        ) from error
-
-
 def text_header(file: Path) -> list[str]:
     """The names of a text file's columns."""
     if file.suffix.lower() == ".jsonl":
@@ -58,30 +34,22 @@ def text_header(file: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     line = first.decode("utf-8-sig", "replace")
-    return [name.strip() for name in next(csv.reader([line], delimiter=_delimiter(line)), [])]
-
-
-def _delimiter(header: str) -> str:
-    return max(DELIMITERS, key=header.count)
+    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter(line)), [])]
 
 
 def _read_csv(file: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    text = read_text(file)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text.partition("\n")[0]), strict=True)
+    found = csv_rows(file)
+    _, first = next(found, (1, []))
+    header = [name.strip() for name in first]
     rows, lines = [], []
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        for row in reader:
-            if len(row) != len(header) and row:
-                raise UserError(
-                    f"{file}, line {reader.line_num}: {len(row)} cells where the header has {len(header)}; mend the row"
-                    " (a cell with the separator in it needs quotes)"
-                )
-            if row:
-                rows.append(row)
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise UserError(f"{file}, line {reader.line_num}: {error}") from error
+    for line, row in found:
+        if len(row) != len(header):
+            raise UserError(
+                f"{file}, line {line}: {len(row)} cells where the header has {len(header)}; mend the row"
+                " (a cell with the separator in it needs quotes)"
+            )
+        rows.append(row)
+        lines.append(line)
     if not rows:
         raise UserError(f"{file}: no rows below the header")
     return header, rows, lines

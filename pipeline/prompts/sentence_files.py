@@ -1,13 +1,11 @@
 """Files of sentences: JSON `{class: [sentence, ...]}` as CuPL has them, and CSV with a class and a sentence a row."""
 
-import csv
 import json
-from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from stages.errors import UserError
+from stages.text import csv_rows, read_text
 
 CLASS_COLUMNS = ("class", "class_name", "classname", "label", "category")
 SENTENCE_COLUMNS = ("sentence", "prompt", "text", "description", "caption")
@@ -22,23 +20,16 @@ def read_sentences(file: Path) -> dict[str, list[str]]:
         file: `.csv` or `.tsv` with a header, anything else is read as JSON; UTF-8, with or without a byte-order mark.
 
     Raises:
-        UserError: missing, not UTF-8, of another shape; names the row or the class, and what is expected.
+        UserError: missing, not UTF-8, of another shape; names the line or the class, and what is expected.
     """
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: not found") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    found = _from_csv(file, text) if file.suffix.lower() in (".csv", ".tsv") else _from_json(file, text)
+    found = _from_csv(file) if file.suffix.lower() in (".csv", ".tsv") else _from_json(file)
     if not found:
         raise UserError(f"{file}: there is no sentence in it")
     return found
 
 
-def _from_json(file: Path, text: str) -> dict[str, list[str]]:
+def _from_json(file: Path) -> dict[str, list[str]]:
+    text = read_text(file)
     try:
         raw = json.loads(text, object_pairs_hook=lambda pairs: _once(file, pairs))
     except (ValueError, RecursionError) as error:
@@ -67,14 +58,14 @@ def _once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _from_csv(file: Path, text: str) -> dict[str, list[str]]:
-    rows = _rows(file, text)
+def _from_csv(file: Path) -> dict[str, list[str]]:
+    rows = csv_rows(file)
     _, header = next(rows, (1, []))
     columns = [name.strip().casefold() for name in header]
     at = [_column(file, header, columns, names) for names in (CLASS_COLUMNS, SENTENCE_COLUMNS)]
     found: dict[str, list[str]] = {}
     for number, row in rows:
-        where = f"{file}, row {number}"
+        where = f"{file}, line {number}"
         if len(row) != len(header):
             raise UserError(
                 f"{where}: {len(row)} columns, the header has {len(header)}; a sentence with commas needs double quotes"
@@ -86,18 +77,6 @@ def _from_csv(file: Path, text: str) -> dict[str, list[str]]:
             raise UserError(f"{where}: the sentence {fault}")
         found.setdefault(name.strip(), []).append(sentence)
     return found
-
-
-def _rows(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, with the line that they end on; the separator is a comma, a semicolon or a tab."""
-    header = text.split("\n", 1)[0]
-    reader = csv.reader(StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
-    try:
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(f"{file}, row {reader.line_num}: {error}") from error
 
 
 def _column(file: Path, header: list[str], columns: list[str], names: tuple[str, ...]) -> int:

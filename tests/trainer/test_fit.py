@@ -64,9 +64,9 @@ def plain_loop(task: Task, settings: AAPESettings, seed: int, tau: float, source
             loss = cross_entropy(cosines / tau, y) + settings.lambda_ * ((h - p) ** 2).sum(-1).mean()
             gradients = torch.autograd.grad(loss, list(made.parameters()))
             with torch.no_grad():
-                for parameter, gradient, v in zip(made.parameters(), gradients, speed, strict=True):
+                for (name, parameter), gradient, v in zip(made.named_parameters(), gradients, speed, strict=True):
                     v.mul_(settings.momentum).add_(gradient + settings.weight_decay * parameter)
-                    parameter -= rate * v
+                    parameter -= rate * (settings.generator_lr if name.startswith("h.") else 1) * v
     return made.state_dict()
 
 
@@ -141,8 +141,18 @@ def test_without_distillation_the_prompts_change_nothing() -> None:
 
 def test_distillation_draws_h_towards_the_prompts() -> None:
     task = small_task()
-    far, near = (fit(task, changed(lambda_=value), seed=1).history[-1]["loss_distill"] for value in (1e-6, 5.0))
+    far, near = (
+        fit(task, changed(lambda_=value, generator_lr=1.0), seed=1).history[-1]["loss_distill"] for value in (1e-6, 5.0)
+    )
     assert near < 0.7 * far
+
+
+def test_the_lower_rate_of_the_generator_bears_a_large_weight_of_distillation() -> None:
+    task = small_task(classes=10, shots=16)
+    steep = changed(epochs="auto", lr=0.3, lambda_=5.0)
+    with pytest.raises(UserError, match="training diverged"):
+        fit(task, steep.model_copy(update={"generator_lr": 1.0}), seed=1)
+    assert "val_accuracy" in fit(task, steep, seed=1).info
 
 
 def test_detached_targets_take_no_gradient_and_joined_ones_do() -> None:

@@ -95,6 +95,8 @@ class FusedSteps:
         self.a_and_v, self.weights = self.matrix[2 * k : 4 * k], self.matrix[5 * k :]
         self.seen_by_x = self.matrix[3 * k :] if self.residual else self.matrix[3 * k : 5 * k]
         self.learned = self.matrix[: 5 * k]
+        self.shares = weights.new_ones(5 * k, 1)
+        self.shares[:k] = self.shares[4 * k :] = settings.generator_share
         self.momentum = torch.zeros_like(self.learned)
         self.ww = self.weights.square().sum(-1) if self.residual else None
         classes, width = weights.shape
@@ -123,7 +125,7 @@ class FusedSteps:
         k = self.settings.hidden
         self.momentum[2 * k : 4 * k].addmm_(gradient_text.T, self.weights)
         self.momentum[3 * k : 4 * k].addmm_(gradient_gram + gradient_gram.T, self.v)
-        self.learned.add_(self.momentum, alpha=-rate)
+        self.learned.addcmul_(self.momentum, self.shares, value=-rate)
 
     def _accumulate(
         self,

@@ -64,10 +64,13 @@ class AutogradSteps:
         self.classifier, self.settings, self._start = classifier, settings, tau
         self.images, self.targets, self.weights = images, targets, weights
         self.log_scale = torch.nn.Parameter(weights.new_tensor(-math.log(tau)), requires_grad=settings.tau == "learnt")
-        learned = list(classifier.parameters())
+        generator = [] if classifier.h is None else list(classifier.h.parameters())
+        learned = [each for each in classifier.parameters() if all(each is not own for own in generator)]
         if isinstance(targets, PromptTargets):
             learned += targets.aggregator.parameters()
-        groups: list[dict[str, object]] = [{"params": learned}]
+        groups: list[dict[str, object]] = [{"params": learned}] if learned else []
+        if generator:
+            groups.append({"params": generator, "share": settings.generator_share})
         if self.log_scale.requires_grad:
             groups.append({"params": [self.log_scale], "weight_decay": 0.0})
         decay = settings.weight_decay
@@ -87,7 +90,7 @@ class AutogradSteps:
     def epoch(self, order: Int[Tensor, "M"], rate: float) -> tuple[float, float]:
         """One pass in this order at this learning rate; the mean task loss and the mean L_distill."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)
         sums = self.weights.new_zeros(2)
         for rows in order.split(self.settings.batch_of(len(order))):  # type: ignore[no-untyped-call]
             task, distill, reward = self.losses(rows)

@@ -63,9 +63,14 @@ def plain_training(
     """Training steps without end, one for each item that is taken; the rate is the settings' own."""
     prompts, _ = task.text.require_prompts()
     aggregator = PlainAggregator(weights.shape[1], settings).to(weights.device)
+    rate = float(settings.lr)
+    generator = [] if classifier.h is None else list(classifier.h.parameters())
+    others = [each for name, each in classifier.named_parameters() if not name.startswith("h.")]
     optimizer = torch.optim.SGD(
-        [*classifier.parameters(), *aggregator.parameters()],
-        lr=float(settings.lr),
+        [
+            {"params": [*others, *aggregator.parameters()], "lr": rate},
+            {"params": generator, "lr": rate * settings.generator_share},
+        ],
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
