@@ -193,36 +193,38 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 _UniqueKeys.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
-def read_yaml_text(text: str, *, where: str) -> Any:
-    """Parse one short piece of YAML, such as a value on the command line.
+def read_yaml_text(text: str, *, where: object) -> Any:
+    """Parse YAML safely; no tags, no key twice.
+
+    Args:
+        where: what an error names: a file, or the flag that the text stood in.
 
     Raises:
-        UserError: malformed.
+        UserError: malformed, with line and column.
     """
     try:
         return yaml.load(text, Loader=_UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{where}{place}: {error.problem}", exit_code=2) from error
     except yaml.YAMLError as error:
         raise UserError(f"{where}: {' '.join(str(error).split())[:200]}", exit_code=2) from error
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML file safely; no tags, no key twice.
+    """Parse a YAML file.
 
     Raises:
         UserError: missing, unreadable or malformed, with line and column.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path}: not found; name the settings file with --params", exit_code=2) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})", exit_code=2) from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{place}: {error.problem}", exit_code=2) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}", exit_code=2) from error
+    return read_yaml_text(text, where=path)
 
 
 def load_params(path: Path | None) -> Params:

@@ -92,7 +92,7 @@ def mark_duplicates(rows: Iterable[MutableMapping[str, Any]]) -> None:
 
 def one_line(text: str) -> str:
     """Text as a store can keep it: on one line, without control characters and halves of characters."""
-    return " ".join(_visible(text).split())
+    return " ".join(_without_invisible(text).split())
 
 
 def storable(text: str) -> str:
@@ -168,7 +168,7 @@ def _first_sentence(answer: str, finish_reason: str) -> tuple[str, bool]:
 
 
 def _cut(answer: str, *, cut_off: bool) -> tuple[str, bool]:
-    text = _TAG.sub("", _BREAK.sub("\n", _THOUGHTS.sub("", _visible(answer))))
+    text = _TAG.sub("", _BREAK.sub("\n", _THOUGHTS.sub("", _without_invisible(answer))))
     lines = [_without_marks(line) for line in text.split("\n")]
     lines = [line for line in lines if line]
     while len(lines) > 1 and lines[0].endswith(":"):  # "Here is a description of a cup:"
@@ -182,7 +182,7 @@ def _cut(answer: str, *, cut_off: bool) -> tuple[str, bool]:
     return _unquoted(line), not (cut_off and len(lines) == 1) and not _ends_in_abbreviation(line)
 
 
-def _visible(text: str) -> str:
+def _without_invisible(text: str) -> str:
     """The text without characters that cannot be seen or stored; line ends become newlines."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\N{REPLACEMENT CHARACTER}", "")
     if text.isprintable():

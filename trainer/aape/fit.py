@@ -217,9 +217,12 @@ class _Problem:
         return run
 
     def note_target(self, target: Float[Tensor, "M D"], train: Images) -> None:
-        """Record the mean cos(x, p^a), and say so where p^a has become the image and the prompts have dropped out."""
+        """Record the mean cos(x, p^a), and say so where p^a has become the image and the prompts have dropped out.
+
+        With `query: mean` p^a is one vector a class: then a large cosine says that the images are alike.
+        """
         cosine = self.notes["cos_x_pa"] = float((target * train.embeddings).sum(-1).mean())
-        if cosine > CLOSE_TARGET:
+        if cosine > CLOSE_TARGET and self.settings.query != "mean":
             self.notes["note"] = f"cos(x, p^a) = {cosine:.2f}: p^a is nearly the image itself; take query: mean"
             _say_once(f"note: {self.notes['note']} (query: {self.settings.query})")
 
