@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -101,31 +100,50 @@ def most_shots(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return dict(found.values())
 
 
+MARKERS = "osv^D<>PXdph*"
+
+
 def by_shots(record: dict[str, Any], summary: Summary, path: Path) -> None:
-    """Accuracy by the number of shots, one line a method; drawn where few-shot was run with several numbers."""
+    """Accuracy by the number of shots, one line a method; drawn where few-shot was run with several numbers.
+
+    AAPE and AAPE+ stand out, with their intervals; the axis begins below the lowest of all but the controls.
+    """
     keys = {about["shots"]: key for key, about in record["protocols"].items() if about["name"] == "few-shot"}
     if len(keys) < 2:
         return
     shots = sorted(keys)
-    methods = list(summary[keys[shots[-1]]])
-    figure = Figure(figsize=(7.4, 4.6), layout=ConstrainedLayoutEngine(rect=(0, 0.06, 1, 0.94)))
+    figure = Figure(figsize=(8.4, 5.2), layout=ConstrainedLayoutEngine(rect=(0, 0.06, 1, 0.94)))
     axis = figure.subplots()
-    palette = colormaps["tab20"]
-    for number, method in enumerate(methods):
+    lowest = {}
+    for number, method in enumerate(summary[keys[shots[-1]]]):
         entries = [summary[keys[k]].get(method, {}).get("accuracy") for k in shots]
         points = [(k, e["mean"], e["ci95"] or 0) for k, e in zip(shots, entries, strict=True) if e and e["mean"]]
-        axis.errorbar(
-            [k for k, _, _ in points], [100 * m for _, m, _ in points], yerr=[100 * c for _, _, c in points],
-            label=method, lw=2.2 if method.split("@")[0].startswith("aape") else 1.1, marker="o", ms=3, capsize=2,
-            color=palette(number % 20), linestyle="-" if number < 20 else "--",
+        if not points:
+            continue
+        at, mean, half = np.array(points).T * [[1], [100], [100]]
+        colour, ours = _colour(method), _colour(method) in (OURS, PLUS)
+        control = colour == CONTROL
+        axis.plot(
+            at, mean, label=method, color=colour, lw=2.4 if ours else 1.0, zorder=3 if ours else 2,
+            marker=MARKERS[number % len(MARKERS)], ms=5 if ours else 4, linestyle="--" if control else "-",
+            alpha=1.0 if ours else 0.75,
         )  # fmt: skip
+        if ours:
+            axis.fill_between(at, mean - half, mean + half, color=colour, alpha=0.12, lw=0)
+        if not control:
+            lowest[method] = float(min(mean))
+    axis.set_ylim(bottom=max(0.0, min(lowest.values(), default=0.0) - 4))
     axis.set_xscale("log", base=2)
     axis.set_xticks(shots, [str(k) for k in shots])
     axis.set(title=f"{record['dataset']}: accuracy by shots, encoder {record['encoder']}", xlabel="shots a class",
              ylabel="accuracy (percent)")  # fmt: skip
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _caption(figure, f"Mean and 95 % interval over {len({r['seed'] for r in record['runs']})} seeds.")
+    axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _caption(
+        figure,
+        f"Mean over {len({r['seed'] for r in record['runs']})} seeds; bands: 95 % interval. Grey: baselines. Orange: "
+        "AAPE's controls, which may lie below the picture.",
+    )
     save(figure, path)
 
 
