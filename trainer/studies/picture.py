@@ -1,4 +1,4 @@
-"""A sweep as a picture: one panel a metric, lines over a numeric setting, bars over any other."""
+"""A sweep as a picture: one panel a metric, lines over a numeric setting, points over any other."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,9 @@ from matplotlib.figure import Figure
 
 from trainer.report.figures import save
 from trainer.studies.recipe import Recipe, Row, Value, describe
+
+WIDE = 8
+"""A setting that is varied by this factor is drawn on a logarithmic axis."""
 
 
 def picture(recipe: Recipe, rows: Sequence[Row], path: Path) -> None:
@@ -32,19 +35,24 @@ def picture(recipe: Recipe, rows: Sequence[Row], path: Path) -> None:
             kept = [(i, here[p]) for i, p in enumerate(points) if here.get(p) and here[p]["mean"] is not None]  # type: ignore[index]
             if not kept:
                 continue
-            places = [float(values[i][0]) if numeric else i + 0.8 * number / len(methods) - 0.4 for i, _ in kept]  # type: ignore[arg-type]
+            shift = 0.5 * ((number + 0.5) / len(methods) - 0.5)
+            places = [float(values[i][0]) if numeric else i + shift for i, _ in kept]  # type: ignore[arg-type]
             means = [100 * entry["mean"] for _, entry in kept]  # type: ignore[index]
             errors = [100 * (entry["ci95"] or 0) for _, entry in kept]  # type: ignore[index]
-            if numeric:
-                axis.errorbar(places, means, yerr=errors, marker="o", ms=4, capsize=2, label=method)
-            else:
-                axis.bar(places, means, 0.8 / len(methods), yerr=errors, align="edge", label=method, capsize=2)
+            axis.errorbar(
+                places, means, yerr=errors, marker="o", ms=4, capsize=2, label=method, ls="-" if numeric else "none"
+            )
         name = _axis(first[points[0]])
         axis.set(title=f"{protocol}: {metric}", ylabel="percent", xlabel=name if numeric else "")
-        if not numeric:
+        if numeric:
+            at = sorted(float(value[0]) for value in values)  # type: ignore[arg-type]
+            if at[0] > 0 and at[-1] >= WIDE * at[0]:
+                axis.set_xscale("log", base=2)
+            axis.set_xticks(at, [f"{value:g}" for value in at], minor=False)
+            axis.set_xticks([], minor=True)
+        else:
             axis.set_xticks(range(len(points)), [_short(p) for p in points], rotation=30, ha="right", fontsize=7)
-            lowest = min((bar.get_height() for bar in axis.patches), default=0.0)
-            axis.set_ylim(bottom=max(0.0, lowest - 15))
+            axis.margins(x=0.08)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(f"{recipe.title}: {rows[0].dataset}", fontsize=10)
@@ -57,4 +65,4 @@ def _axis(point: dict[str, Value]) -> str:
 
 
 def _short(point: str) -> str:
-    return ", ".join(part.split(".")[-1] for part in point.split(", "))
+    return ", ".join(part.partition(".")[2] or part for part in point.split(", "))
