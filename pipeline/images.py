@@ -1,6 +1,9 @@
 """Image files to RGB pictures: one place that knows the odd formats and refuses the dangerous ones."""
 
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -17,6 +20,11 @@ MAX_PIXELS = 178_956_970
 """Larger pictures are refused as decompression bombs (the limit at which Pillow refuses too)."""
 
 
+_mute = threading.Lock()
+_decoding = 0  # threads that decode now
+_filters = warnings.catch_warnings(action="ignore")
+
+
 class ImageError(Exception):
     """A file that cannot be read as a picture; the message is one short line."""
 
@@ -31,8 +39,7 @@ def open_rgb(source: Path | bytes) -> Image.Image:
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and large pictures; both are handled here
+        with _without_warnings():  # Pillow warns of odd EXIF and large pictures; both are handled here
             data = source if isinstance(source, bytes) else source.read_bytes()
             with Image.open(BytesIO(data)) as image:
                 if image.width * image.height > MAX_PIXELS:
@@ -47,6 +54,24 @@ def open_rgb(source: Path | bytes) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
         said = str(error).replace(str(source), source.name) if isinstance(source, Path) else str(error)
         raise ImageError(f"{type(error).__name__}: {' '.join(said.split())[:200]}") from error
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """`warnings.catch_warnings` for threads side by side: the first one in mutes, the last one out restores."""
+    global _decoding, _filters
+    with _mute:
+        if not _decoding:
+            _filters = warnings.catch_warnings(action="ignore")
+            _filters.__enter__()
+        _decoding += 1
+    try:
+        yield
+    finally:
+        with _mute:
+            _decoding -= 1
+            if not _decoding:
+                _filters.__exit__(None, None, None)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,6 +1,8 @@
 """One place reads pictures: odd formats come out upright and RGB, dangerous ones are refused."""
 
 import io
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +101,12 @@ def test_any_bytes_are_a_picture_or_an_image_error(
     else:
         caught = ""
     assert "\n" not in caught
+
+
+def test_threads_that_decode_leave_the_warnings_of_others_as_they_were(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(file)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(open_rgb, [file] * 400))) == 400
+    assert list(warnings.filters) == before

@@ -65,7 +65,7 @@ class AutogradSteps:
         self.images, self.targets, self.weights = images, targets, weights
         self.log_scale = torch.nn.Parameter(weights.new_tensor(-math.log(tau)), requires_grad=settings.tau == "learnt")
         generator = [] if classifier.h is None else list(classifier.h.parameters())
-        learned = [each for each in classifier.parameters() if all(each is not own for own in generator)]
+        learned = [each for name, each in classifier.named_parameters() if not name.startswith("h.")]
         if isinstance(targets, PromptTargets):
             learned += targets.aggregator.parameters()
         groups: list[dict[str, object]] = [{"params": learned}] if learned else []
