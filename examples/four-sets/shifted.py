@@ -2,8 +2,8 @@
 
     python examples/four-sets/shifted.py data/caltech101-small shifted
 
-The first folder holds `split_zhou_Caltech101_small.json` and the images below test/. Each variant is a folder of PNGs and
-a list that `pipeline ingest` reads.
+The first folder holds `split_zhou_Caltech101_small.json` and the images below test/. Each variant is a folder of PNGs
+and a list that `pipeline ingest` reads.
 """
 
 import csv
