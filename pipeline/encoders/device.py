@@ -26,7 +26,7 @@ def pick_device(device: str) -> torch.device:
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-LARGEST_MAPPED, LARGEST_KEPT = 32 * 2**20, 2**30
+SMALLEST_MAPPED, LARGEST_KEPT = 32 * 2**20, 2**30
 
 
 def keep_freed_memory() -> None:
@@ -37,5 +37,5 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST_MAPPED)
+        mallopt(M_MMAP_THRESHOLD, SMALLEST_MAPPED)
         mallopt(M_TRIM_THRESHOLD, LARGEST_KEPT)

@@ -33,7 +33,7 @@ from stages.errors import UserError, nearest
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SECONDS_TO_ANSWER = 30  # a server that is silent for longer counts as out of reach
 TEXT_BATCH = 256
-CPU_BATCH = 32  # pictures at once on a CPU: what a layer of ViT-B/32 hands on stays below `LARGEST_MAPPED`
+CPU_BATCH = 32  # pictures at once on a CPU: what a layer of ViT-B/32 hands on stays below `SMALLEST_MAPPED`
 _SCHEMAS = ("hf-hub:", "local-dir:")
 _OFFLINE = "without a hub take '--encoder lite', or a checkpoint on this machine: open_clip:ARCH/FILE"
 
