@@ -40,7 +40,8 @@ def _plain(text: str) -> str:
 
 
 def _caption(figure: Figure, text: str) -> None:
-    figure.text(0.01, 0.01, "\n".join(textwrap.wrap(text, 118)), fontsize=7.5, color="#444444", va="bottom")
+    letters = min(118, int(17 * figure.get_figwidth()))  # that fit into the width of the figure
+    figure.text(0.01, 0.01, "\n".join(textwrap.wrap(text, letters)), fontsize=7.5, color="#444444", va="bottom")
 
 
 def comparison(record: dict[str, Any], summary: Summary, path: Path) -> None:
@@ -129,7 +130,7 @@ def by_shots(record: dict[str, Any], summary: Summary, path: Path) -> None:
             alpha=1.0 if ours else 0.75,
         )  # fmt: skip
         if ours:
-            axis.fill_between(at, mean - half, mean + half, color=colour, alpha=0.12, lw=0)
+            axis.fill_between(at, (mean - half).clip(0), (mean + half).clip(max=100), color=colour, alpha=0.12, lw=0)
         if not control:
             lowest[method] = float(min(mean))
     axis.set_ylim(bottom=max(0.0, min(lowest.values(), default=0.0) - 4))

@@ -38,7 +38,9 @@ def picture(recipe: Recipe, rows: Sequence[Row], path: Path) -> None:
             shift = 0.5 * ((number + 0.5) / len(methods) - 0.5)
             places = [float(values[i][0]) if numeric else i + shift for i, _ in kept]  # type: ignore[arg-type]
             means = [100 * entry["mean"] for _, entry in kept]  # type: ignore[index]
-            errors = [100 * (entry["ci95"] or 0) for _, entry in kept]  # type: ignore[index]
+            half = [100 * (entry["ci95"] or 0) for _, entry in kept]  # type: ignore[index]
+            errors = [[min(h, room) for h, room in zip(half, rooms, strict=True)]
+                      for rooms in (means, [100 - mean for mean in means])]  # fmt: skip
             axis.errorbar(
                 places, means, yerr=errors, marker="o", ms=4, capsize=2, label=method, ls="-" if numeric else "none"
             )
