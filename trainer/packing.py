@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from trainer.aape.settings import AAPESettings
+from stages.training import TrainParams
 
 Tree = Any
 """What json.dumps takes."""
@@ -25,7 +25,7 @@ Tree = Any
 @functools.cache
 def kinds() -> Mapping[str, type]:
     """The classes that a file may name: predictors and modules of `trainer.methods` and `trainer.aape`, settings."""
-    found: dict[str, type] = {AAPESettings.__name__: AAPESettings}
+    found: dict[str, type] = {TrainParams.__name__: TrainParams}
     for package in ("trainer.methods", "trainer.aape"):
         for place in pkgutil.iter_modules(importlib.import_module(package).__path__):
             module = importlib.import_module(f"{package}.{place.name}")

@@ -9,9 +9,9 @@ import torch
 
 from pipeline.bench import Measured, compare
 from pipeline.embed import embed_images
+from pipeline.embed.pictures import Pictures
 from pipeline.encoders import load_encoder
 from pipeline.ingest import ingest
-from pipeline.pictures import Pictures
 from stages import ManifestStore
 from stages.params import DataParams, EmbedParams
 

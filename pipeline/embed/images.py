@@ -18,8 +18,8 @@ from stages.params import EmbedParams
 from stages.work import Work, is_current
 
 if TYPE_CHECKING:
+    from pipeline.embed.pictures import Batch, Pictures
     from pipeline.encoders.base import Encoder
-    from pipeline.pictures import Batch, Pictures
 
 AHEAD = 4
 """Batches that each worker process may have ready."""
@@ -118,7 +118,7 @@ def _vectors(encoder: "Encoder", root: Path, rows: pa.Table, embed: EmbedParams)
     """Yield the embeddings (1 + views, D) of each image, in order, or None for one that cannot be decoded."""
     import torch
 
-    from pipeline.pictures import Pictures
+    from pipeline.embed.pictures import Pictures
 
     if not len(rows):
         return
@@ -139,7 +139,7 @@ def _batches(pictures: "Pictures", encoder: "Encoder", size: int, asked: int | s
     """Decoded batches: by worker processes ahead of the encoder, or by threads when a batch is asked for."""
     from torch.utils.data import DataLoader
 
-    from pipeline.pictures import collate
+    from pipeline.embed.pictures import collate
 
     gpu = encoder.device.type == "cuda"
     workers = min(worker_count(asked, cpu=encoder.device.type == "cpu"), len(pictures))

@@ -36,7 +36,7 @@ def test_imports_run_down_the_house(package: str) -> None:
             if root not in MAY_IMPORT or root in MAY_IMPORT[package]:
                 continue
             lazily_encoding = package == "trainer" and file.name in ("predict.py", "explain.py") and not at_top
-            allowed = lazily_encoding and module in ("pipeline.encoders", "pipeline.pictures", "pipeline.images")
+            allowed = lazily_encoding and module in ("pipeline.encoders", "pipeline.embed.pictures", "pipeline.images")
             assert allowed, f"{file.relative_to(ROOT)} imports {module}"
 
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn.functional import layer_norm, normalize
 
+from stages.training import TrainParams
 from tests.trainer.small_tasks import WIDTH, small_images, small_text, unit
 from trainer.aape.aggregator import AttentionAggregator, PromptTargets
 from trainer.aape.losses import clip_reward
-from trainer.aape.settings import AAPESettings
 
 TEXT = small_text()
 IMAGES = small_images()
@@ -28,7 +28,7 @@ def targets(**changes: object) -> PromptTargets:
     assert TEXT.prompts is not None
     assert TEXT.mask is not None
     return PromptTargets(
-        AAPESettings.model_validate(changes),
+        TrainParams.model_validate(changes),
         prompts=TEXT.prompts,
         mask=TEXT.mask,
         generator=torch.Generator().manual_seed(0),

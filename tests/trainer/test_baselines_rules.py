@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from stages.errors import UserError
+from stages.training import TrainParams
 from tests.trainer.baselines import BASELINES, TRAINED, shorten
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, unit
-from trainer.aape.settings import AAPESettings
 from trainer.data import Images, Task
 from trainer.methods import Predictor, methods
 from trainer.methods.clip_adapter import Adapter
@@ -25,7 +25,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fit(name: str, task: Task, seed: int = 1) -> Predictor:
-    return methods([name], settings=AAPESettings())[0].fit(task, seed=seed)
+    return methods([name], settings=TrainParams())[0].fit(task, seed=seed)
 
 
 def right(predictor: Predictor, task: Task, images: Images) -> float:

@@ -8,10 +8,10 @@ import torch
 from conftest import Command
 
 from stages.errors import UserError
+from stages.training import TrainParams
 from trainer.aape.aggregator import AttentionAggregator
 from trainer.aape.classifier import Classifier
 from trainer.aape.fit import class_weights
-from trainer.aape.settings import AAPESettings
 from trainer.bench import Row, Sizes, as_text, bench
 from trainer.bench.generated import made_task
 from trainer.bench.plain import PlainAggregator, plain_cosines, plain_training
@@ -56,7 +56,7 @@ def test_the_generated_task_leaves_something_to_learn() -> None:
 
 def test_the_plain_form_computes_what_the_fast_one_does() -> None:
     task, _ = made_task(classes=6, shots=2, prompts=4, width=24, device=CPU)
-    settings = AAPESettings.model_validate({"heads": 4, "head_width": 6, "feed_forward": 10})
+    settings = TrainParams.model_validate({"heads": 4, "head_width": 6, "feed_forward": 10})
     fast = AttentionAggregator(width=24, heads=4, head_width=6, feed_forward=10, generator=torch.Generator())
     plain = PlainAggregator(24, settings)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_the_plain_form_computes_what_the_fast_one_does() -> None:
 
 def test_the_plain_loop_learns() -> None:
     task, _ = made_task(classes=6, shots=8, prompts=4, width=24, device=CPU)
-    settings = AAPESettings.model_validate({"heads": 4, "head_width": 6, "lr": 0.1})
+    settings = TrainParams.model_validate({"heads": 4, "head_width": 6, "lr": 0.1})
     head = Classifier(width=24, hidden=8, head="residual", image=True, generator=torch.Generator())
     weights = class_weights(task.text, "template")
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from stages.errors import UserError
+from stages.training import TrainParams
 from tests.trainer.small_tasks import WIDTH, small_task, unit
-from trainer.aape.settings import AAPESettings
 from trainer.checkpoint import _digest, load_checkpoint, save_checkpoint
 from trainer.methods import METHODS, methods
 
-SETTINGS = AAPESettings.model_validate(
+SETTINGS = TrainParams.model_validate(
     {"hidden": 8, "heads": 2, "head_width": 6, "feed_forward": 8, "aggregator_steps": 2, "epochs": 3, "lr": 0.05}
 )
 PROVENANCE = {"encoder": "lite", "encoder_fingerprint": "ab" * 32, "width": WIDTH, "dataset": "small", "seed": 1}

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from stages import UserError
 from stages.params import Params, TrainParams
 from trainer.aape.fit import class_weights
+from trainer.analysis.cost import aggregator_parameters, costs, flops, text_of
+from trainer.analysis.figures import plane
+from trainer.analysis.gap import adapted, gaps, space_of
 from trainer.checkpoint import load_checkpoint
 from trainer.cli import look
 from trainer.features import load_features
-from trainer.looking.cost import aggregator_parameters, costs, flops, text_of
-from trainer.looking.figures import plane
-from trainer.looking.gap import adapted, gaps, space_of
 from trainer.methods import METHODS
 from trainer.methods.aape import AAPE, AAPEPredictor
 

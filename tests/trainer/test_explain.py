@@ -15,13 +15,13 @@ from torch.nn.functional import normalize
 
 from stages import UserError
 from stages.params import TrainParams
+from trainer.analysis.explain import explain_files, text_of
+from trainer.analysis.figures import explanations
+from trainer.analysis.prompts import aggregator_again, attention, features_of, find_reference
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Task
 from trainer.draws import few_shot
 from trainer.features import Features, load_features
-from trainer.looking.explain import explain_files, text_of
-from trainer.looking.figures import explanations
-from trainer.looking.prompts import aggregator_again, attention, features_of, find_reference
 from trainer.methods.aape import AAPE
 
 QUICK = TrainParams.model_validate({"epochs": 6, "aggregator_steps": 5})

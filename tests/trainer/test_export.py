@@ -14,7 +14,7 @@ from small_tasks import WIDTH, small_images, small_task
 from stages import UserError
 from stages.params import TrainParams
 from trainer.checkpoint import load_checkpoint, save_checkpoint
-from trainer.looking.export import export_head, head_of, program_of
+from trainer.export import export_head, head_of, program_of
 from trainer.methods import METHODS
 from trainer.methods.aape import AAPE
 from trainer.methods.base import Method

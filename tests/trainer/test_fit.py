@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from stages.errors import UserError
+from stages.training import TrainParams
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, unit
 from trainer.aape import fit as fit_module
 from trainer.aape import fused
@@ -18,23 +19,22 @@ from trainer.aape.classifier import Classifier
 from trainer.aape.fit import class_weights, fit, learning_rate
 from trainer.aape.fused import FusedSteps, can_fuse
 from trainer.aape.losses import calibrate_tau, clip_reward, distillation_loss
-from trainer.aape.settings import AAPESettings
 from trainer.aape.steps import AutogradSteps, Steps
 from trainer.data import Task
 from trainer.methods import aape as aape_module
 from trainer.methods.aape import AAPE, STUDIES, VARIANTS
 from trainer.selection import split_for_selection
 
-QUICK = AAPESettings.model_validate(
+QUICK = TrainParams.model_validate(
     {"hidden": 8, "heads": 2, "head_width": 6, "feed_forward": 8, "aggregator_steps": 5, "epochs": 6, "lr": 0.1}
 )
 
 
-def changed(**fields: object) -> AAPESettings:
+def changed(**fields: object) -> TrainParams:
     return QUICK.model_copy(update=fields)
 
 
-def plain_loop(task: Task, settings: AAPESettings, seed: int, tau: float, source: str) -> dict[str, Tensor]:
+def plain_loop(task: Task, settings: TrainParams, seed: int, tau: float, source: str) -> dict[str, Tensor]:
     """The paper's training step by step: full-width class weights, p^a made anew for every batch, SGD by hand."""
     made = Classifier(
         width=WIDTH,
@@ -200,7 +200,7 @@ def test_a_rate_that_diverges_loses_and_if_all_do_one_line_says_so() -> None:
 
 
 def test_the_schedule_is_coops() -> None:
-    settings = AAPESettings()
+    settings = TrainParams()
     rates = [learning_rate(epoch, 50, peak=0.002, settings=settings) for epoch in range(1, 51)]
     assert rates[0] == 1e-5
     assert rates[1] == pytest.approx(0.002, rel=2e-3)
@@ -233,7 +233,7 @@ def test_class_text_is_chosen_by_the_training_images() -> None:
     assert fit(useless, QUICK, seed=1).class_text == "template"
 
 
-def steps_of(task: Task, settings: AAPESettings, made: type[FusedSteps] | type[AutogradSteps]) -> Steps:
+def steps_of(task: Task, settings: TrainParams, made: type[FusedSteps] | type[AutogradSteps]) -> Steps:
     """Steps on all training images; p^a is the mean of the prompts, or nothing where lambda is 0."""
     classifier = Classifier(
         width=WIDTH,

@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages.training import TrainParams
 from tests.trainer.small_tasks import WIDTH, small_task, unit
-from trainer.aape.settings import AAPESettings
 from trainer.data import Images
 from trainer.fits import FinishedFits
 from trainer.methods import METHODS, Method, methods
 
-SETTINGS = AAPESettings.model_validate(
+SETTINGS = TrainParams.model_validate(
     {"hidden": 8, "heads": 2, "head_width": 6, "feed_forward": 8, "aggregator_steps": 2, "epochs": 3, "lr": 0.05}
 )
 TASK = small_task()
 
 
-def method(name: str, settings: AAPESettings = SETTINGS) -> Method:
+def method(name: str, settings: TrainParams = SETTINGS) -> Method:
     return methods([name], settings=settings)[0]
 
 

@@ -8,15 +8,15 @@ import torch
 from sklearn.linear_model import LogisticRegression as Reference
 
 from stages.errors import UserError
+from stages.training import TrainParams
 from tests.trainer.baselines import shorten
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, small_text, unit
-from trainer.aape.settings import AAPESettings
 from trainer.data import Images, Task, take_per_class
 from trainer.methods import METHODS, Method, Predictor, methods
 from trainer.methods.common import judge
 from trainer.methods.linear import LogisticRegression, fit_logistic, search_strength
 
-SETTINGS = AAPESettings.model_validate(
+SETTINGS = TrainParams.model_validate(
     {"hidden": 8, "heads": 2, "head_width": 6, "feed_forward": 8, "aggregator_steps": 5, "epochs": 5}
 )
 

@@ -19,9 +19,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
 
+from stages.training import TrainParams
 from trainer.aape.generator import uniform
 from trainer.aape.losses import clip_reward
-from trainer.aape.settings import AAPESettings
 from trainer.data import Images
 
 IMAGE_CHUNK = 256
@@ -133,7 +133,7 @@ class RandomAggregator(nn.Module):
         return prompts[torch.arange(len(drawn), device=prompts.device), drawn]
 
 
-def build_aggregator(settings: AAPESettings, *, width: int, generator: torch.Generator) -> nn.Module:
+def build_aggregator(settings: TrainParams, *, width: int, generator: torch.Generator) -> nn.Module:
     """The aggregator that the settings ask for, at its start values."""
     if settings.aggregator == "attention":
         return AttentionAggregator(
@@ -160,7 +160,7 @@ class PromptTargets:
 
     def __init__(
         self,
-        settings: AAPESettings,
+        settings: TrainParams,
         *,
         prompts: Float[Tensor, "C N D"],
         mask: Bool[Tensor, "C N"],

@@ -20,10 +20,10 @@ from torch.nn.functional import cross_entropy, normalize
 
 from stages.command import say
 from stages.errors import UserError
+from stages.training import TrainParams
 from trainer.aape.aggregator import PromptTargets
 from trainer.aape.classifier import Classifier
 from trainer.aape.losses import calibrate_tau
-from trainer.aape.settings import AAPESettings
 from trainer.aape.steps import Steps, build_steps
 from trainer.data import ClassText, Images, Task
 from trainer.selection import split_for_selection
@@ -79,7 +79,7 @@ def class_weights(text: ClassText, source: str) -> Float[Tensor, "C D"]:
     return text.prompt_mean() if source == "prompts" else normalize(text.template.float(), dim=-1)
 
 
-def choose_class_text(task: Task, settings: AAPESettings) -> tuple[str, float]:
+def choose_class_text(task: Task, settings: TrainParams) -> tuple[str, float]:
     """Where w_c comes from and tau. `auto` takes the source under which the training images are likelier, zero-shot.
 
     Neither has a trained parameter, so this looks at training images alone.
@@ -97,7 +97,7 @@ def choose_class_text(task: Task, settings: AAPESettings) -> tuple[str, float]:
     return source, tau
 
 
-def fit(task: Task, settings: AAPESettings, *, seed: int) -> Fitted:
+def fit(task: Task, settings: TrainParams, *, seed: int) -> Fitted:
     """Learn h and g, with every open choice made on validation images.
 
     Where nothing can be held out (one shot, no validation split): the first rate that does not diverge, the last epoch.
@@ -146,7 +146,7 @@ def fit(task: Task, settings: AAPESettings, *, seed: int) -> Fitted:
 class _Problem:
     """What all runs of one fit share: text, temperature, start values."""
 
-    def __init__(self, text: ClassText, weights: Tensor, tau: float, settings: AAPESettings, seed: int) -> None:
+    def __init__(self, text: ClassText, weights: Tensor, tau: float, settings: TrainParams, seed: int) -> None:
         self.text, self.weights, self.tau, self.settings, self.seed = text, weights, tau, settings, seed
         self.notes: dict[str, float | str | int] = {}
 
@@ -230,7 +230,7 @@ class _Problem:
 _say_once = functools.cache(say)
 
 
-def learning_rate(epoch: int, epochs: int, *, peak: float, settings: AAPESettings) -> float:
+def learning_rate(epoch: int, epochs: int, *, peak: float, settings: TrainParams) -> float:
     """CoOp's schedule: `warmup_lr` for the warm-up epochs, then half a cosine by epoch. Epochs count from 1."""
     if epoch <= settings.warmup_epochs:
         return settings.warmup_lr

@@ -20,16 +20,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from stages.training import TrainParams
 from trainer.aape.classifier import Classifier
 from trainer.aape.cosines import SMALLEST_SQUARE
-from trainer.aape.settings import AAPESettings
 from trainer.data import Images
 
 STEP_ENTRIES = 1_000_000
 """Entries of the largest temporary tensor of a step (float32: 4 MB); a larger batch is added up from parts."""
 
 
-def can_fuse(settings: AAPESettings) -> bool:
+def can_fuse(settings: TrainParams) -> bool:
     """Whether these settings are within what the written-out step computes."""
     constant_targets = settings.detach and settings.distill == "squared" and settings.distill_by == "image"
     return (
@@ -84,7 +84,7 @@ class FusedSteps:
         constant: Float[Tensor, "M D"] | None,
         weights: Float[Tensor, "C D"],
         tau: float,
-        settings: AAPESettings,
+        settings: TrainParams,
     ) -> None:
         self.classifier, self.tau, self.settings = classifier, tau, settings
         self.images, self.constant = images, constant

@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from stages.training import TrainParams
 from trainer.aape.aggregator import PromptTargets
 from trainer.aape.classifier import Classifier
 from trainer.aape.fused import FusedSteps, can_fuse
 from trainer.aape.losses import TAU_RANGE, class_means, clip_reward, distillation_loss
-from trainer.aape.settings import AAPESettings
 from trainer.data import Images
 
 
@@ -59,7 +59,7 @@ class AutogradSteps:
         targets: PromptTargets | Float[Tensor, "M D"] | None,
         weights: Float[Tensor, "C D"],
         tau: float,
-        settings: AAPESettings,
+        settings: TrainParams,
     ) -> None:
         self.classifier, self.settings, self._start = classifier, settings, tau
         self.images, self.targets, self.weights = images, targets, weights
@@ -129,7 +129,7 @@ def build_steps(
     targets: PromptTargets | Float[Tensor, "M D"] | None,
     weights: Float[Tensor, "C D"],
     tau: float,
-    settings: AAPESettings,
+    settings: TrainParams,
 ) -> Steps:
     """The written-out step where it serves these settings, else autograd."""
     if can_fuse(settings) and not isinstance(targets, PromptTargets):

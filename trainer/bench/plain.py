@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import DataLoader, TensorDataset
 
+from stages.training import TrainParams
 from trainer.aape.classifier import Classifier
 from trainer.aape.losses import clip_reward, distillation_loss
-from trainer.aape.settings import AAPESettings
 from trainer.data import Task
 
 
 class PlainAggregator(nn.Module):
     """Attention, feed-forward part and two LayerNorms; both outputs start at zero, as in the fast form."""
 
-    def __init__(self, width: int, settings: AAPESettings) -> None:
+    def __init__(self, width: int, settings: TrainParams) -> None:
         super().__init__()
         self.shift = nn.Parameter(torch.zeros(width))
         self.attention = nn.MultiheadAttention(width, settings.heads, bias=False, batch_first=True)
@@ -58,7 +58,7 @@ def plain_cosines(
 
 
 def plain_training(
-    task: Task, classifier: Classifier, weights: Float[Tensor, "C D"], tau: float, settings: AAPESettings
+    task: Task, classifier: Classifier, weights: Float[Tensor, "C D"], tau: float, settings: TrainParams
 ) -> Iterator[None]:
     """Training steps without end, one for each item that is taken; the rate is the settings' own."""
     prompts, _ = task.text.require_prompts()

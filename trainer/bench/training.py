@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stages.training import TrainParams
 from trainer.aape.aggregator import PromptTargets
 from trainer.aape.classifier import Classifier
 from trainer.aape.fit import class_weights
-from trainer.aape.settings import AAPESettings
 from trainer.aape.steps import build_steps
 from trainer.bench.generated import made_task
 from trainer.bench.plain import plain_training
@@ -29,7 +29,7 @@ TRIAL = 5
 class _Contest:
     """Both forms on one task, from the same start values."""
 
-    def __init__(self, task: Task, settings: AAPESettings, measured: int) -> None:
+    def __init__(self, task: Task, settings: TrainParams, measured: int) -> None:
         self.task, self.settings, self.measured = task, settings, measured
         self.weights = class_weights(task.text, "template")
         self.threads = torch.get_num_threads()
@@ -102,7 +102,7 @@ def training_rows(sizes: Sizes, width: int, device: torch.device) -> Iterator[Ro
     task, unseen = made_task(
         classes=sizes.classes, shots=sizes.shots, prompts=sizes.prompts, width=width, device=device
     )
-    settings = AAPESettings.model_validate({"lr": RATE, "tau": TAU, "heads": HEADS, "head_width": width // HEADS})
+    settings = TrainParams.model_validate({"lr": RATE, "tau": TAU, "heads": HEADS, "head_width": width // HEADS})
     contest, threads = _Contest(task, settings, sizes.measured), torch.get_num_threads()
     try:
         contest.choose_threads()

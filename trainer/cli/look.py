@@ -32,7 +32,7 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Why an image is taken for a class: cosines to template, class embedding and reference prompts."""
-    from trainer.looking.explain import explain_files, text_of
+    from trainer.analysis.explain import explain_files, text_of
     from trainer.predict import find_checkpoint, find_images
 
     folder = checkpoint or find_checkpoint(results, dataset)
@@ -42,7 +42,7 @@ def explain(
     for note in done.notes:
         say(f"note: {note}")
     if figure is not None:
-        from trainer.looking.figures import explanations
+        from trainer.analysis.figures import explanations
 
         shown = explanations(done.rows, done.pictures, figure)
         say(f"wrote {figure}: {shown} of {len(done.rows)} images" if shown else "no image could be read: no figure")
@@ -62,7 +62,7 @@ def export(
 ) -> None:
     """The trained head as a program that runs without this project: embeddings in, probabilities out."""
     from trainer.checkpoint import load_checkpoint
-    from trainer.looking.export import export_head
+    from trainer.export import export_head
     from trainer.predict import find_checkpoint
 
     written = export_head(load_checkpoint(checkpoint or find_checkpoint(results, dataset)), to, form=form)
@@ -83,8 +83,8 @@ def cost(
 ) -> None:
     """Parameters, FLOPs, images a second and training seconds of every method."""
     from stages.names import slug
+    from trainer.analysis.cost import caption, costs, text_of
     from trainer.features import load_features
-    from trainer.looking.cost import caption, costs, text_of
 
     settings = command.settings(params)
     asked = settings.evaluation
@@ -115,7 +115,7 @@ def gap(
     as_json: JsonOption = False,
 ) -> None:
     """The modality gap: how far templates, prompts and adapted class embeddings lie from the images."""
-    from trainer.looking.gap import gaps, space_of, text_of
+    from trainer.analysis.gap import gaps, space_of, text_of
     from trainer.predict import find_checkpoint
 
     space = space_of(checkpoint or find_checkpoint(results, dataset), cache=features, split=split)
@@ -123,7 +123,7 @@ def gap(
     for note in space.notes:
         say(f"note: {note}")
     if figure is not None:
-        from trainer.looking.figures import plane
+        from trainer.analysis.figures import plane
 
         plane(space, rows, figure)
         say(f"wrote {figure}")

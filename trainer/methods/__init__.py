@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from stages.errors import UserError, nearest
-from trainer.aape.settings import AAPESettings
+from stages.training import TrainParams
 from trainer.methods.aape import AAPE, STUDIES, VARIANTS
 from trainer.methods.aape_plus import AAPEPlus
 from trainer.methods.base import Method, Predictor
@@ -21,11 +21,11 @@ from trainer.methods.tip_adapter import TipAdapter
 __all__ = ["METHODS", "Method", "Predictor", "methods"]
 
 
-def _variant(name: str) -> Callable[[AAPESettings], Method]:
+def _variant(name: str) -> Callable[[TrainParams], Method]:
     return lambda settings: AAPE.variant(name, settings)
 
 
-METHODS: dict[str, Callable[[AAPESettings], Method]] = {
+METHODS: dict[str, Callable[[TrainParams], Method]] = {
     **{name: _variant(name) for name in VARIANTS},
     "aape-plus": lambda _: AAPEPlus(),
     "zero-shot": lambda _: TextMethod("zero-shot", "template"),
@@ -42,11 +42,11 @@ METHODS: dict[str, Callable[[AAPESettings], Method]] = {
     "gda": lambda _: GDA(),
 }
 """A method by name, made from the `train:` settings."""
-FOR_STUDIES: dict[str, Callable[[AAPESettings], Method]] = {name: _variant(name) for name in STUDIES}
+FOR_STUDIES: dict[str, Callable[[TrainParams], Method]] = {name: _variant(name) for name in STUDIES}
 """Variants that are known by name and no part of `all`."""
 
 
-def methods(names: Sequence[str], *, settings: AAPESettings) -> list[Method]:
+def methods(names: Sequence[str], *, settings: TrainParams) -> list[Method]:
     """The methods of these names, each once, in this order; `all` stands for every one.
 
     Raises:

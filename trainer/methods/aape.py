@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stages.errors import UserError
+from stages.training import TrainParams
 from trainer.aape.classifier import Classifier
 from trainer.aape.fit import class_weights, fit
-from trainer.aape.settings import AAPESettings
 from trainer.data import ClassText, Task, check_task
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -53,7 +53,7 @@ class AAPEPredictor:
     classifier: Classifier
     tau: float
     class_text: str
-    settings: AAPESettings
+    settings: TrainParams
     history: list[dict[str, float]] = field(default_factory=list)
     info: dict[str, float | str | int] = field(default_factory=dict)
 
@@ -84,11 +84,11 @@ class AAPE:
     """
 
     name: str
-    settings: AAPESettings
+    settings: TrainParams
     serves_new_classes: bool = True
 
     @classmethod
-    def variant(cls, name: str, settings: AAPESettings) -> AAPE:
+    def variant(cls, name: str, settings: TrainParams) -> AAPE:
         """The variant of this name under these settings."""
         fields = dict((VARIANTS | STUDIES)[name])
         if fields.get("head", settings.head) != "residual":

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from stages.training import TrainParams
 from trainer.aape.generator import uniform
-from trainer.aape.settings import AAPESettings
 from trainer.data import ClassText, Images, Task
 from trainer.methods.common import Info, prepare, text_weights
 from trainer.methods.descent import Candidate, Recipe, choose, finish
@@ -90,7 +90,7 @@ class ClipAdapter:
         """Learn the adapter."""
         ground = prepare(task, seed=seed)
         shots = int(torch.bincount(ground.train.labels).min())
-        epochs = AAPESettings(max_steps=STEPS).epochs_for(shots, -(-len(ground.train) // BATCH))
+        epochs = TrainParams(max_steps=STEPS).epochs_for(shots, -(-len(ground.train) // BATCH))
         candidates = [
             Candidate(
                 Recipe("sgd", lr, epochs, BATCH, weight_decay=WEIGHT_DECAY, warmup=None),

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from trainer.looking.gap import ADAPTED, GENERATED, TEMPLATE, Gap, Space
+from trainer.analysis.gap import ADAPTED, GENERATED, TEMPLATE, Gap, Space
 from trainer.report.figures import CONTROL, OURS, REFERENCE, save
 
 if TYPE_CHECKING:

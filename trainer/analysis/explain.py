@@ -19,8 +19,7 @@ from torch import Tensor
 
 from stages.command import progress, table
 from trainer.aape.aggregator import PromptTargets
-from trainer.checkpoint import Checkpoint, load_checkpoint
-from trainer.looking.prompts import (
+from trainer.analysis.prompts import (
     Reference,
     aggregator_again,
     attention,
@@ -29,6 +28,7 @@ from trainer.looking.prompts import (
     has_prompts,
     nearest_prompts,
 )
+from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.methods.aape import AAPEPredictor
 from trainer.methods.text import TextPredictor
 
