@@ -30,8 +30,10 @@ class TrainParams(BaseModel):
         description="softmax temperature of the cosines; auto: calibrated on zero-shot training images, in 0.01..0.1; "
         "learnt: starts there and is learned as log(1/tau), like CLIP's own",
     )
-    class_text: Literal["auto", "template", "prompts"] = Field(
-        "auto", description="w_i: the template (paper), the prompts' mean, or whichever fits the training images better"
+    class_text: Literal["auto", "template", "ensemble", "prompts"] = Field(
+        "auto",
+        description="w_i: the first template (paper), the mean of the templates or of the prompts; auto: the first template "
+        "or the mean of the prompts, whichever fits the training images better",
     )
 
     lr: Literal["auto"] | Positive = Field(

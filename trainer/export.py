@@ -24,7 +24,6 @@ from stages.errors import UserError
 from stages.files import write_bytes, write_text
 from trainer.aape.classifier import Classifier
 from trainer.aape.cosines import SMALLEST_SQUARE
-from trainer.aape.fit import class_weights
 from trainer.checkpoint import Checkpoint
 from trainer.data import ClassText
 from trainer.methods.aape import AAPEPredictor
@@ -32,6 +31,7 @@ from trainer.methods.base import Predictor
 from trainer.methods.gda import GDAPredictor
 from trainer.methods.linear import LinearPredictor
 from trainer.methods.text import TextPredictor
+from trainer.text import class_weights
 
 Format = Literal["torch", "onnx"]
 FILES = {"torch": "head.pt2", "onnx": "head.onnx"}

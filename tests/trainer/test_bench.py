@@ -11,10 +11,10 @@ from stages.errors import UserError
 from stages.training import TrainParams
 from trainer.aape.aggregator import AttentionAggregator
 from trainer.aape.classifier import Classifier
-from trainer.aape.fit import class_weights
 from trainer.bench import Row, Sizes, as_text, bench
 from trainer.bench.generated import made_task
 from trainer.bench.plain import PlainAggregator, plain_cosines, plain_training
+from trainer.text import class_weights
 
 CPU = torch.device("cpu")
 SMALL = ["--classes", 6, "--shots", 4, "--prompts", 3, "--widths", "16,24", "--steps", 100, "--measured", 4,

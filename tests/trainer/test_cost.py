@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from stages import UserError
 from stages.params import Params, TrainParams
-from trainer.aape.fit import class_weights
 from trainer.analysis.cost import aggregator_parameters, costs, flops, text_of
 from trainer.analysis.figures import plane
 from trainer.analysis.gap import adapted, gaps, space_of
@@ -22,6 +21,7 @@ from trainer.cli import look
 from trainer.features import load_features
 from trainer.methods import METHODS
 from trainer.methods.aape import AAPE, AAPEPredictor
+from trainer.text import class_weights
 
 FAST = Params.model_validate({"train": {"epochs": 6, "aggregator_steps": 5}})
 

@@ -16,14 +16,15 @@ from trainer.aape import fit as fit_module
 from trainer.aape import fused
 from trainer.aape.aggregator import PromptTargets
 from trainer.aape.classifier import Classifier
-from trainer.aape.fit import class_weights, fit, learning_rate
+from trainer.aape.fit import fit, learning_rate
 from trainer.aape.fused import FusedSteps, can_fuse
-from trainer.aape.losses import calibrate_tau, clip_reward, distillation_loss
+from trainer.aape.losses import clip_reward, distillation_loss
 from trainer.aape.steps import AutogradSteps, Steps
 from trainer.data import Task
 from trainer.methods import aape as aape_module
 from trainer.methods.aape import AAPE, STUDIES, VARIANTS
 from trainer.selection import split_for_selection
+from trainer.text import class_weights
 
 QUICK = TrainParams.model_validate(
     {"hidden": 8, "heads": 2, "head_width": 6, "feed_forward": 8, "aggregator_steps": 5, "epochs": 6, "lr": 0.1}
@@ -214,23 +215,6 @@ def test_losses_are_what_the_paper_writes() -> None:
     assert float(distillation_loss(a, b, "squared")) == pytest.approx((4 + 4) / 2)
     assert float(distillation_loss(a, b, "cosine")) == pytest.approx((0 + 2) / 2)
     assert float(clip_reward(normalize(a, dim=-1), b, 2.5)) == pytest.approx(2.5 * (1 + 0) / 2)
-
-
-def test_the_temperature_is_sharp_where_text_is_sure_and_bounded_where_it_knows_nothing() -> None:
-    labels = torch.arange(5).repeat(20)
-    sure = torch.nn.functional.one_hot(labels, 5).float()
-    assert calibrate_tau(sure, labels) == pytest.approx(0.01)
-    noise = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
-    assert calibrate_tau(noise, labels) == pytest.approx(0.1)
-
-
-def test_class_text_is_chosen_by_the_training_images() -> None:
-    task = small_task()
-    assert task.text.prompts is not None
-    noise = normalize(torch.randn(task.text.prompts.shape, generator=torch.Generator().manual_seed(5)), dim=-1)
-    useless = replace(task, text=replace(task.text, prompts=noise * task.text.mask[..., None]))  # type: ignore[index]
-    assert fit(task, QUICK, seed=1).class_text == "prompts"
-    assert fit(useless, QUICK, seed=1).class_text == "template"
 
 
 def steps_of(task: Task, settings: TrainParams, made: type[FusedSteps] | type[AutogradSteps]) -> Steps:

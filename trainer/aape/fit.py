@@ -16,17 +16,17 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 
 from stages.command import say
 from stages.errors import UserError
 from stages.training import TrainParams
 from trainer.aape.aggregator import PromptTargets
 from trainer.aape.classifier import Classifier
-from trainer.aape.losses import calibrate_tau
 from trainer.aape.steps import Steps, build_steps
 from trainer.data import ClassText, Images, Task
 from trainer.selection import split_for_selection
+from trainer.text import TextSource, choose_class_text, class_weights
 
 EVALUATIONS = 10
 """Validation measurements of one run, spread over its epochs."""
@@ -43,7 +43,7 @@ class Fitted:
     Attributes:
         classifier: h and g.
         tau: softmax temperature.
-        class_text: where w comes from, `template` or `prompts`.
+        class_text: where w comes from.
         history: one record an epoch of the chosen run: `epoch`, `lr`, `loss_task`, `loss_distill`, `loss` (their
             weighted sum), and `val_accuracy`, `val_loss` where measured.
         info: what was chosen and what it cost.
@@ -51,7 +51,7 @@ class Fitted:
 
     classifier: Classifier
     tau: float
-    class_text: str
+    class_text: TextSource
     history: list[dict[str, float]]
     info: dict[str, float | str | int]
 
@@ -74,29 +74,6 @@ class _Run:
             self.state = {name: value.clone() for name, value in steps.classifier.state_dict().items()}
 
 
-def class_weights(text: ClassText, source: str) -> Float[Tensor, "C D"]:
-    """w_c, unit float32 rows: the template embedding (paper) or the mean of the prompts."""
-    return text.prompt_mean() if source == "prompts" else normalize(text.template.float(), dim=-1)
-
-
-def choose_class_text(task: Task, settings: TrainParams) -> tuple[str, float]:
-    """Where w_c comes from and tau. `auto` takes the source under which the training images are likelier, zero-shot.
-
-    Neither has a trained parameter, so this looks at training images alone.
-    """
-    sources = [settings.class_text] if settings.class_text != "auto" else ["template", "prompts"]
-    if settings.class_text == "auto" and task.text.prompts is None:
-        sources = ["template"]
-    found = []
-    for source in sources:
-        cosines = task.train.embeddings.float() @ class_weights(task.text, source).T
-        known = settings.tau if isinstance(settings.tau, float) else None
-        tau = known or calibrate_tau(cosines, task.train.labels)
-        found.append((float(cross_entropy(cosines / tau, task.train.labels)), source, tau))
-    _, source, tau = min(found)
-    return source, tau
-
-
 def fit(task: Task, settings: TrainParams, *, seed: int) -> Fitted:
     """Learn h and g, with every open choice made on validation images.
 
@@ -107,7 +84,8 @@ def fit(task: Task, settings: TrainParams, *, seed: int) -> Fitted:
     """
     started = time.perf_counter()
     train = task.train.float32()
-    source, tau = choose_class_text(task, settings)
+    known = settings.tau if isinstance(settings.tau, float) else None
+    source, tau = choose_class_text(task.text, task.train, source=settings.class_text, tau=known)
     weights = class_weights(task.text, source)
     split = split_for_selection(Task(task.text, train, task.val.float32()), seed=seed)
     grid = settings.lr_grid if settings.lr == "auto" else (settings.lr,)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, cross_entropy
-
-TAU_RANGE = (0.01, 0.1)
-"""CLIP's own temperature, and ten times that: where text knows nothing, calibration would flatten without end."""
+from torch.nn.functional import cosine_similarity
 
 
 def distillation_loss(
@@ -32,15 +28,3 @@ def class_means(values: Float[Tensor, "B D"], labels: Int[Tensor, "B"]) -> Float
     counts = labels.bincount()
     sums: Tensor = values.new_zeros(len(counts), values.shape[1]).index_add(0, labels, values)
     return sums[counts > 0] / counts[counts > 0, None]
-
-
-def calibrate_tau(cosines: Float[Tensor, "B C"], labels: Int[Tensor, "B"]) -> float:
-    """The temperature in TAU_RANGE at which softmax(cosines / tau) has the least negative log-likelihood.
-
-    The paper does not give tau. The cosines come from a classifier without a trained parameter (zero-shot), so the
-    training images are unseen by it and no other split is needed. A grid of 41 steps of 6 %.
-    """
-    low, high = (torch.tensor(bound).log() for bound in TAU_RANGE)
-    taus: list[float] = torch.linspace(float(low), float(high), 41).exp().tolist()
-    losses = [float(cross_entropy(cosines / tau, labels)) for tau in taus]
-    return round(taus[losses.index(min(losses))], 6)

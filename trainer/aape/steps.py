@@ -17,8 +17,9 @@ from stages.training import TrainParams
 from trainer.aape.aggregator import PromptTargets
 from trainer.aape.classifier import Classifier
 from trainer.aape.fused import FusedSteps, can_fuse
-from trainer.aape.losses import TAU_RANGE, class_means, clip_reward, distillation_loss
+from trainer.aape.losses import class_means, clip_reward, distillation_loss
 from trainer.data import Images
+from trainer.text import TAU_RANGE
 
 
 class Steps(Protocol):

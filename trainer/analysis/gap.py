@@ -18,12 +18,12 @@ from torch.nn.functional import normalize
 from stages.command import table
 from stages.errors import UserError
 from trainer.aape.classifier import Classifier
-from trainer.aape.fit import class_weights
 from trainer.analysis.prompts import aggregator_again, features_of, find_reference
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.data import Images
 from trainer.features import Features
 from trainer.methods.aape import AAPEPredictor
+from trainer.text import class_weights
 
 SILENT = 1e-6
 """h(x) shorter than this says nothing of the image."""

@@ -14,12 +14,12 @@ from torch import Tensor
 from stages.training import TrainParams
 from trainer.aape.aggregator import PromptTargets
 from trainer.aape.classifier import Classifier
-from trainer.aape.fit import class_weights
 from trainer.aape.steps import build_steps
 from trainer.bench.generated import made_task
 from trainer.bench.plain import plain_training
 from trainer.bench.rows import Row, Sizes, in_turn, wait
 from trainer.data import Images, Task
+from trainer.text import class_weights
 
 TAU, RATE, HEADS = 0.05, 0.1, 4
 TRIAL = 5

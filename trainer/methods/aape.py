@@ -12,8 +12,9 @@ from torch import Tensor
 from stages.errors import UserError
 from stages.training import TrainParams
 from trainer.aape.classifier import Classifier
-from trainer.aape.fit import class_weights, fit
+from trainer.aape.fit import fit
 from trainer.data import ClassText, Task, check_task
+from trainer.text import TextSource, class_weights
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "aape": {},
@@ -52,7 +53,7 @@ class AAPEPredictor:
 
     classifier: Classifier
     tau: float
-    class_text: str
+    class_text: TextSource
     settings: TrainParams
     history: list[dict[str, float]] = field(default_factory=list)
     info: dict[str, float | str | int] = field(default_factory=dict)
@@ -98,7 +99,7 @@ class AAPE:
     @property
     def uses_prompts(self) -> bool:
         """Whether prompts enter through L_distill or name the classes."""
-        return self.settings.distills or self.settings.class_text != "template"
+        return self.settings.distills or self.settings.class_text in ("auto", "prompts")
 
     def fit(self, task: Task, *, seed: int) -> AAPEPredictor:
         """Learn aggregator, h and g on the shots.

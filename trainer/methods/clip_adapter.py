@@ -13,8 +13,9 @@ from torch.nn.functional import normalize
 from stages.training import TrainParams
 from trainer.aape.generator import uniform
 from trainer.data import ClassText, Images, Task
-from trainer.methods.common import Info, prepare, text_weights
+from trainer.methods.common import Info, prepare
 from trainer.methods.descent import Candidate, Recipe, choose, finish
+from trainer.text import class_weights
 
 REDUCTION = 4
 SETTINGS = ((0.2, 0.5), (0.6, 0.5), (0.6, 0.05))
@@ -71,7 +72,7 @@ class AdapterPredictor:
     def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
         """Scores for any classes: the adapter acts on images, text stays free."""
         adapted: Tensor = self.adapter(images.float())
-        return adapted @ text_weights(text).T / self.tau
+        return adapted @ class_weights(text, "ensemble").T / self.tau
 
 
 @dataclass(frozen=True)

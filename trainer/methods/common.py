@@ -1,9 +1,6 @@
 """What every baseline shares: the zero-shot classifier and tau that it starts from, the images it chooses by, records.
 
-One scale for all methods: where the published code multiplies cosines by CLIP's exp(logit_scale) = 100, a method here
-divides by the tau that fits the zero-shot cosines of the training images best (`trainer.aape.losses.calibrate_tau`).
-In CLIP's own space that is about the same; other encoders need a flatter softmax. The text of a class is the normalised
-mean of its templates, as in the published code (one template: that template).
+The text of a class is the normalised mean of its templates, as in the published code.
 """
 
 from __future__ import annotations
@@ -11,19 +8,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from trainer.aape.fit import class_weights
-from trainer.aape.losses import calibrate_tau
-from trainer.data import ClassText, Images, Task, check_task
+from trainer.data import Images, Task, check_task
 from trainer.selection import Split, split_for_selection
+from trainer.text import TextSource, calibrate_tau, class_weights
 
-TextSource = Literal["ensemble", "template", "prompts"]
 Info = dict[str, float | str | int]
 Score = tuple[float, float]
 """Accuracy, then minus the mean negative log-likelihood: the larger is the better choice."""
@@ -66,11 +60,6 @@ class Ground:
         }
 
 
-def text_weights(text: ClassText, source: TextSource = "ensemble") -> Float[Tensor, "C D"]:
-    """Unit float32 rows: the mean of all templates, the first `template`, or the mean of the `prompts`."""
-    return normalize(text.template_mean().float(), dim=-1) if source == "ensemble" else class_weights(text, source)
-
-
 def prepare(task: Task, *, seed: int, source: TextSource = "ensemble") -> Ground:
     """Check a task and calibrate tau.
 
@@ -83,7 +72,7 @@ def prepare(task: Task, *, seed: int, source: TextSource = "ensemble") -> Ground
     check_task(task)
     started = time.perf_counter()
     train = task.train.float32()
-    weights = text_weights(task.text, source)
+    weights = class_weights(task.text, source)
     tau = calibrate_tau(train.embeddings @ weights.T, train.labels)
     split = split_for_selection(Task(task.text, train, task.val.float32()), seed=seed)
     return Ground(task.text.names, train, weights, tau, split, started)

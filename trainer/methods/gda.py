@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainer.data import ClassText, Images, Task
-from trainer.methods.common import WORST, Info, all_views, class_sums, judge, prepare, text_weights
+from trainer.methods.common import WORST, Info, all_views, class_sums, judge, prepare
+from trainer.text import class_weights
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 DEFAULT_ALPHA = 0.1
@@ -108,7 +109,7 @@ class GDAPredictor:
         All fitted: as fitted. All new: means and precision synthesised, as published. Both at once, which the paper
         does not treat: new means are synthesised and the fitted precision serves all, so that scores are comparable.
         """
-        x, weights = images.float(), text_weights(text)
+        x, weights = images.float(), class_weights(text, "ensemble")
         weight, bias = self._gaussian(text.names, weights)
         return x @ weights.T / self.tau + self.alpha * (x @ weight.T + bias)
 

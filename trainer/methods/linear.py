@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from stages.errors import UserError
-from trainer.aape.losses import calibrate_tau
 from trainer.data import ClassText, Images, Task
 from trainer.methods.common import Info, Score, class_sums, judge, prepare
+from trainer.text import calibrate_tau
 
 STEPS_A_DECADE = 8
 RANGE = 6 * STEPS_A_DECADE

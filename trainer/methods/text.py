@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainer.data import ClassText, Task
-from trainer.methods.common import Info, TextSource, judge, prepare, text_weights
+from trainer.methods.common import Info, judge, prepare
+from trainer.text import TextSource, class_weights
 
 
 @dataclass
@@ -29,7 +30,7 @@ class TextPredictor:
     @torch.no_grad()
     def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
         """cos(x, w_c) / tau for any classes."""
-        return images.float() @ text_weights(text, self.source).T / self.tau
+        return images.float() @ class_weights(text, self.source).T / self.tau
 
 
 @dataclass(frozen=True)

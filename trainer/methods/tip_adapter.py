@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trainer.data import ClassText, Images, Task
-from trainer.methods.common import WORST, Ground, Info, Score, judge, mean_view, one_hot, prepare, text_weights
+from trainer.methods.common import WORST, Ground, Info, Score, judge, mean_view, one_hot, prepare
 from trainer.methods.descent import Candidate, Recipe, Run, choose, finish
+from trainer.text import class_weights
 
 ALPHA, BETA = 1.17, 1.0
 """The released defaults, which stay where nothing can be held out."""
@@ -69,7 +70,7 @@ class CachePredictor:
     def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
         """Scores for any classes; the cache adds to those of its own names."""
         x = images.float()
-        logits = x @ text_weights(text).T / self.tau
+        logits = x @ class_weights(text, "ensemble").T / self.tau
         column = {name: i for i, name in enumerate(text.names)}
         known = torch.tensor([column.get(name, -1) for name in self.names], device=x.device)[self.labels]
         kept = known >= 0
