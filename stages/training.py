@@ -32,8 +32,8 @@ class TrainParams(BaseModel):
     )
     class_text: Literal["auto", "template", "ensemble", "prompts"] = Field(
         "auto",
-        description="w_i: the first template (paper), the mean of the templates or of the prompts; auto: the first template "
-        "or the mean of the prompts, whichever fits the training images better",
+        description="w_i: the first template (paper), the mean of the templates or of the prompts; auto: first "
+        "template or mean of the prompts, whichever fits the training images better",
     )
 
     lr: Literal["auto"] | Positive = Field(
