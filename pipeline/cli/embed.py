@@ -8,6 +8,7 @@ import typer
 from pipeline.cli.app import CACHE, app, list_some, say_note
 from stages import command
 from stages.command import CacheOption, DatasetOption, EncoderOption, JsonOption, ParamsOption, say
+from stages.errors import UserError
 
 if TYPE_CHECKING:
     from stages.params import Params
@@ -42,17 +43,23 @@ def embed_text(
     for name in names:
         ManifestStore(cache, name).require()
     model = _encoder(encoder, settings, device, precision)
-    done = []
+    done: list[dict[str, Any]] = []
+    faults: list[str] = []
     for name in names:
         for summary in run(name, model, data=settings.of(name), embed=settings.embed, cache=cache):
+            done.append(asdict(summary))
+            if summary.fault:
+                faults.append(summary.fault)
+                continue
             say(
                 f"{name}: {summary.rows} sentences of {summary.llm} embedded with {summary.encoder}"
                 + (" (up to date)" if summary.skipped else "")
             )
-            done.append(asdict(summary))
     say_note(model.note)
     if as_json:
         command.show(done, as_json=True, text=str)
+    if faults:
+        raise UserError("; ".join(faults))
 
 
 @app.command("embed-images")

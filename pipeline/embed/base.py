@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Summary:
-    """What was embedded, for the user and for --json."""
+    """What was embedded, for the user and for --json; `fault` says why a source was not, and its mend."""
 
     dataset: str
     store: str
@@ -25,6 +25,7 @@ class Summary:
     views: int = 0
     unreadable: list[str] = field(default_factory=list)
     skipped: bool = False
+    fault: str = ""
 
 
 def origin_of(store: Store, encoder: "Encoder", **more: Any) -> Provenance:

@@ -1,6 +1,6 @@
 """Sentences to text stores: templates, captions, questions and answers in one, prompts in one a source."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.embed.base import Summary, no_vectors, origin_of
+from pipeline.prompts.commands import pasteable, remake
 from stages import ManifestStore, PromptStore, Provenance, TextStore, UserError, display_name
 from stages.artifacts import NO_LLM, embedding_array, partition_values
 from stages.command import progress
@@ -23,8 +24,11 @@ ROWS = pa.schema([(name, kind) for name, kind in TextStore.columns if name != "e
 def embed_text(dataset: str, encoder: "Encoder", *, data: DataParams, embed: EmbedParams, cache: Path) -> list[Summary]:
     """Embed what a data set says: templates, captions, questions and answers, and the kept prompts of every source.
 
+    A source that cannot be read, or was written for other classes or images, is left out, and its summary says so
+    (`fault`); the others are embedded.
+
     Raises:
-        UserError: no manifest yet, or a prompt store of other classes.
+        UserError: no manifest yet.
     """
     store = ManifestStore(cache, dataset)
     manifest = store.provenance()
@@ -41,18 +45,14 @@ def embed_text(dataset: str, encoder: "Encoder", *, data: DataParams, embed: Emb
             own, origin_of(own, encoder, inputs=inputs, settings={"templates": templates}), rows, encoder, embed
         )
     ]
+    now = {**classes, "manifest": manifest.content}
     for source in partition_values(cache, PromptStore, "llm", dataset=dataset):
-        prompts = PromptStore(cache, dataset, source)
-        found = prompts.provenance()
-        mine = {**classes, "manifest": manifest.content}
-        if any(mine[name] != made_from for name, made_from in found.inputs.items() if name in mine):
-            maker = "generate-prompts" if "questions" in found.settings else "import-prompts"
-            raise UserError(
-                f"{prompts.file} was written for another manifest than the one there is now: run "
-                f"`pipeline {maker} --dataset {dataset}` again"
-            )
-        kept = prompts.read(["prompt_id", "class_id", "image_id", "text", "kept"])
-        kept = kept.filter(kept["kept"]).drop_columns(["kept"])
+        try:
+            found, kept = _kept(PromptStore(cache, dataset, source), now)
+        except UserError as error:
+            fault = str(error)
+            done.append(Summary(dataset, "text", encoder.name, 0, encoder.note, llm=source, fault=fault))
+            continue
         rows = kept.append_column("kind", pa.array(["prompt"] * len(kept), pa.string())).select(ROWS.names)
         text = TextStore(cache, dataset, encoder.name, source)
         origin = origin_of(
@@ -65,6 +65,25 @@ def embed_text(dataset: str, encoder: "Encoder", *, data: DataParams, embed: Emb
         )
         done.append(_embed_rows(text, origin, rows, encoder, embed))
     return done
+
+
+def _kept(prompts: PromptStore, now: Mapping[str, str]) -> tuple[Provenance, pa.Table]:
+    """The provenance and the kept sentences of one source.
+
+    Args:
+        now: what the manifest is now (`classes`, `manifest`).
+
+    Raises:
+        UserError: the store cannot be read, or was written for other classes or images.
+    """
+    found = prompts.provenance()
+    if any(now[name] != made_from for name, made_from in found.inputs.items() if name in now):
+        raise UserError(
+            f"{prompts.file} was written for other classes or images than the manifest has now; its sentences are not "
+            f"embedded: run `{pasteable(remake(found))}`, then this again"
+        )
+    kept = prompts.read(["prompt_id", "class_id", "image_id", "text", "kept"])
+    return found, kept.filter(kept["kept"]).drop_columns(["kept"])
 
 
 def _templates(manifest: Provenance, templates: list[str]) -> Iterator[dict[str, Any]]:

@@ -46,7 +46,7 @@ def import_prompts(dataset: str, name: str, file: Path, *, cache: Path) -> Summa
         rows,
         inputs={"classes": manifest.inputs["classes"]},
         fingerprint=sha256_file(file),
-        settings={"file": file.name},
+        settings={"file": str(file)},  # as the user named it: an error gives the command again
     )
     return summarise(dataset, name, rows, names, ignored=sorted(set(given) - set(found.values())))
 

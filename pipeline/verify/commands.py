@@ -1,7 +1,9 @@
 """Which command makes a store: its words, from the footer where it can be read, else from the settings."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
+from pipeline.prompts.commands import pasteable, remake
 from pipeline.verify.places import stores_in
 from stages import Provenance, UserError, slug
 from stages.artifacts import Store
@@ -44,10 +46,13 @@ def _prompts(store: Store, params: Params) -> tuple[str, ...]:
     if listed is not None:
         return ("import-prompts", dataset, f"--name={listed}")
     if origin is not None and "questions" not in origin.settings:
-        raise UserError(
-            f"its sentences were imported from {origin.settings.get('file')!r}, which the settings do not list: run "
-            f"`pipeline import-prompts --dataset {store.dataset} --name {origin.llm} --file FILE`"
-        )
+        file = origin.settings.get("file")
+        if file is not None and not Path(file).is_file():
+            raise UserError(
+                f"its sentences were imported from {file!r}, which is not there and not listed in the settings: run "
+                f"`{pasteable(remake(origin))}` with the file's new place"
+            )
+        return remake(origin)
     known = [origin.llm or "" if origin else "", params.prompts.llm, *params.llms, *_footers(store, "llm")]
     return ("generate-prompts", dataset, f"--llm={_named(place, known) or place}")
 

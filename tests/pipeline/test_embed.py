@@ -1,6 +1,7 @@
 """Sentences and images to stores: complete, in order, repeatable, resumed after a kill, and asked with SQL."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,16 @@ from conftest import Command
 from safetensors.torch import save_file
 
 from pipeline.catalog import query
+from pipeline.cli import embed as command_line
 from pipeline.embed import embed_images, embed_text
 from pipeline.encoders import load_encoder
 from pipeline.encoders.base import Encoder
 from pipeline.ingest import ingest
+from pipeline.prompts.commands import pasteable, remake
 from pipeline.prompts.importing import import_prompts
 from pipeline.torchvision_mend import mend_torchvision
 from pipeline.verify import verify
-from stages import ImageStore, ManifestStore, Provenance, TextStore, UserError
+from stages import ImageStore, ManifestStore, PromptStore, Provenance, TextStore, UserError
 from stages.artifacts import embedding_matrix
 from stages.params import DataParams, EmbedParams
 
@@ -277,3 +280,28 @@ def test_a_malformed_sentence_file_is_refused_and_the_old_store_stays(
     with pytest.raises(UserError, match=part):
         import_prompts("w", "people", tmp_path / "bad.json", cache=cache)
     assert query(cache, "lite", "SELECT count(*) FROM prompts")[1] == [(12,)]
+
+
+def test_a_stale_source_is_left_out_with_its_mend_and_the_others_are_embedded(
+    cache: Path, encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = json.loads((tmp_path / "sentences.json").read_text()) | {"pink weave": ["A pink weave."]}
+    (tmp_path / "all of them.json").write_text(json.dumps(other))
+    (tmp_path / "weaves" / "pink weave").mkdir()
+    shutil.copy(next((tmp_path / "weaves" / "red weave").glob("0*.png")), tmp_path / "weaves" / "pink weave" / "x.png")
+    ingest("w", str(tmp_path / "weaves"), data=DataParams(), cache=cache)
+    import_prompts("w", "later", tmp_path / "all of them.json", cache=cache)
+    with pytest.raises(UserError) as caught:
+        command_line.embed_text(dataset="w", encoder=encoder.name, cache=cache)
+    mend = f"pipeline import-prompts --dataset w --name people --file {tmp_path / 'sentences.json'}"
+    assert f"run `{mend}`, then this again" in str(caught.value)
+    assert "w: 13 sentences of later embedded" in capsys.readouterr().err
+    assert not TextStore(cache, "w", encoder.name, "people").exists()
+    import_prompts("w", "people", tmp_path / "all of them.json", cache=cache)
+    done = embed_text("w", encoder, data=DataParams(), embed=EMBED, cache=cache)
+    assert [(summary.llm, summary.rows, summary.fault) for summary in done][1:] == [
+        ("later", 13, ""),
+        ("people", 13, ""),
+    ]
+    origin = PromptStore(cache, "w", "people").provenance()
+    assert pasteable(remake(origin)).endswith(f"--file '{tmp_path / 'all of them.json'}'")
