@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from closure import command_files
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -69,8 +70,23 @@ def test_dvc_runs_both_stages_then_nothing_then_only_what_a_change_touches(weave
     assert not would_run(project) & {"ingest@weaves", "embed-images@weaves"}
 
 
-def test_dvc_yaml_calls_only_the_two_commands() -> None:
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    for name, stage in stages.items():
-        commands = stage["cmd"] if isinstance(stage["cmd"], list) else [stage["cmd"]]
-        assert all(c.split()[0] in ("pipeline", "trainer") for c in commands), name
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def commands(stage: str) -> list[list[str]]:
+    """The command lines of a stage, in words."""
+    found = STAGES[stage]["cmd"]
+    return [line.split() for line in (found if isinstance(found, list) else [found])]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dvc_yaml_calls_only_the_two_commands(stage: str) -> None:
+    assert all(words[0] in ("pipeline", "trainer") for words in commands(stage))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_changed_code_reruns_the_stages_that_it_decides(stage: str) -> None:
+    deps = [Path(dep) for dep in STAGES[stage]["deps"]]
+    for package, command, *_ in commands(stage):
+        for file in sorted(command_files(package, command)):
+            assert any(file.is_relative_to(dep) for dep in deps), f"{stage}: {file} is in no dep"
