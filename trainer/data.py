@@ -16,6 +16,9 @@ from torch.nn.functional import normalize
 
 from stages.errors import UserError
 
+LENGTH_TOLERANCE = 0.01
+"""How far from 1 the length of a unit embedding may lie: rounding to float16 stays below 0.001, to bfloat16 0.005."""
+
 
 @dataclass(frozen=True)
 class Images:
@@ -134,7 +137,7 @@ def check_task(task: Task) -> None:
 
     Raises:
         UserError: one class only, no training image of a class, labels out of range, widths that differ,
-            values that are no numbers.
+            values that are no numbers, embeddings that are not of length 1.
     """
     classes, width = task.text.template.shape
     if classes != len(task.text.names):
@@ -145,14 +148,16 @@ def check_task(task: Task) -> None:
         raise UserError(f"a classifier needs at least 2 classes, found {classes}: {', '.join(task.text.names)}")
     for name, images in (("train", task.train), ("val", task.val)):
         check_images(images, classes=classes, width=width, name=name)
-    check_numbers(task.text.template, name="template embeddings")
+    check_unit(task.text.template, name="template embeddings")
+    if task.text.templates is not None:
+        check_unit(task.text.templates, name="template embeddings")
     if task.text.prompts is not None:
         if task.text.prompts.shape[-1] != width:
             raise UserError(
                 f"the template embeddings are {width} wide and the prompt embeddings {task.text.prompts.shape[-1]}: "
                 "embed both with the same encoder"
             )
-        check_numbers(task.text.prompts, name="prompt embeddings")
+        check_unit(task.text.prompts, name="prompt embeddings", where=task.text.mask)
     counts = torch.bincount(task.train.labels, minlength=classes).tolist()
     missing = [name for name, count in zip(task.text.names, counts, strict=True) if count == 0]
     if missing:
@@ -163,7 +168,8 @@ def check_images(images: Images, *, classes: int, width: int, name: str) -> None
     """Refuse images that do not belong to a task of `classes` classes and `width`-wide text.
 
     Raises:
-        UserError: labels out of range, widths that differ, a count of labels that differs, values that are no numbers.
+        UserError: labels out of range, widths that differ, a count of labels that differs, values that are no numbers,
+            embeddings that are not of length 1.
     """
     rows = images.embeddings.shape[0]
     if rows != len(images):
@@ -179,7 +185,9 @@ def check_images(images: Images, *, classes: int, width: int, name: str) -> None
     if low < 0 or high >= classes:
         wrong = low if low < 0 else high
         raise UserError(f"label {wrong} of the {name} images is out of range: labels run from 0 to {classes - 1}")
-    check_numbers(images.embeddings, name=f"{name} image embeddings")
+    check_unit(images.embeddings, name=f"{name} image embeddings")
+    if images.views is not None:
+        check_unit(images.views, name=f"views of the {name} images")
 
 
 def check_numbers(values: Tensor, *, name: str) -> None:
@@ -194,6 +202,27 @@ def check_numbers(values: Tensor, *, name: str) -> None:
         raise UserError(
             f"{int(bad.sum())} of {bad.shape[0]} rows of the {name} hold NaN or infinity (first: row {first}): "
             "embed them again"
+        )
+
+
+def check_unit(values: Float[Tensor, "*rows D"], *, name: str, where: Bool[Tensor, "*rows"] | None = None) -> None:
+    """Refuse NaN, infinity and embeddings that are not of length 1, which cosines and temperatures stand on.
+
+    Args:
+        where: False at padding, which may be of any length.
+
+    Raises:
+        UserError: says how many rows are bad, which is the first, and its length.
+    """
+    check_numbers(values, name=name)
+    lengths = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
+    off = (lengths - 1).abs() > LENGTH_TOLERANCE
+    off = (off if where is None else off & where).flatten()
+    if bool(off.any()):
+        first = int(off.nonzero()[0, 0])
+        raise UserError(
+            f"{int(off.sum())} of {len(off)} rows of the {name} are not of length 1 (first: row {first}, length "
+            f"{float(lengths.flatten()[first]):.4g}): divide each by its length, or embed again"
         )
 
 
