@@ -24,7 +24,9 @@ paper: setup            ## the paper's tables: 11 data sets below data/, CLIP Vi
 
 setup:                  ## make or refresh .venv; nothing to do takes a moment
 	@$(PYTHON) install/venv.py
-	@test -d .dvc || $(BIN)/dvc init --quiet
+	@if git rev-parse --git-dir >/dev/null 2>&1; \
+	then ! grep -qs no_scm .dvc/config.local || $(BIN)/dvc config --local --unset core.no_scm; \
+	else grep -qs no_scm .dvc/config.local || $(BIN)/dvc config --local core.no_scm true; fi  # unpacked from a ZIP
 
 lint: setup             ## ruff and mypy
 	@ruff check .
