@@ -16,9 +16,10 @@ PALETTES = {
 }  # fmt: skip
 TITLE = "AAPE in one picture"
 ABOUT = (
-    "In training, a language model's sentences about a class are embedded by frozen CLIP and aggregated by attention into "
-    "one embedding p^a. The generator h learns to predict p^a from an image embedding x alone. The classifier g adapts the "
-    "class text w_c by h(x); the class whose adapted text has the largest cosine to x wins. At inference only h and g run."
+    "In training, a language model's sentences about a class are embedded by frozen CLIP and aggregated by attention "
+    "into one embedding p^a. The generator h learns to predict p^a from an image embedding x alone. The classifier g "
+    "adapts the class text w_c by h(x); the class whose adapted text has the largest cosine to x wins. At inference "
+    "only h and g run."
 )
 
 

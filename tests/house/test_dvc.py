@@ -43,6 +43,7 @@ def change(project: Path, section: str, key: str, value: object) -> None:
     (project / "params.yaml").write_text(yaml.safe_dump(settings))
 
 
+@pytest.mark.llm
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_dvc_runs_both_stages_then_nothing_then_only_what_a_change_touches(weaves: Path) -> None:
