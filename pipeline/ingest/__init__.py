@@ -74,6 +74,11 @@ def ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summa
         UserError: missing or empty source, one class only, two classes of one name, no readable image, or more
             missing and unreadable ones than `data.max_missing` allows. An older manifest then stays as it is.
     """
+    with ManifestStore(cache, dataset).locked("pipeline ingest"):
+        return _ingest(dataset, source, data=data, cache=cache)
+
+
+def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summary:
     store = ManifestStore(cache, dataset)
     if _matches(ExportedReader(), source):
         return _summary(dataset, import_manifest(store, source))
