@@ -5,6 +5,7 @@ One file is a source, or a folder with such files: tables (`tables`), COCO's, No
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from pipeline.ingest.base import Listing, Question
 from pipeline.ingest.captions import add_coco, add_karpathy, is_coco, is_karpathy
 from pipeline.ingest.columns import Table
 from pipeline.ingest.json_files import read_json
-from pipeline.ingest.places import Places
+from pipeline.ingest.places import URL, Places
 from pipeline.ingest.records import Records
 from pipeline.ingest.splits import SPLIT_NAMES, split_named, splits_by_file_name
 from pipeline.ingest.tables import SUFFIXES, read_table, speaks_of_images
@@ -25,6 +26,8 @@ from stages.text import read_text
 
 JSON_NAMES = re.compile(r"captions|questions|annotations|^dataset_(coco|flickr)", re.IGNORECASE)
 """What JSON files of a folder are looked into."""
+UNKNOWN = -1
+"""The class id of images without a known class, in Hugging Face `datasets` and elsewhere."""
 
 
 class ListReader:
@@ -60,23 +63,28 @@ def read_files(
         UserError: a file cannot be understood, or two files contradict each other.
     """
     records = Records()
-    root = Places(folder, data).root
     said = _splits_of(files, folder) if said is None else said
     names: list[str] | None = None
+    counted: Counter[str] = Counter()
     for file in (f for f in files if f.suffix.lower() != ".json"):
         table = read_table(file, data.columns)
         if table.names is not None:
             if names is not None and names != table.names:
                 raise UserError(f"{file}: its class names are not those of the files before it")
             names = table.names
-        _add_table(records, table, _places(folder, file, data), said[file], at=folder.resolve() / _told(folder, file))
-    _add_json(records, [f for f in files if f.suffix.lower() == ".json"], folder, data, said)
+        places = _places(folder, file, data)
+        _add_table(records, table, places, said[file], at=folder.resolve() / _told(folder, file))
+        counted.update(places.counted)
+    places = Places(folder, data)
+    _add_json(records, [f for f in files if f.suffix.lower() == ".json"], places, said)
+    counted.update(places.counted)
+    records.notes += [f"{count} {what}" for what, count in counted.items() if count]
     if names is None:
         names = class_list(folder)
     shown = sorted(_told(folder, file) for file in files)
     if len(files) > 1 or Path(source).is_dir():
         records.notes.insert(0, f"read from {', '.join(shown)[:300]}")
-    return records.listing(source, root, data, names=names, files=shown)
+    return records.listing(source, places.root, data, names=names, files=shown)
 
 
 def class_list(folder: Path) -> list[str] | None:
@@ -136,14 +144,11 @@ def _places(folder: Path, file: Path, data: DataParams) -> Places:
 # JSON
 
 
-def _add_json(
-    records: Records, files: Sequence[Path], folder: Path, data: DataParams, said: Mapping[Path, str | None]
-) -> None:
+def _add_json(records: Records, files: Sequence[Path], places: Places, said: Mapping[Path, str | None]) -> None:
     known: dict[int | str, list[str]] = {}
     questions: list[tuple[Path, Any]] = []
     coco: list[tuple[Path, Any]] = []
     karpathy: list[Path] = []
-    places = Places(folder, data)
     for file in files:
         raw = read_json(file)
         if is_karpathy(raw):
@@ -207,12 +212,16 @@ def _add_table(records: Records, table: Table, places: Places, split: str | None
     for row in range(len(table.lines)):
         cells = {role: values[row] for role, values in own.items()}
         try:
-            path = f"{base}/{row}" if base else places.find(_text(cells["image"]))
+            path = f"{base}/{row}" if base else places.find(_image(cells["image"], table))
+            label = _label(cells["class"], numbers=numbers) if "class" in cells else None
+            class_id = _class_id(cells["class_id"]) if "class_id" in cells else None
+            unlabelled = ("class" in cells and label is None) or ("class_id" in cells and class_id is None)
             records.add(
                 path,
                 split=split_named(_text(cells["split"])) if "split" in cells else split,
-                label=_label(cells["class"], numbers=numbers) if "class" in cells else None,
-                class_id=_number(cells["class_id"]) if "class_id" in cells else None,
+                label=None if unlabelled else label,
+                class_id=None if unlabelled else class_id,
+                unlabelled=unlabelled,
                 captions=_texts(cells["caption"], separator=None) if "caption" in cells else None,
                 questions=[_question(cells, f"{path}#{row}")] if "question" in cells else None,
             )
@@ -226,19 +235,40 @@ def _text(value: Any) -> str:
     return str(value).strip()
 
 
+def _image(value: Any, table: Table) -> str:
+    text = _text(value)
+    if URL.match(text):
+        column = table.called.get("image", "image")
+        raise ValueError(
+            f"column {column!r} holds URLs ({text[:80]!r}): download the images first, e.g. with img2dataset, and name "
+            "the files"
+        )
+    return text
+
+
 def _are_numbers(values: Sequence[Any]) -> bool:
-    """Whether all labels are whole numbers as they are usually written: `007` is a name."""
+    """Whether all labels are whole numbers as they are usually written: `007` is a name; empty ones do not count."""
     return all(
         isinstance(v, (int, float))
-        or (isinstance(v, str) and re.fullmatch(r"0|[1-9][0-9]{0,8}", v.strip()) is not None)
+        or v is None
+        or (isinstance(v, str) and re.fullmatch(r"(-1|0|[1-9][0-9]{0,8})(\.0)?|", v.strip()) is not None)
         for v in values
     )
 
 
-def _label(value: Any, *, numbers: bool) -> int | str:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise ValueError("the class is empty")
-    return _number(value) if numbers else _text(value)
+def _label(value: Any, *, numbers: bool) -> int | str | None:
+    """The class of a row; None where the row says that nobody knows it: empty, or -1 among numbers."""
+    if value is None or value != value or (isinstance(value, str) and value.strip() in ("", str(UNKNOWN))):  # NaN
+        return None
+    if not numbers:
+        return _text(value)
+    number = _number(value)
+    return None if number == UNKNOWN else number
+
+
+def _class_id(value: Any) -> int | None:
+    found = _label(value, numbers=True)
+    return found if isinstance(found, int) else None
 
 
 def _number(value: Any) -> int:

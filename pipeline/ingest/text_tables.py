@@ -21,7 +21,7 @@ def read_text_table(file: Path, wanted: Mapping[str, str]) -> Table:
     roles = find_columns(header, wanted, where=str(file))
     require_image(file, roles, header)
     places = {role: header.index(column) for role, column in roles.items()}
-    return Table(file, {role: [row[place] for row in rows] for role, place in places.items()}, lines)
+    return Table(file, {role: [row[place] for row in rows] for role, place in places.items()}, lines, called=roles)
 
 
 def text_header(file: Path) -> list[str]:
