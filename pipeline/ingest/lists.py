@@ -1,7 +1,7 @@
 """Files that name images and say something about them: class lists, captions, questions, or all of these together.
 
-One file is a source, or a folder with such files: tables (`tables`), COCO's, NoCaps' and Karpathy's captions
-(`captions`), VQA2's questions (`vqa`). What they say about one image comes together in one row of the manifest.
+One file is a source, or a folder with such files: tables and lists in JSON (`tables`, `rows`), COCO's, NoCaps' and
+Karpathy's captions (`captions`), VQA2's questions (`vqa`). What they say about one image comes together in one row.
 """
 
 import re
@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.ingest.base import Listing, Question
+from pipeline.ingest.base import Listing
 from pipeline.ingest.captions import add_coco, add_karpathy, is_coco, is_karpathy
-from pipeline.ingest.columns import Table
 from pipeline.ingest.json_files import read_json
-from pipeline.ingest.places import URL, Places
+from pipeline.ingest.places import Places
 from pipeline.ingest.records import Records
-from pipeline.ingest.splits import SPLIT_NAMES, split_named, splits_by_file_name
+from pipeline.ingest.rows import add_table
+from pipeline.ingest.splits import SPLIT_NAMES, splits_by_file_name
 from pipeline.ingest.tables import SUFFIXES, read_table, speaks_of_images
+from pipeline.ingest.text_tables import json_table
 from pipeline.ingest.vqa import add_questions, answers_of, is_annotations, is_questions
 from stages.errors import UserError
 from stages.params import DataParams
@@ -26,8 +27,6 @@ from stages.text import read_text
 
 JSON_NAMES = re.compile(r"captions|questions|annotations|^dataset_(coco|flickr)", re.IGNORECASE)
 """What JSON files of a folder are looked into."""
-UNKNOWN = -1
-"""The class id of images without a known class, in Hugging Face `datasets` and elsewhere."""
 
 
 class ListReader:
@@ -73,10 +72,13 @@ def read_files(
                 raise UserError(f"{file}: its class names are not those of the files before it")
             names = table.names
         places = _places(folder, file, data)
-        _add_table(records, table, places, said[file], at=folder.resolve() / _told(folder, file))
+        add_table(records, table, places, said[file], at=folder.resolve() / _told(folder, file))
         counted.update(places.counted)
     places = Places(folder, data)
-    _add_json(records, [f for f in files if f.suffix.lower() == ".json"], places, said)
+    for file, entries in _add_json(records, [f for f in files if f.suffix.lower() == ".json"], places, said):
+        own = _places(folder, file, data)
+        add_table(records, json_table(file, entries, data.columns), own, said[file], at=folder)
+        counted.update(own.counted)
     counted.update(places.counted)
     records.notes += [f"{count} {what}" for what, count in counted.items() if count]
     if names is None:
@@ -99,15 +101,17 @@ def class_list(folder: Path) -> list[str] | None:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The files that speak of images: the folder's own, those in `annotations` and `data`, `metadata.*` of splits."""
+    """The files that speak of images: the folder's own, those in `annotation(s)` and `data`, `metadata.*` of splits."""
     found = []
-    for place in (folder, folder / "annotations", folder / "data", *_split_folders(folder)):
+    inner = [folder / name for name in ("annotations", "annotation", "data")]
+    for place in (folder, *inner, *_split_folders(folder)):
         for file in sorted(place.iterdir()) if place.is_dir() else ():
             suffix = file.suffix.lower()
             if file.name.startswith(".") or (place.name.lower() in SPLIT_NAMES and file.stem.lower() != "metadata"):
                 continue
             is_table = suffix in SUFFIXES - {".arrow"}
-            if speaks_of_images(file) if is_table else suffix == ".json" and JSON_NAMES.search(file.name):
+            is_json = suffix == ".json"
+            if (is_json and JSON_NAMES.search(file.name)) or ((is_table or is_json) and speaks_of_images(file)):
                 found.append(file)
     speaking = [file for file in found if "annotations" not in file.name.lower()]
     return found if speaking else []
@@ -144,14 +148,20 @@ def _places(folder: Path, file: Path, data: DataParams) -> Places:
 # JSON
 
 
-def _add_json(records: Records, files: Sequence[Path], places: Places, said: Mapping[Path, str | None]) -> None:
+def _add_json(
+    records: Records, files: Sequence[Path], places: Places, said: Mapping[Path, str | None]
+) -> list[tuple[Path, list[Any]]]:
+    """Take the files of captions and questions; returns those that are lists of entries: tables, in JSON."""
+    tables: list[tuple[Path, list[Any]]] = []
     known: dict[int | str, list[str]] = {}
     questions: list[tuple[Path, Any]] = []
     coco: list[tuple[Path, Any]] = []
     karpathy: list[Path] = []
     for file in files:
         raw = read_json(file)
-        if is_karpathy(raw):
+        if isinstance(raw, list):
+            tables.append((file, raw))
+        elif is_karpathy(raw):
             with _faults_of(file):
                 add_karpathy(records, raw, places, where=str(file))
             karpathy.append(file)
@@ -163,8 +173,9 @@ def _add_json(records: Records, files: Sequence[Path], places: Places, said: Map
             known |= answers_of(raw, where=str(file))
         else:
             raise UserError(
-                f"{file}: not understood; expected COCO captions, Karpathy's dataset_*.json, VQA2 questions, or CoOp's "
-                'split file {"train": [[path, class id, class name], ...], "val": ..., "test": ...}'
+                f"{file}: not understood ({_shape(raw)}); expected COCO captions, Karpathy's dataset_*.json, VQA2 "
+                "questions, a list of objects with an image and a caption, class or question each, or CoOp's split "
+                'file {"train": [[path, class id, class name], ...], "val": ..., "test": ...}'
             )
     if karpathy and coco:
         records.notes.append(f"{karpathy[0].name} decides captions and splits; {coco[0][0].name} is left aside")
@@ -177,6 +188,17 @@ def _add_json(records: Records, files: Sequence[Path], places: Places, said: Map
             add_questions(records, raw, known, places, where=str(file), split=said[file])
     if known and not questions:
         raise UserError(f"{files[0]}: answers without questions; put VQA2's *_questions.json beside it")
+    return tables
+
+
+def _shape(raw: Any) -> str:
+    """What a JSON file is, for messages."""
+    if not isinstance(raw, dict):
+        return f"found {str(raw)[:40]!r}"
+    inside = raw.get("images")
+    first = inside[0] if isinstance(inside, list) and inside else None
+    of = f"; images of {', '.join(map(str, first))[:80]}" if isinstance(first, dict) else ""
+    return f"an object of {', '.join(map(str, raw))[:120] or 'nothing'}{of}"
 
 
 @contextmanager
@@ -186,112 +208,3 @@ def _faults_of(file: Path) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
-
-
-# Tables
-
-
-def _add_table(records: Records, table: Table, places: Places, split: str | None, *, at: Path) -> None:
-    """Take the rows of a table that lies at `at`.
-
-    Raises:
-        UserError: the first row that cannot be understood, with its place.
-    """
-    own = table.columns
-    if not {"class", "caption", "question"} & set(own):
-        raise UserError(
-            f"{table.file}: neither classes nor captions nor questions beside the images; name the column with "
-            "--column class=COLUMN (or caption=, question=)"
-        )
-    base = ""
-    if table.holds is not None:
-        if not at.is_relative_to(places.root):
-            raise UserError(f"{table.file}: it holds its images itself; leave --images away", exit_code=2)
-        base = f"{at.relative_to(places.root).as_posix()}/{table.holds}"
-    numbers = _are_numbers(own.get("class", ()))
-    for row in range(len(table.lines)):
-        cells = {role: values[row] for role, values in own.items()}
-        try:
-            path = f"{base}/{row}" if base else places.find(_image(cells["image"], table))
-            label = _label(cells["class"], numbers=numbers) if "class" in cells else None
-            class_id = _class_id(cells["class_id"]) if "class_id" in cells else None
-            unlabelled = ("class" in cells and label is None) or ("class_id" in cells and class_id is None)
-            records.add(
-                path,
-                split=split_named(_text(cells["split"])) if "split" in cells else split,
-                label=None if unlabelled else label,
-                class_id=None if unlabelled else class_id,
-                unlabelled=unlabelled,
-                captions=_texts(cells["caption"], separator=None) if "caption" in cells else None,
-                questions=[_question(cells, f"{path}#{row}")] if "question" in cells else None,
-            )
-        except ValueError as error:
-            raise UserError(f"{table.where(row)}: {error}") from error
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, (dict, list, bytes)):
-        raise ValueError(f"expected text, found {str(value)[:80]!r}")
-    return str(value).strip()
-
-
-def _image(value: Any, table: Table) -> str:
-    text = _text(value)
-    if URL.match(text):
-        column = table.called.get("image", "image")
-        raise ValueError(
-            f"column {column!r} holds URLs ({text[:80]!r}): download the images first, e.g. with img2dataset, and name "
-            "the files"
-        )
-    return text
-
-
-def _are_numbers(values: Sequence[Any]) -> bool:
-    """Whether all labels are whole numbers as they are usually written: `007` is a name; empty ones do not count."""
-    return all(
-        isinstance(v, (int, float))
-        or v is None
-        or (isinstance(v, str) and re.fullmatch(r"(-1|0|[1-9][0-9]{0,8})(\.0)?|", v.strip()) is not None)
-        for v in values
-    )
-
-
-def _label(value: Any, *, numbers: bool) -> int | str | None:
-    """The class of a row; None where the row says that nobody knows it: empty, or -1 among numbers."""
-    if value is None or value != value or (isinstance(value, str) and value.strip() in ("", str(UNKNOWN))):  # NaN
-        return None
-    if not numbers:
-        return _text(value)
-    number = _number(value)
-    return None if number == UNKNOWN else number
-
-
-def _class_id(value: Any) -> int | None:
-    found = _label(value, numbers=True)
-    return found if isinstance(found, int) else None
-
-
-def _number(value: Any) -> int:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"expected a whole number, found {str(value)[:80]!r}") from error
-    if not number.is_integer():
-        raise ValueError(f"expected a whole number, found {str(value)[:80]!r}")
-    return int(number)
-
-
-def _texts(value: Any, *, separator: str | None) -> list[str]:
-    """A cell with one text, or several: a list, or text with separators."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        parts = _text(value).split(separator) if separator else [_text(value)]
-        return [part.strip() for part in parts if part.strip()] if separator else parts
-    return [_text(item["answer"] if isinstance(item, dict) and "answer" in item else item) for item in value]
-
-
-def _question(cells: dict[str, Any], number: str) -> Question:
-    choices = _texts(cells.get("choices"), separator="|")
-    question_id = _text(cells["question_id"]) if "question_id" in cells else number
-    return Question(question_id, _text(cells["question"]), choices or None, _texts(cells.get("answers"), separator="|"))

@@ -36,7 +36,7 @@ class Records:
         """An image's number in the source (COCO's) -> its path."""
         self.question_ids: set[str] = set()
         self.notes: list[str] = []
-        self.empty = 0
+        self.empty = self.empty_answers = 0
 
     def add(
         self,
@@ -76,6 +76,7 @@ class Records:
                 self.empty += not caption
         for asked in questions or ():
             question = _cleaned(asked)
+            self.empty_answers += len(asked.answers) - len(question.answers)
             if question.question_id in self.question_ids:
                 raise ValueError(f"question {question.question_id[:80]!r} stands there twice")
             self.question_ids.add(question.question_id)
@@ -121,6 +122,8 @@ class Records:
             bare = sum(record.captions == [] for record in images.values())
             left = f"; {bare} images have no other" if bare else ""
             self.notes.append(f"{self.empty} empty captions left out{left}")
+        if self.empty_answers:
+            self.notes.append(f"{self.empty_answers} empty answers left out")
         return Listing(root, entries, shown, settings=settings, notes=self.notes)
 
     def _labelled(self, source: str) -> dict[str, Record]:
@@ -172,7 +175,8 @@ def _cleaned(asked: Question) -> Question:
     if not question:
         raise ValueError(f"question {asked.question_id[:80]!r} is empty")
     choices = None if asked.choices is None else [plain(choice) for choice in asked.choices]
-    return Question(plain(asked.question_id), question, choices, [plain(answer) for answer in asked.answers])
+    answers = [answer for answer in map(plain, asked.answers) if answer]
+    return Question(plain(asked.question_id), question, choices, answers)
 
 
 def plain(text: str) -> str:
