@@ -17,7 +17,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from stages.artifacts import NO_LLM
@@ -27,7 +26,7 @@ from stages.params import Params
 from trainer.checkpoint import save_checkpoint
 from trainer.data import Task, check_task
 from trainer.features import Features, Split
-from trainer.fits import FinishedFits
+from trainer.fits import FinishedFits, fit
 from trainer.methods import Method, Predictor, methods
 from trainer.metrics import interval95
 from trainer.protocols import Protocol, Score, TestSplits
@@ -121,19 +120,6 @@ def _jobs(features: Features, fits: int, asked: int | None) -> int:
     return min(asked or len(os.sched_getaffinity(0)), max(1, fits // FITS_A_PROCESS))
 
 
-def _fit(method: Method, task: Task, seed: int) -> tuple[Predictor, float]:
-    """One fit with one thread, and its seconds."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    start = perf_counter()
-    try:
-        return method.fit(task, seed=seed), perf_counter() - start
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _fit_or_load(
     fits: Sequence[tuple[Method, Task, int]], *, jobs: int, keep: Path | None, device: "torch.device"
 ) -> Iterator[tuple[Predictor, float]]:
@@ -142,9 +128,9 @@ def _fit_or_load(
         yield from _fit_all(fits, jobs=jobs)
         return
     finished = FinishedFits(keep)
-    files = [finished.file(*fit) for fit in fits]
+    files = [finished.file(*each) for each in fits]
     there = [file.exists() and finished.load(file, device=device) is not None for file in files]
-    fresh = _fit_all([fit for fit, done in zip(fits, there, strict=True) if not done], jobs=jobs)
+    fresh = _fit_all([each for each, done in zip(fits, there, strict=True) if not done], jobs=jobs)
     for file, done in zip(files, there, strict=True):
         found = finished.load(file, device=device) if done else None
         if found is None:
@@ -156,12 +142,12 @@ def _fit_or_load(
 def _fit_all(fits: Sequence[tuple[Method, Task, int]], *, jobs: int) -> Iterator[tuple[Predictor, float]]:
     """All fits, in their order, as they get ready."""
     if jobs == 1:
-        return (_fit(*each) for each in fits)
+        return (fit(method, task, seed=seed) for method, task, seed in fits)
     from joblib import Parallel, delayed, parallel_config
 
     with parallel_config("loky", inner_max_num_threads=1):
         ready: Iterator[tuple[Predictor, float]] = Parallel(n_jobs=jobs, return_as="generator")(
-            delayed(_fit)(*each) for each in fits
+            delayed(fit)(method, task, seed=seed) for method, task, seed in fits
         )
         return ready
 

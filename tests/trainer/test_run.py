@@ -187,13 +187,13 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     ways = protocols(["few-shot"], shots=[4])
     from trainer import run as module
 
-    whole, fitted = module._fit, []
+    whole, fitted = module.fit, []
 
-    def dying(*fit: object) -> object:
+    def dying(*asked: object, seed: int) -> object:
         if len(fitted) == 4:
             raise KeyboardInterrupt
-        fitted.append(fit)
-        return whole(*fit)  # type: ignore[arg-type]
+        fitted.append(asked)
+        return whole(*asked, seed=seed)  # type: ignore[arg-type]
 
     def outcome(keep: Path | None) -> Path:
         found = run_dataset(
@@ -204,12 +204,12 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
         return folder
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_fit", dying)
+        patch.setattr(module, "fit", dying)
         with pytest.raises(KeyboardInterrupt):
             outcome(tmp_path / "fits")
     again: list[object] = []
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_fit", lambda *fit: (again.append(fit), whole(*fit))[1])
+        patch.setattr(module, "fit", lambda *a, seed: (again.append(a), whole(*a, seed=seed))[1])
         kept = outcome(tmp_path / "fits")
     undisturbed = outcome(None)
     assert len(fitted) == 4
