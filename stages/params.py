@@ -3,6 +3,7 @@
 `load_params` reads a file; every command reads it first, and any flag overrides it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -47,12 +48,6 @@ class DataParams(_Section):
         {}, description="image, class, class_id, split, caption, question, question_id, choices, answers -> its column"
     )
     split: SplitParams = Field(SplitParams(), description="used where the source has no train/val/test folders")
-    split_folders: dict[str, Literal["train", "val", "test"]] | None = Field(
-        None, description="folder -> its split; {} = folders called train or test are classes; null = found by looking"
-    )
-    max_missing: Fraction = Field(
-        0.1, description="share of images that may be missing or unreadable; with more, ingest and embedding fail"
-    )
     class_names: dict[str, str] = Field({}, description="folder name -> name in sentences")
     templates: list[str] = Field(["a photo of a {}."], min_length=1, description="one `{}` each; averaged")
     questions: list[str] | None = Field(
@@ -125,8 +120,10 @@ class EmbedParams(_Section):
 class EvaluationParams(_Section):
     """Which protocols and methods `trainer run` takes."""
 
-    protocols: list[Literal["few-shot", "base-to-new", "cross-dataset", "domain-generalization", "label-noise"]] = (
-        Field(["few-shot", "base-to-new"], min_length=1)
+    protocols: list[str] = Field(
+        ["few-shot", "base-to-new"],
+        min_length=1,
+        description="protocol names: few-shot, base-to-new, cross-dataset, domain-generalization, label-noise",
     )
     methods: list[str] = Field(["all"], min_length=1, description="method names, or `all`")
     shots: Shots | list[Shots] = Field(16, description="training images a class; a list runs each number")
@@ -243,6 +240,24 @@ def load_params(path: Path | None) -> Params:
         return Params()
     raw = read_yaml(path)
     return check(Params, {} if raw is None else raw, where=str(path))
+
+
+def changed(params: Params, changes: Mapping[str, Any], *, where: str) -> Params:
+    """Settings with some of them changed, by path such as `train.lambda`; validated like the file.
+
+    Raises:
+        UserError: unknown paths and values that do not fit, all in one message.
+    """
+    raw: dict[str, Any] = params.model_dump(by_alias=True, exclude_unset=True, mode="python")
+    for path, value in changes.items():
+        here = raw
+        *folders, name = path.split(".")
+        for folder in folders:
+            here = here.setdefault(folder, {})
+            if not isinstance(here, dict):
+                raise UserError(f"{where}: {path}: {folder} has no settings below it", exit_code=2)
+        here[name] = value
+    return check(Params, raw, where=where)
 
 
 def check(model: type[Model], raw: Any, *, where: str) -> Model:

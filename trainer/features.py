@@ -68,19 +68,6 @@ class Features:
         """Read the test split. Called once, by the final evaluation, after everything is trained and chosen."""
         return _read_split(self.store, "test", self.class_ids, self.device)
 
-    def with_sources(self, sources: list[str] | None) -> "Features":
-        """The same features with these prompt sources alone, in this order; None keeps all.
-
-        Raises:
-            UserError: one is not there.
-        """
-        if sources is None:
-            return self
-        for source in sources:
-            if source not in self.sources:
-                raise UserError(f"{self.dataset} has no prompts of {source!r}; {nearest(source, list(self.sources))}")
-        return replace(self, sources=tuple(sources))
-
     def with_main_source(self, source: str) -> "Features":
         """The same features with this prompt source first, where it is there."""
         return replace(self, sources=tuple(sorted(self.sources, key=lambda s: s != source)))

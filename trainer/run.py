@@ -1,35 +1,42 @@
-"""`trainer run`: fit every method of every protocol and seed, then, and only then, read the test split and judge.
+"""Fit every method of every protocol and seed; then, and only then, read the test split and judge.
 
-What is written, below `results/runs/DATASET/`:
-    run.json          settings, notes and the metrics of every run
-    timing.json       seconds of every run (apart, so that the other files are the same bytes every time)
-    curves.csv        training loss of AAPE
-    predictions.csv   predicted class of every test image (few-shot, first seed, the checkpoint's method)
-    outcomes.csv      predicted label of every test image by every method and seed, for `trainer compare`
-    checkpoint/       safetensors and JSON, for `trainer predict`
+`run` is the whole of `trainer run` as a function; `trainer/record.py` says what is written, and the checkpoint
+(safetensors and JSON, for `trainer predict`) lies beside it.
 """
 
-import csv
-import io
-import json
-import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import TYPE_CHECKING
 
+from stages import UserError
 from stages.artifacts import NO_LLM
 from stages.command import progress
-from stages.files import write_text
+from stages.files import remove_tree, user_errors
 from stages.params import Params
 from trainer.checkpoint import save_checkpoint
 from trainer.data import Task, check_task
 from trainer.features import Features, Split
-from trainer.fits import FinishedFits, fit
+from trainer.fits import FinishedFits
+from trainer.inputs import Inputs
 from trainer.methods import Method, Predictor, methods
-from trainer.metrics import interval95
-from trainer.protocols import Protocol, Score, TestSplits
+from trainer.protocols import Protocol, Score, TestSplits, settled
+from trainer.record import (
+    CURVES,
+    OUTCOMES,
+    PREDICTIONS,
+    Curve,
+    FitRecord,
+    Outcome,
+    Prediction,
+    ProtocolRecord,
+    RunRecord,
+    number,
+    save_record,
+    write_lines,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -37,80 +44,160 @@ if TYPE_CHECKING:
 FITS_A_PROCESS = 12
 """Fewer fits than this a process are not worth starting it."""
 AT = "@"
-"""Between a method and a prompt source that is not the settings' own LLM: `cupl@written`."""
+"""Between a method and a prompt source that is not the main one: `cupl@written`."""
 
 
-@dataclass
-class Run:
-    """One method on one task with one seed."""
+@dataclass(frozen=True)
+class Planned:
+    """One fit to be made.
+
+    Attributes:
+        source: the prompt source; `none` for a method that reads no prompts.
+        key: the method's name in tables.
+    """
 
     protocol: Protocol
     method: Method
     source: str
     key: str
     seed: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A fit that was planned, made and judged on the test split."""
+
+    plan: Planned
     predictor: Predictor
     seconds: float
-    score: Score | None = None
+    score: Score
 
 
-@dataclass
-class Outcome:
-    """All runs of a data set."""
+@dataclass(frozen=True)
+class Finished:
+    """All fits of a data set, in memory.
 
+    Attributes:
+        test: the test split of the data set itself.
+    """
+
+    record: RunRecord
     features: Features
-    protocols: list[Protocol]
-    test: Split | None = None
-    runs: list[Run] = field(default_factory=list)
-    caveats: list[str] = field(default_factory=list)
+    fits: tuple[Judged, ...]
+    test: Split
 
 
-def run_dataset(
-    features: Features,
-    params: Params,
-    *,
-    protocols: Sequence[Protocol],
-    method_names: Sequence[str],
-    seeds: Sequence[int],
-    jobs: int | None = None,
-    keep: Path | None = None,
-) -> Outcome:
-    """Fit everything, then judge everything.
+def run(params: Params, inputs: Inputs, *, results: Path | None = None, jobs: int | None = None) -> RunRecord:
+    """Fit and judge all that the settings ask for on one data set.
 
     Args:
-        protocols: what `trainer.protocols.protocols` made.
-        jobs: processes that fit side by side; None takes one a core, and one alone on a GPU. Each computes with one
-            thread, so the results are the same bytes for any number.
-        keep: folder of finished fits: an interrupted run goes on where it was, with the same outcome. None keeps none.
+        params: `evaluation` says which protocols, methods, shots and seeds; `train` how.
+        inputs: see `trainer.inputs.load_inputs`.
+        results: where `runs/DATASET/` is written, and finished fits are kept until then, so that an interrupted run
+            goes on where it was with the same outcome. None writes nothing.
+        jobs: see `fit_and_judge`.
 
     Raises:
-        UserError: an unknown name, a class with fewer images than shots, or features that cannot be learned from.
+        UserError: an unknown name, a class with fewer images than shots, features that cannot be learned from, or a
+            folder that cannot be written.
     """
-    chosen = methods(method_names, settings=params.train)
-    outcome = Outcome(features, list(protocols))
-    plan: list[tuple[Protocol, int, Method, str, str]] = []
-    for way in protocols:
-        outcome.caveats += [line for line in way.caveats(features) if line not in outcome.caveats]
-        able = [m for m in chosen if m.serves_new_classes or not way.serves_new_classes]
-        plan += [(way, seed, m, source, key) for seed in seeds for m in able for source, key in _sources(features, m)]
-    outcome.caveats += _spent(features, max(way.shots for way in protocols))
-    tasks: dict[tuple[str, int, str], Task] = {}
-    for way, seed, _, source, _ in plan:
-        if (way.key, seed, source) not in tasks:
-            tasks[way.key, seed, source] = way.task(features, source, seed=seed)
-            check_task(tasks[way.key, seed, source])
-    fits = [(method, tasks[way.key, seed, source], seed) for way, seed, method, source, _ in plan]
+    if results is None:
+        return fit_and_judge(params, inputs, jobs=jobs).record
+    name = inputs.features.dataset
+    kept, folder = results / ".fits" / name, results / "runs" / name
+    finished = fit_and_judge(params, inputs, jobs=jobs, keep=kept)
+    with user_errors(folder):
+        write(finished, folder)
+        remove_tree(kept)
+    return finished.record
+
+
+def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, keep: Path | None = None) -> Finished:
+    """`run` without its files: the predictors are still at hand.
+
+    Args:
+        jobs: processes that fit side by side; None takes one a core, and one alone on a GPU. Each computes with one
+            thread, so the results are the same bytes for any number.
+        keep: folder of finished fits. None keeps none.
+    """
+    features, asked = inputs.features, params.evaluation
+    chosen = methods(asked.methods, settings=params.train)
+    protocols, notes = _measurable(features, settled(asked, inputs.others))
+    plan, unable = _plan(features, protocols, chosen, asked.seeds)
+    notes += unable
+    tasks = _tasks(features, plan)
+    notes += _spent(features, max(protocol.shots for protocol in protocols))
+    fits = [(each.method, tasks[each.protocol.key, each.seed, each.source], each.seed) for each in plan]
     fitted = _fit_or_load(fits, jobs=_jobs(features, len(fits), jobs), keep=keep, device=features.device)
-    done = progress(fitted, what=f"training {features.dataset}", total=len(plan), unit="run")
-    for (way, seed, method, source, key), (predictor, seconds_) in zip(plan, done, strict=True):
-        outcome.runs.append(Run(way, method, source, key, seed, predictor, seconds_))
+    done = list(progress(fitted, what=f"training {features.dataset}", total=len(plan), unit="fit"))
     tests = TestSplits()  # from here on, and not before, a test split may be read
-    outcome.test = tests.of(features)
-    for run in outcome.runs:
-        run.score = run.protocol.score(
-            run.predictor, features, run.source, tests, new_classes=run.method.serves_new_classes
-        )
-    return outcome
+    judged = tuple(
+        Judged(each, predictor, seconds, _score(each, predictor, features, tests))
+        for each, (predictor, seconds) in zip(plan, done, strict=True)
+    )
+    test = tests.of(features)
+    notes += _unmeasured(features, test, judged)
+    return Finished(_record(params, features, protocols, notes, judged), features, judged, test)
+
+
+def _measurable(features: Features, protocols: Sequence[Protocol]) -> tuple[list[Protocol], list[str]]:
+    """The protocols that this data set can be tested by, and lines on the others and on what cannot be measured.
+
+    Raises:
+        UserError: there is none.
+    """
+    found, notes = [], []
+    for protocol in protocols:
+        reason = protocol.unfit(features)
+        if reason is None:
+            found.append(protocol)
+            notes += protocol.caveats(features)
+        else:
+            notes.append(f"{features.dataset}: {protocol.name} is left out: {reason}")
+    if not found:
+        raise UserError("; ".join(dict.fromkeys(notes)))
+    return found, list(dict.fromkeys(notes))
+
+
+def _plan(
+    features: Features, protocols: Sequence[Protocol], chosen: Sequence[Method], seeds: Sequence[int]
+) -> tuple[list[Planned], list[str]]:
+    """All fits, and lines on the methods that a protocol cannot judge.
+
+    Raises:
+        UserError: no method is left.
+    """
+    plan, notes = [], []
+    for protocol in protocols:
+        able = [method for method in chosen if method.serves_new_classes or not protocol.serves_new_classes]
+        if len(able) < len(chosen):
+            names = ", ".join(method.name for method in chosen if method not in able)
+            notes.append(f"{protocol.name}: methods that know no class but their own are left out: {names}")
+        plan += [
+            Planned(protocol, method, source, key, seed)
+            for seed in seeds
+            for method in able
+            for source, key in _sources(features, method)
+        ]
+    if not plan:
+        raise UserError("; ".join(dict.fromkeys(notes)), exit_code=2)
+    return plan, list(dict.fromkeys(notes))
+
+
+def _tasks(features: Features, plan: Sequence[Planned]) -> dict[tuple[str, int, str], Task]:
+    """(protocol, seed, source) -> its task, checked."""
+    tasks: dict[tuple[str, int, str], Task] = {}
+    for each in plan:
+        key = each.protocol.key, each.seed, each.source
+        if key not in tasks:
+            tasks[key] = each.protocol.task(features, each.source, seed=each.seed)
+            check_task(tasks[key])
+    return tasks
+
+
+def _score(planned: Planned, predictor: Predictor, features: Features, tests: TestSplits) -> Score:
+    new_classes = planned.method.serves_new_classes
+    return planned.protocol.score(predictor, features, planned.source, tests, new_classes=new_classes)
 
 
 def _jobs(features: Features, fits: int, asked: int | None) -> int:
@@ -118,6 +205,19 @@ def _jobs(features: Features, fits: int, asked: int | None) -> int:
     if features.device.type != "cpu":
         return 1
     return min(asked or len(os.sched_getaffinity(0)), max(1, fits // FITS_A_PROCESS))
+
+
+def _fit(method: Method, task: Task, seed: int) -> tuple[Predictor, float]:
+    """One fit with one thread, and its seconds."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    start = perf_counter()
+    try:
+        return method.fit(task, seed=seed), perf_counter() - start
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _fit_or_load(
@@ -128,9 +228,9 @@ def _fit_or_load(
         yield from _fit_all(fits, jobs=jobs)
         return
     finished = FinishedFits(keep)
-    files = [finished.file(*each) for each in fits]
+    files = [finished.file(*fit) for fit in fits]
     there = [file.exists() and finished.load(file, device=device) is not None for file in files]
-    fresh = _fit_all([each for each, done in zip(fits, there, strict=True) if not done], jobs=jobs)
+    fresh = _fit_all([fit for fit, done in zip(fits, there, strict=True) if not done], jobs=jobs)
     for file, done in zip(files, there, strict=True):
         found = finished.load(file, device=device) if done else None
         if found is None:
@@ -142,12 +242,12 @@ def _fit_or_load(
 def _fit_all(fits: Sequence[tuple[Method, Task, int]], *, jobs: int) -> Iterator[tuple[Predictor, float]]:
     """All fits, in their order, as they get ready."""
     if jobs == 1:
-        return (fit(method, task, seed=seed) for method, task, seed in fits)
+        return (_fit(*each) for each in fits)
     from joblib import Parallel, delayed, parallel_config
 
     with parallel_config("loky", inner_max_num_threads=1):
         ready: Iterator[tuple[Predictor, float]] = Parallel(n_jobs=jobs, return_as="generator")(
-            delayed(fit)(method, task, seed=seed) for method, task, seed in fits
+            delayed(_fit)(*each) for each in fits
         )
         return ready
 
@@ -178,131 +278,114 @@ def _sources(features: Features, method: Method) -> list[tuple[str, str]]:
     return [(main, method.name), *((source, f"{method.name}{AT}{source}") for source in others)]
 
 
-def as_record(outcome: Outcome, params: Params) -> dict[str, Any]:
-    """The whole run as JSON, the same for the same input, seed and machine."""
-    features = outcome.features
-    return {
-        "dataset": features.dataset,
-        "encoder": features.encoder,
-        "notes": [*features.notes, *outcome.caveats],
-        "sources": list(features.sources),
-        "classes": len(features.class_names),
-        "protocols": {way.key: {"name": way.name, "shots": way.shots, "title": way.title} for way in outcome.protocols},
-        "train": params.train.model_dump(mode="json", by_alias=True),
-        "runs": [
-            {
-                "protocol": run.protocol.key,
-                "method": run.key,
-                "seed": run.seed,
-                "metrics": run.score.metrics if run.score else {},
-                "info": {k: v for k, v in run.predictor.info.items() if not k.endswith("seconds")},
-            }
-            for run in outcome.runs
-        ],
-    }
+def _unmeasured(features: Features, test: Split, fits: Sequence[Judged]) -> list[str]:
+    """Lines on classes without a test image, and on metrics that no test image was there for."""
+    classes = len(features.class_names)
+    empty = int((test.images.labels.bincount(minlength=classes) == 0).sum())
+    lines = [f"{features.dataset} has no test image of {empty} of its {classes} classes"] if empty else []
+    without: dict[str, dict[str, None]] = {}
+    for fit in fits:
+        for metric, value in fit.score.metrics.items():
+            if number(value) is None:
+                without.setdefault(fit.plan.protocol.key, {})[metric] = None
+    return [*lines, *(f"{key}: not measured without test images: {', '.join(m)}" for key, m in without.items())]
 
 
-def summarize(record: dict[str, Any]) -> dict[str, dict[str, dict[str, dict[str, float | int | None]]]]:
-    """protocol -> method -> metric -> {mean, ci95, n} over the seeds of one data set's run."""
-    values: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for run in record["runs"]:
-        for metric, value in run["metrics"].items():
-            values.setdefault(run["protocol"], {}).setdefault(run["method"], {}).setdefault(metric, []).append(value)
-    table: dict[str, dict[str, dict[str, dict[str, float | int | None]]]] = {}
-    for name, by_method in values.items():
-        for method, by_metric in by_method.items():
-            for metric, found in by_metric.items():
-                mean, ci95 = interval95(found)
-                entry = {"mean": _clean(mean), "ci95": _clean(ci95), "n": len(found)}
-                table.setdefault(name, {}).setdefault(method, {})[metric] = entry
-    return table
+def _record(
+    params: Params, features: Features, protocols: Sequence[Protocol], notes: Sequence[str], fits: Sequence[Judged]
+) -> RunRecord:
+    return RunRecord(
+        dataset=features.dataset,
+        encoder=features.encoder,
+        notes=tuple(dict.fromkeys([*features.notes, *notes])),
+        sources=features.sources,
+        classes=len(features.class_names),
+        protocols={
+            each.key: ProtocolRecord(name=each.name, shots=each.shots, title=each.title, headline=each.headline)
+            for each in protocols
+        },
+        evaluation=params.evaluation,
+        train=params.train,
+        fits=tuple(
+            FitRecord(
+                protocol=fit.plan.protocol.key,
+                method=fit.plan.key,
+                source=fit.plan.source,
+                seed=fit.plan.seed,
+                metrics={name: number(value) for name, value in fit.score.metrics.items()},
+                info={
+                    name: number(value) if isinstance(value, float) else value
+                    for name, value in fit.predictor.info.items()
+                    if not name.endswith("seconds")
+                },
+            )
+            for fit in fits
+        ),
+        timing=_timing(fits),
+    )
 
 
-def _clean(value: float | None) -> float | None:
-    """Rounded far below any meaning, so that files do not differ by the last bit; no NaN in JSON."""
-    return None if value is None or math.isnan(value) else round(value, 8)
-
-
-def seconds(outcome: Outcome) -> dict[str, dict[str, float]]:
+def _timing(fits: Sequence[Judged]) -> dict[str, dict[str, float]]:
     """protocol -> method -> mean seconds of one fit."""
     found: dict[str, dict[str, list[float]]] = {}
-    for run in outcome.runs:
-        found.setdefault(run.protocol.key, {}).setdefault(run.key, []).append(run.seconds)
-    return {p: {m: sum(v) / len(v) for m, v in by.items()} for p, by in found.items()}
+    for fit in fits:
+        found.setdefault(fit.plan.protocol.key, {}).setdefault(fit.plan.key, []).append(fit.seconds)
+    return {protocol: {m: sum(v) / len(v) for m, v in by.items()} for protocol, by in found.items()}
 
 
-def write(outcome: Outcome, params: Params, folder: Path) -> None:
+def write(finished: Finished, folder: Path) -> None:
     """Write the files of one data set, each atomically."""
-    features = outcome.features
-    record = as_record(outcome, params)
-    write_text(folder / "run.json", json.dumps(record, indent=1, ensure_ascii=False))
-    write_text(folder / "timing.json", json.dumps(seconds(outcome), indent=1))
-    write_text(folder / "curves.csv", _curves(outcome))
-    write_text(folder / "outcomes.csv", _outcomes(outcome))
-    best = checkpoint_run(outcome)
+    save_record(finished.record, folder)
+    write_lines(folder / CURVES, Curve, _curves(finished))
+    write_lines(folder / OUTCOMES, Outcome, _outcomes(finished))
+    best = checkpoint_fit(finished)
     if best is None:
         return
+    features = finished.features
     provenance = {
         "dataset": features.dataset,
         "encoder": features.encoder,
         "encoder_fingerprint": features.encoder_fingerprint,
         "width": features.width,
-        "method": best.key,
-        "seed": best.seed,
-        "shots": best.protocol.shots,
+        "method": best.plan.key,
+        "seed": best.plan.seed,
+        "shots": best.plan.protocol.shots,
         "notes": list(features.notes),
     }
-    save_checkpoint(folder / "checkpoint", best.predictor, features.text[best.source], provenance=provenance)
-    if outcome.test is not None and best.score is not None and best.score.predictions is not None:
-        write_text(folder / "predictions.csv", _predictions(features, outcome.test, best.score.predictions.tolist()))
+    save_checkpoint(folder / "checkpoint", best.predictor, features.text[best.plan.source], provenance=provenance)
+    if best.score.predictions is not None:
+        write_lines(folder / PREDICTIONS, Prediction, _predictions(finished, best.score.predictions.tolist()))
 
 
-def checkpoint_run(outcome: Outcome) -> Run | None:
-    """The run that becomes the checkpoint: plain AAPE, few-shot with the most shots, first seed; of several prompt
+def checkpoint_fit(finished: Finished) -> Judged | None:
+    """The fit that becomes the checkpoint: plain AAPE, few-shot with the most shots, first seed; of several prompt
     sources the one that is best on the validation images (never on the test split).
     """
-    able = [run for run in outcome.runs if run.method.name == "aape" and run.protocol.name == "few-shot"]
-    first = min((run.seed for run in able), default=0)
-    most = max((run.protocol.shots for run in able), default=0)
-    able = [run for run in able if (run.seed, run.protocol.shots) == (first, most)]
-    return max(able, key=lambda run: float(run.predictor.info.get("val_accuracy", 0.0)), default=None)
+    able = [fit for fit in finished.fits if (fit.plan.method.name, fit.plan.protocol.name) == ("aape", "few-shot")]
+    first = min((fit.plan.seed for fit in able), default=0)
+    most = max((fit.plan.protocol.shots for fit in able), default=0)
+    able = [fit for fit in able if (fit.plan.seed, fit.plan.protocol.shots) == (first, most)]
+    return max(able, key=lambda fit: float(fit.predictor.info.get("val_accuracy", 0.0)), default=None)
 
 
-def _csv(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+def _curves(finished: Finished) -> Iterator[Curve]:
+    for fit in finished.fits:
+        for entry in fit.predictor.history:
+            yield Curve(
+                fit.plan.protocol.key, fit.plan.key, fit.plan.seed, entry.get("epoch"), entry.get("loss"),
+                entry.get("loss_task"), entry.get("loss_distill"),
+            )  # fmt: skip
 
 
-def _curves(outcome: Outcome) -> str:
-    rows = [
-        {"dataset": outcome.features.dataset, "protocol": run.protocol.key, "method": run.key, "seed": run.seed,
-         **{name: entry.get(name) for name in ("epoch", "loss", "loss_task", "loss_distill")}}
-        for run in outcome.runs
-        for entry in run.predictor.history
-    ]  # fmt: skip
-    return _csv(rows, ["dataset", "protocol", "method", "seed", "epoch", "loss", "loss_task", "loss_distill"])
+def _outcomes(finished: Finished) -> Iterator[Outcome]:
+    ids, actual = finished.test.image_ids, finished.test.images.labels.tolist()
+    for fit in finished.fits:
+        if fit.score.predictions is not None:
+            for image_id, label, predicted in zip(ids, actual, fit.score.predictions.tolist(), strict=True):
+                yield Outcome(fit.plan.protocol.key, fit.plan.key, fit.plan.seed, image_id, label, predicted)
 
 
-def _outcomes(outcome: Outcome) -> str:
-    if outcome.test is None:
-        return ""
-    actual = outcome.test.images.labels.tolist()
-    rows = [
-        {"protocol": run.protocol.key, "method": run.key, "seed": run.seed, "image_id": i, "actual": a, "predicted": p}
-        for run in outcome.runs
-        if run.score is not None and run.score.predictions is not None
-        for i, a, p in zip(outcome.test.image_ids, actual, run.score.predictions.tolist(), strict=True)
-    ]
-    return _csv(rows, ["protocol", "method", "seed", "image_id", "actual", "predicted"])
-
-
-def _predictions(features: Features, test: Split, predicted: list[int]) -> str:
-    names = features.class_names
-    rows = [
-        {"image_id": i, "actual": names[a], "predicted": names[p]}
-        for i, a, p in zip(test.image_ids, test.images.labels.tolist(), predicted, strict=True)
-    ]
-    return _csv(rows, ["image_id", "actual", "predicted"])
+def _predictions(finished: Finished, predicted: Sequence[int]) -> Iterator[Prediction]:
+    names, test = finished.features.class_names, finished.test
+    for image_id, label, found in zip(test.image_ids, test.images.labels.tolist(), predicted, strict=True):
+        yield Prediction(image_id, names[label], names[found])

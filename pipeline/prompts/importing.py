@@ -156,5 +156,4 @@ def _write(
         store="prompts", dataset=store.dataset, content="", inputs=inputs, llm=rows[0]["llm_name"],
         llm_fingerprint=fingerprint, settings=settings,
     )  # fmt: skip
-    with store.locked("pipeline import-prompts"):
-        store.write(pa.Table.from_pylist(rows, schema=store.schema()), origin)
+    store.write(pa.Table.from_pylist(rows, schema=store.schema()), origin)

@@ -15,6 +15,12 @@ NAMES = {i: name for i, name in enumerate(["plain, weave", 'slub "yarn"', "<b>ho
 FAST = Params.model_validate({"train": {"epochs": 12}})
 
 
+def fast(**evaluation: object) -> Params:
+    """Settings of a quick run: few-shot with 4 shots and seed 1, unless these say otherwise."""
+    asked = {"protocols": ["few-shot"], "shots": 4, "seeds": [1], **evaluation}
+    return Params.model_validate({"train": {"epochs": 12}, "evaluation": asked})
+
+
 def make_stores(
     cache: Path, *, dataset: str = "w", per_split: dict[str, int] | None = None,
     sources: tuple[str, ...] = ("llm", "people"), views: int = 0, names: dict[int, str] = NAMES, noise: float = 0.9,

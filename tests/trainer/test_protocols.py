@@ -5,60 +5,70 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_stores import CLASSES, FAST, NAMES, make_stores
+from small_stores import CLASSES, NAMES, fast, make_stores
 
 from stages import UserError
+from stages.params import changed
 from trainer.data import Images
 from trainer.draws import few_shot
 from trainer.features import load_features
-from trainer.protocols import protocols
+from trainer.inputs import Inputs, load_inputs
 from trainer.protocols.label_noise import wrong_labels
-from trainer.run import as_record, run_dataset, summarize
+from trainer.record import summarize
+from trainer.run import run
 
-
-def run(features, ways, methods=("zero-shot", "nearest-centroid", "aape"), seeds=(1,)):  # type: ignore[no-untyped-def]
-    outcome = run_dataset(features, FAST, protocols=ways, method_names=methods, seeds=seeds, jobs=1)
-    return summarize(as_record(outcome, FAST)), outcome
+METHODS = ["zero-shot", "nearest-centroid", "aape"]
 
 
 def test_several_numbers_of_shots_are_several_rows(tmp_path: Path) -> None:
     make_stores(tmp_path)
-    found, outcome = run(load_features(tmp_path, "w", "lite"), protocols(["few-shot", "base-to-new"], shots=[1, 4]))
+    settings = fast(protocols=["few-shot", "base-to-new"], shots=[1, 4], methods=METHODS)
+    record = run(settings, Inputs(load_features(tmp_path, "w", "lite")))
+    found = summarize(record)
     assert list(found) == ["few-shot-1", "few-shot-4", "base-to-new-1", "base-to-new-4"]
-    record = as_record(outcome, FAST)
-    assert record["protocols"]["few-shot-4"]["title"] == "few-shot, 4 shots"
+    assert record.protocols["few-shot-4"].title == "few-shot, 4 shots"
     assert found["few-shot-1"]["zero-shot"] == found["few-shot-4"]["zero-shot"]
 
 
 def test_cross_dataset_serves_the_targets_classes_with_what_was_learned_on_the_source(tmp_path: Path) -> None:
     make_stores(tmp_path)
     make_stores(tmp_path, dataset="other", names={0: "new one", 1: "new two", 2: "new three"}, sources=("llm",))
-    source, other = (load_features(tmp_path, name, "lite") for name in ("w", "other"))
-    ways = protocols(["cross-dataset"], shots=[4], targets=[other])
-    found, outcome = run(source, ways)
-    assert set(found["cross-dataset"]["aape"]) == {"source", "other", "average"}
-    assert found["cross-dataset"]["aape"]["average"] == found["cross-dataset"]["aape"]["other"]
-    assert found["cross-dataset"]["aape"]["other"]["mean"] > 0.5
-    assert "nearest-centroid" not in found["cross-dataset"], "it knows no class but its own"
-    assert "other has no prompts of people: its templates stand in" in outcome.caveats
-    with pytest.raises(UserError, match="--targets"):
-        run(source, protocols(["cross-dataset"], shots=[4]))
+    settings = fast(protocols=["cross-dataset"], methods=METHODS, targets=["w", "other"])
+    record = run(settings, load_inputs(settings, "w", cache=tmp_path))
+    found = summarize(record)["cross-dataset"]
+    assert set(found["aape"]) == {"source", "other", "average"}
+    assert found["aape"]["average"] == found["aape"]["other"]
+    assert found["aape"]["other"].mean > 0.5  # type: ignore[operator]
+    assert "nearest-centroid" not in found, "it knows no class but its own"
+    assert "cross-dataset: methods that know no class but their own are left out: nearest-centroid" in record.notes
+    assert "other has no prompts of people: its templates stand in" in record.notes
+    with pytest.raises(UserError, match=r"evaluation\.targets"):
+        run(settings, Inputs(load_features(tmp_path, "w", "lite")))
+    with pytest.raises(UserError, match="left out: nearest-centroid"):
+        run(changed(settings, {"evaluation.methods": ["nearest-centroid"]}, where="x"),
+            load_inputs(settings, "w", cache=tmp_path))  # fmt: skip
 
 
 def test_domain_generalisation_judges_a_variant_among_its_own_classes(tmp_path: Path) -> None:
     make_stores(tmp_path)
     make_stores(tmp_path, dataset="sketch", names={0: NAMES[0], 1: NAMES[1]}, noise=1.2, per_split={"test": 30})
     make_stores(tmp_path, dataset="strange", names={0: "nothing", 1: NAMES[1]})
-    source, strange = (load_features(tmp_path, name, "lite") for name in ("w", "strange"))
-    sketch = load_features(tmp_path, "sketch", "lite", only_test=True)
+    settings = fast(protocols=["domain-generalization"], methods=METHODS, shifts={"w": ["sketch"]})
     with pytest.raises(UserError, match="no training image of 2 classes"):
         load_features(tmp_path, "sketch", "lite")
-    found, _ = run(source, protocols(["domain-generalization"], shots=[4], shifts=[sketch]))
+    found = summarize(run(settings, load_inputs(settings, "w", cache=tmp_path)))["domain-generalization"]
     for method in ("aape", "nearest-centroid"):
-        assert set(found["domain-generalization"][method]) == {"source", "sketch", "average"}
-        assert found["domain-generalization"][method]["sketch"]["mean"] > 0.6
+        assert set(found[method]) == {"source", "sketch", "average"}
+        assert found[method]["sketch"].mean > 0.6  # type: ignore[operator]
+    strange = changed(settings, {"evaluation.shifts": {"w": ["strange"]}}, where="x")
     with pytest.raises(UserError, match="strange is no variant of w: 1 of its classes"):
-        run(source, protocols(["domain-generalization"], shots=[4], shifts=[strange]))
+        run(strange, load_inputs(strange, "w", cache=tmp_path))
+    without = changed(
+        settings,
+        {"evaluation.shifts": {}, "evaluation.protocols": ["few-shot", settings.evaluation.protocols[0]]},
+        where="x",
+    )
+    assert "domain-generalization is left out" in run(without, load_inputs(without, "w", cache=tmp_path)).notes[-1]
 
 
 def test_label_noise_mislabels_the_asked_share_of_every_class_and_never_the_test_split(tmp_path: Path) -> None:
@@ -71,12 +81,19 @@ def test_label_noise_mislabels_the_asked_share_of_every_class_and_never_the_test
     assert torch.equal(wrong_labels(images, 0.0, classes=4, seed=1).labels, images.labels)
     make_stores(tmp_path, per_split={"train": 20, "val": 8, "test": 30})
     features = load_features(tmp_path, "w", "lite")
-    ways = protocols(["few-shot", "label-noise"], shots=[16], noise=0.5)
-    found, _ = run(features, ways, methods=("nearest-centroid", "zero-shot"), seeds=(1, 2))
+    settings = fast(
+        protocols=["few-shot", "label-noise"],
+        shots=16,
+        noise=0.5,
+        methods=["nearest-centroid", "zero-shot"],
+        seeds=[1, 2],
+    )
+    found = summarize(run(settings, Inputs(features)))
     assert found["label-noise"]["zero-shot"] == found["few-shot"]["zero-shot"], "text has no labels to get wrong"
-    means = [found[key]["nearest-centroid"]["accuracy"]["mean"] for key in ("few-shot", "label-noise")]
-    assert means[1] < means[0]
-    assert run(features, protocols(["label-noise"], shots=[1], noise=0.5))[1].caveats[0].endswith("no label is wrong")
+    few, noisy = (found[key]["nearest-centroid"]["accuracy"].mean for key in ("few-shot", "label-noise"))
+    assert noisy < few  # type: ignore[operator]
+    settings = fast(protocols=["label-noise"], shots=1, noise=0.5, methods=["zero-shot"])
+    assert any(note.endswith("no label is wrong") for note in run(settings, Inputs(features)).notes)
 
 
 def test_published_draws_are_read_from_a_file(tmp_path: Path) -> None:

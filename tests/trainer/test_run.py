@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Command
-from small_stores import CLASSES, FAST, NAMES, make_stores
+from small_stores import CLASSES, NAMES, fast, make_stores
 
 from stages import ImageStore, UserError
 from trainer.draws import few_shot, sample_shots
 from trainer.features import Features, load_features
-from trainer.protocols import protocols
-from trainer.run import run_dataset, write
+from trainer.inputs import Inputs
+from trainer.record import load_record
+from trainer.run import fit_and_judge, run
 
 
 @pytest.fixture
@@ -22,8 +23,11 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-ALL = {"protocols": protocols(["few-shot", "base-to-new"], shots=[4]), "method_names": ["all"], "seeds": [1, 2]}
-FEW_SHOT = protocols(["few-shot"], shots=[4])
+ALL = fast(protocols=["few-shot", "base-to-new"], seeds=[1, 2])
+
+
+def inputs(cache: Path) -> Inputs:
+    return Inputs(load_features(cache, "w", "lite"))
 
 
 def test_no_method_can_look_at_a_test_image_before_the_final_evaluation(
@@ -60,15 +64,14 @@ def test_no_method_can_look_at_a_test_image_before_the_final_evaluation(
 
         monkeypatch.setitem(METHODS, name, wrap)
     with pytest.raises(RuntimeError, match="the test split was opened"):
-        run_dataset(loaded, FAST, jobs=1, **ALL)  # type: ignore[arg-type]
+        fit_and_judge(ALL, Inputs(loaded), jobs=1)
     assert opened == ["train", "val", "test"], "opened once, after everything else"
     assert set(fitted) == set(METHODS), "every method was fitted before"
 
 
 def test_the_same_seed_gives_the_same_bytes_in_one_process_or_two(cache: Path, tmp_path: Path) -> None:
     for jobs, name in enumerate("ab", 1):
-        outcome = run_dataset(load_features(cache, "w", "lite"), FAST, jobs=jobs, **ALL)  # type: ignore[arg-type]
-        write(outcome, FAST, tmp_path / name)
+        run(ALL, inputs(cache), results=tmp_path / name, jobs=jobs)
     files = [
         "run.json",
         "curves.csv",
@@ -77,15 +80,15 @@ def test_the_same_seed_gives_the_same_bytes_in_one_process_or_two(cache: Path, t
         "checkpoint/checkpoint.safetensors",
     ]
     for file in files:
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+        assert (tmp_path / "a/runs/w" / file).read_bytes() == (tmp_path / "b/runs/w" / file).read_bytes(), file
 
 
 def test_every_method_learns_separable_classes_and_baselines_see_the_same_shots(cache: Path) -> None:
-    outcome = run_dataset(load_features(cache, "w", "lite"), FAST, **ALL)  # type: ignore[arg-type]
-    accuracy = {r.key: r.score.metrics["accuracy"] for r in outcome.runs if r.score and r.protocol.name == "few-shot"}
+    record = run(ALL, inputs(cache))
+    accuracy = {fit.method: fit.metrics["accuracy"] for fit in record.fits if fit.protocol == "few-shot"}
     for method in ("aape", "cupl", "logistic", "nearest-centroid", "cupl@people"):
         assert accuracy[method] > 0.6, (method, accuracy)
-    scores = {r.key: r.score.metrics for r in outcome.runs if r.score and r.protocol.name == "base-to-new"}
+    scores = {fit.method: fit.metrics for fit in record.fits if fit.protocol == "base-to-new"}
     assert set(scores["aape"]) == {"base", "new", "h", "generalized"}
     assert set(scores["logistic"]) == {"base"}, "logistic regression cannot serve classes it never saw"
 
@@ -119,18 +122,18 @@ def test_bad_stores_are_one_clear_line(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `pipeline ingest nowhere"):
         load_features(cache, "nowhere", "lite")
     with pytest.raises(UserError, match=r"no method|unknown method"):
-        run_dataset(loaded, FAST, protocols=FEW_SHOT, method_names=["appe"], seeds=[1])
+        run(fast(methods=["appe"]), Inputs(loaded))
     with pytest.raises(UserError, match="did you mean 'few-shot'"):
-        protocols(["fewshot"], shots=[4])
+        run(fast(protocols=["fewshot"]), Inputs(loaded))
 
 
 def test_features_without_any_prompts_still_run_what_needs_none(tmp_path: Path) -> None:
     make_stores(tmp_path, sources=())
     loaded = load_features(tmp_path, "w", "lite")
-    outcome = run_dataset(loaded, FAST, protocols=FEW_SHOT, method_names=["zero-shot", "logistic"], seeds=[1])
-    assert [r.key for r in outcome.runs] == ["zero-shot", "logistic"]
+    record = run(fast(methods=["zero-shot", "logistic"]), Inputs(loaded))
+    assert [(fit.method, fit.source) for fit in record.fits] == [("zero-shot", "none"), ("logistic", "none")]
     with pytest.raises(UserError, match="generate-prompts"):
-        run_dataset(loaded, FAST, protocols=FEW_SHOT, method_names=["cupl"], seeds=[1])
+        run(fast(methods=["cupl"]), Inputs(loaded))
 
 
 def test_the_command_prints_tables_and_leaves_metrics_plots_pictures_and_a_checkpoint(
@@ -183,38 +186,52 @@ def test_features_hold_no_test_image(cache: Path) -> None:
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ["aape", "logistic", "cupl"]
-    ways = protocols(["few-shot"], shots=[4])
+    settings = fast(methods=["aape", "logistic", "cupl"], seeds=[1, 2])
     from trainer import run as module
 
-    whole, fitted = module.fit, []
+    whole, fitted = module._fit, []
 
-    def dying(*asked: object, seed: int) -> object:
+    def dying(*fit: object) -> object:
         if len(fitted) == 4:
             raise KeyboardInterrupt
-        fitted.append(asked)
-        return whole(*asked, seed=seed)  # type: ignore[arg-type]
-
-    def outcome(keep: Path | None) -> Path:
-        found = run_dataset(
-            load_features(cache, "w", "lite"), FAST, protocols=ways, method_names=names, seeds=[1, 2], jobs=1, keep=keep
-        )
-        folder = tmp_path / ("kept" if keep else "undisturbed")
-        write(found, FAST, folder)
-        return folder
+        fitted.append(fit)
+        return whole(*fit)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "fit", dying)
+        patch.setattr(module, "_fit", dying)
         with pytest.raises(KeyboardInterrupt):
-            outcome(tmp_path / "fits")
+            run(settings, inputs(cache), results=tmp_path / "kept", jobs=1)
     again: list[object] = []
     with monkeypatch.context() as patch:
-        patch.setattr(module, "fit", lambda *a, seed: (again.append(a), whole(*a, seed=seed))[1])
-        kept = outcome(tmp_path / "fits")
-    undisturbed = outcome(None)
+        patch.setattr(module, "_fit", lambda *fit: (again.append(fit), whole(*fit))[1])
+        run(settings, inputs(cache), results=tmp_path / "kept", jobs=1)
+    run(settings, inputs(cache), results=tmp_path / "undisturbed", jobs=1)
     assert len(fitted) == 4
     assert len(again) == 2 * 5 - 4, (
         "aape and cupl with two sources each, logistic with none: what was done is not done again"
     )
+    assert not (tmp_path / "kept" / ".fits" / "w").exists()
     for file in ("run.json", "curves.csv", "outcomes.csv", "predictions.csv", "checkpoint/checkpoint.safetensors"):
-        assert (kept / file).read_bytes() == (undisturbed / file).read_bytes(), file
+        whole_, kept = (tmp_path / name / "runs" / "w" / file for name in ("undisturbed", "kept"))
+        assert kept.read_bytes() == whole_.read_bytes(), file
+
+
+def test_two_classes_leave_base_to_new_out_and_say_so(tmp_path: Path) -> None:
+    make_stores(tmp_path, names={0: "good", 1: "bad"})
+    record = run(fast(protocols=["few-shot", "base-to-new"], methods=["zero-shot"]), inputs(tmp_path))
+    assert list(record.protocols) == ["few-shot"]
+    assert "w: base-to-new is left out: 2 classes leave one in the base half" in "\n".join(record.notes)
+    with pytest.raises(UserError, match="base-to-new is left out: 2 classes"):
+        run(fast(protocols=["base-to-new"], methods=["zero-shot"]), inputs(tmp_path))
+
+
+def test_a_run_without_test_images_has_null_for_every_metric_and_says_so(tmp_path: Path) -> None:
+    make_stores(tmp_path / "cache", per_split={"train": 8, "val": 3})
+    settings = fast(protocols=["few-shot", "base-to-new"], methods=["zero-shot"])
+    record = run(settings, inputs(tmp_path / "cache"), results=tmp_path)
+    assert not record.judged
+    assert "w has no test image of 4 of its 4 classes" in record.notes
+    assert "base-to-new: not measured without test images: base, new, h, generalized" in record.notes
+    assert all(value is None for fit in record.fits for value in fit.metrics.values())
+    assert "NaN" not in (tmp_path / "runs" / "w" / "run.json").read_text()
+    assert load_record(tmp_path / "runs" / "w").fits == record.fits

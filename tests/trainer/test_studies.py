@@ -10,9 +10,9 @@ from conftest import Command
 from small_stores import FAST, make_stores
 
 from stages import UserError
-from stages.params import Params
+from stages.params import Params, changed
 from trainer.studies.compare import permutation_p
-from trainer.studies.recipe import Recipe, read_recipe, with_settings
+from trainer.studies.recipe import Recipe, read_recipe
 from trainer.studies.sweep import sweep
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def test_a_sweep_runs_every_point_once_and_goes_on_where_it_stopped(
     recipe = Recipe(title="lambda", set=SET, grid=GRID)  # type: ignore[arg-type]
     from trainer.studies import sweep as module
 
-    whole, runs = module.run_dataset, []
+    whole, runs = module.run, []
 
     def counted(*args: object, **kwargs: object) -> object:
         runs.append(1)
@@ -35,7 +35,7 @@ def test_a_sweep_runs_every_point_once_and_goes_on_where_it_stopped(
             raise KeyboardInterrupt
         return whole(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "run_dataset", counted)
+    monkeypatch.setattr(module, "run", counted)
     arguments = {"cache": tmp_path / "cache", "folder": tmp_path / "out", "datasets": ["w"]}
     with pytest.raises(KeyboardInterrupt):
         sweep(recipe, FAST, **arguments)  # type: ignore[arg-type]
@@ -51,9 +51,9 @@ def test_a_sweep_runs_every_point_once_and_goes_on_where_it_stopped(
 
 def test_a_setting_that_does_not_exist_is_refused_before_anything_runs() -> None:
     with pytest.raises(UserError, match=r"train.lamda: unknown key .*did you mean 'lambda'"):
-        with_settings(Params(), {"train.lamda": 3}, where="point 1")
+        changed(Params(), {"train.lamda": 3}, where="point 1")
     with pytest.raises(UserError, match="encoder has no settings below it"):
-        with_settings(Params(encoder="lite"), {"encoder.name": 3}, where="point 1")
+        changed(Params(encoder="lite"), {"encoder.name": 3}, where="point 1")
     with pytest.raises(UserError, match="either grid or points"):
         read_recipe(_written("title: x\n"))
 
@@ -70,7 +70,7 @@ def _written(text: str) -> Path:
 def test_every_shipped_recipe_names_settings_that_exist(file: Path) -> None:
     recipe = read_recipe(file)
     for point in recipe.settings():
-        with_settings(Params(), {**recipe.set, **point}, where=file.name)
+        changed(Params(), {**recipe.set, **point}, where=file.name)
 
 
 def test_the_commands_sweep_and_compare(tmp_path: Path, command: Command) -> None:

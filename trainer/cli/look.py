@@ -82,17 +82,18 @@ def cost(
     as_json: JsonOption = False,
 ) -> None:
     """Parameters, FLOPs, images a second and training seconds of every method."""
-    from stages.names import slug
+    from stages.params import changed
     from trainer.analysis.cost import caption, costs, text_of
-    from trainer.features import load_features
+    from trainer.inputs import load_training
 
     settings = command.settings(params)
+    if encoder is not None:
+        settings = changed(settings, {"encoder": encoder}, where="--encoder")
     asked = settings.evaluation
     number = shots or max(asked.shot_numbers)
     done = {}
     for name in command.chosen(dataset, settings):
-        loaded = load_features(features, name, encoder or settings.encoder, device=device)
-        loaded = loaded.with_main_source(slug(settings.prompts.llm))
+        loaded = load_training(settings, name, cache=features, device=device)
         rows = []
         for row in costs(loaded, settings, method_names=words(methods, asked.methods), shots=number, seed=seed):
             rows.append(row)

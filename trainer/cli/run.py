@@ -1,16 +1,13 @@
 """`trainer run` and `trainer report`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from stages import command
 from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, say
 from trainer.cli.app import RESULTS, app, numbers, words
-
-if TYPE_CHECKING:
-    from trainer.features import Features
 
 
 @app.command()
@@ -52,66 +49,43 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train every method on the cached features and judge it on the test split."""
-    from stages.files import remove_tree, user_errors
-    from stages.names import slug
-    from trainer.features import load_features
-    from trainer.protocols import protocols
+    from stages.params import changed
+    from trainer.inputs import load_inputs
+    from trainer.record import summarize
+    from trainer.report import as_json as plain
     from trainer.report import report as write_report
     from trainer.report import text_tables
-    from trainer.run import as_record, run_dataset, seconds, summarize, write
+    from trainer.run import run as run_dataset
 
     settings = command.settings(params)
-    asked = settings.evaluation
     names = command.chosen(dataset, settings)
-    ways = words(protocol, list(asked.protocols))
-    wanted = words(prompts, [])
-    listed = indices or (Path(asked.indices) if asked.indices else None)
-
-    def load(name: str, *, only_test: bool = False) -> "Features":
-        loaded = load_features(
-            features, name, encoder or settings.encoder, sources=[slug(w) for w in wanted] or asked.sources,
-            device=device, indices=listed, prompts=asked.prompts, only_test=only_test,
-        )  # fmt: skip
-        return loaded if wanted or asked.sources else loaded.with_main_source(slug(settings.prompts.llm))
-
+    asked = {
+        "encoder": encoder,
+        "evaluation.protocols": protocol and words(protocol, []),
+        "evaluation.methods": methods and words(methods, []),
+        "evaluation.sources": prompts and words(prompts, []),
+        "evaluation.shots": shots and numbers(shots, [], flag="--shots"),
+        "evaluation.seeds": seeds and numbers(seeds, [], flag="--seeds"),
+        "evaluation.targets": targets and words(targets, []),
+        "evaluation.shifts": shifts and {name: words(shifts, []) for name in names},
+        "evaluation.noise": noise,
+        "evaluation.indices": indices and str(indices),
+    }
+    given = {path: value for path, value in asked.items() if value is not None}
+    settings = changed(settings, given, where="command line")
     done = {}
     for name in names:
-        others = words(targets, asked.targets or [*names, *settings.datasets])
-        variants = words(shifts, asked.shifts.get(name, []))
-        loaded = load(name)
-        own = [way for way in ways if way != "domain-generalization" or variants or ways == [way]]
-        settled = protocols(
-            own,
-            shots=numbers(shots, asked.shot_numbers, flag="--shots"),
-            noise=asked.noise if noise is None else noise,
-            targets=[load(other, only_test=True) for other in dict.fromkeys(others) if other != name]
-            if "cross-dataset" in own
-            else [],
-            shifts=[load(other, only_test=True) for other in variants] if "domain-generalization" in own else [],
+        record = run_dataset(
+            settings, load_inputs(settings, name, cache=features, device=device), results=results, jobs=jobs
         )
-        outcome = run_dataset(
-            loaded,
-            settings,
-            protocols=settled,
-            method_names=words(methods, asked.methods),
-            seeds=numbers(seeds, asked.seeds, flag="--seeds"),
-            jobs=jobs,
-            keep=results / ".fits" / name,
-        )
-        folder = results / "runs" / name
-        with user_errors(folder):
-            write(outcome, settings, folder)
-            remove_tree(results / ".fits" / name)
-        record = as_record(outcome, settings)
-        summary = summarize(record)
-        done[name] = summary
+        done[name] = summarize(record)
         if not as_json:
-            print(text_tables(record, summary, seconds(outcome)), end="\n\n\n", flush=True)
+            print(text_tables(record), end="\n\n\n", flush=True)
     if with_report:
         write_report(results)
         say(f"wrote {results}/metrics.json, tables.md, plots/, figures/ and runs/*/checkpoint/")
     if as_json:
-        command.show(done, as_json=True, text=str)
+        command.show(plain(done), as_json=True, text=str)
 
 
 @app.command()
@@ -120,10 +94,8 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Gather all runs: metrics.json, tables, plots for DVC, pictures."""
-    import json
-
+    from trainer.report import as_json as plain
     from trainer.report import report as write_report
 
-    text = write_report(results)
-    metrics = json.loads((results / "metrics.json").read_text(encoding="utf-8")) if as_json else {}
-    command.show(metrics, as_json=as_json, text=lambda: text)
+    metrics, text = write_report(results)
+    command.show(plain(metrics), as_json=as_json, text=lambda: text)

@@ -1,46 +1,49 @@
-"""The protocols of the field, one file a family."""
+"""The protocols of the field, one file and one line of PROTOCOLS each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stages import UserError, nearest
+from stages.params import EvaluationParams
 from trainer.features import Features
 from trainer.protocols.base import Protocol, Score, TestSplits
 from trainer.protocols.base_to_new import BaseToNew, halves
+from trainer.protocols.cross_dataset import CrossDataset
+from trainer.protocols.domain_generalization import DomainGeneralization
 from trainer.protocols.few_shot import FewShot
 from trainer.protocols.label_noise import LabelNoise
-from trainer.protocols.transfer import CrossDataset, DomainGeneralization
 
-PROTOCOLS = ("few-shot", "base-to-new", "cross-dataset", "domain-generalization", "label-noise")
+__all__ = ["PROTOCOLS", "Protocol", "Score", "TestSplits", "halves", "protocol_classes", "settled"]
 
-__all__ = ["PROTOCOLS", "Protocol", "Score", "TestSplits", "halves", "protocols"]
+PROTOCOLS: dict[str, type[Protocol]] = {
+    each.name: each for each in (FewShot, BaseToNew, CrossDataset, DomainGeneralization, LabelNoise)
+}
+"""Every protocol by its name."""
 
 
-def protocols(
-    names: Sequence[str], *, shots: Sequence[int], noise: float = 0.25, targets: Sequence[Features] = (),
-    shifts: Sequence[Features] = (),
-) -> list[Protocol]:  # fmt: skip
-    """Every protocol of these names with every number of shots; with several numbers the key tells which.
-
-    Args:
-        noise: share of wrong labels, of label-noise.
-        targets: data sets to test on, of cross-dataset.
-        shifts: data sets to test on, of domain-generalization.
+def protocol_classes(names: Sequence[str]) -> list[type[Protocol]]:
+    """The protocols of these names, each once, in this order.
 
     Raises:
         UserError: an unknown name; lists the known ones.
     """
-    found: list[Protocol] = []
-    for name in dict.fromkeys(names):
+    for name in names:
         if name not in PROTOCOLS:
             raise UserError(f"no protocol {name!r}; {nearest(name, list(PROTOCOLS))}", exit_code=2)
-        for number in dict.fromkeys(shots):
-            key = name if len(set(shots)) == 1 else f"{name}-{number}"
-            made: dict[str, Protocol] = {
-                "few-shot": FewShot(number, key),
-                "base-to-new": BaseToNew(number, key),
-                "cross-dataset": CrossDataset(number, tuple(targets), key),
-                "domain-generalization": DomainGeneralization(number, tuple(shifts), key),
-                "label-noise": LabelNoise(number, noise, key),
-            }
-            found.append(made[name])
-    return found
+    return [PROTOCOLS[name] for name in dict.fromkeys(names)]
+
+
+def settled(asked: EvaluationParams, others: Mapping[str, Sequence[Features]]) -> list[Protocol]:
+    """Every protocol that is asked for with every number of shots; with several numbers the key tells which.
+
+    Args:
+        others: protocol name -> further data sets that it tests on (`Protocol.tests_on`).
+
+    Raises:
+        UserError: an unknown name.
+    """
+    numbers = list(dict.fromkeys(asked.shot_numbers))
+    return [
+        each.settle(shots, each.name if len(numbers) == 1 else f"{each.name}-{shots}", asked, others.get(each.name, ()))
+        for each in protocol_classes(asked.protocols)
+        for shots in numbers
+    ]

@@ -1,16 +1,24 @@
 """What a protocol is: it builds the task that methods learn from, and scores what they learned."""
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol as TypingProtocol
+from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from stages import UserError
+from stages.params import EvaluationParams
 from trainer.data import ClassText, Images, Task
+from trainer.draws import few_shot
 from trainer.features import Features, Split
 from trainer.methods import Predictor
+
+OWN, AVERAGE = "source", "average"
+"""Metrics of protocols with several test splits: on the data set that was trained on, and the mean of the others."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +28,10 @@ class Score:
     Attributes:
         metrics: metric name -> fraction of 1.
         predictions: predicted label of each test image, where the protocol judges all of them; else None.
-        confusion: images of class row predicted as class column, likewise.
     """
 
     metrics: dict[str, float]
     predictions: Int[Tensor, "B"] | None = None
-    confusion: Int[Tensor, "C C"] | None = None
 
 
 @dataclass
@@ -41,49 +47,67 @@ class TestSplits:
         return self._read[features.dataset]
 
 
-class Protocol(TypingProtocol):
+@dataclass(frozen=True)
+class Protocol(ABC):
     """One way of testing, settled in all its numbers.
 
     Attributes:
         name: as on the command line.
-        key: as in tables and metrics.json; unlike `name` it tells several numbers of shots apart.
-        shots: training images a class.
-        title: for people.
+        headline: the metrics that pictures show, in this order.
         serves_new_classes: only methods that can serve classes they never saw can be tested so.
+        shots: training images a class.
+        key: as in tables and metrics.json; unlike `name` it tells several numbers of shots apart.
     """
 
-    @property
-    def name(self) -> str: ...
+    name: ClassVar[str]
+    headline: ClassVar[tuple[str, ...]]
+    serves_new_classes: ClassVar[bool] = False
+
+    shots: int
+    key: str
+
+    @classmethod
+    def tests_on(cls, asked: EvaluationParams, *, dataset: str, datasets: Sequence[str]) -> list[str]:
+        """Names of the data sets that are tested on beside the one that is trained on.
+
+        Args:
+            dataset: the one that is trained on.
+            datasets: all that the settings list.
+        """
+        return []
+
+    @classmethod
+    def settle(cls, shots: int, key: str, asked: EvaluationParams, others: Sequence[Features]) -> Self:
+        """The protocol with all that it takes from the settings; `others` are the data sets of `tests_on`."""
+        return cls(shots, key)
 
     @property
-    def key(self) -> str: ...
+    def title(self) -> str:
+        """For people."""
+        return f"{self.name}, {self.shots} shots"
 
-    @property
-    def shots(self) -> int: ...
-
-    @property
-    def title(self) -> str: ...
-
-    @property
-    def serves_new_classes(self) -> bool: ...
-
-    def caveats(self, features: Features) -> list[str]:
-        """Lines on what this protocol cannot measure on this data set.
+    def unfit(self, features: Features) -> str | None:
+        """Why this data set cannot be tested so, and what would mend it; None where it can.
 
         Raises:
-            UserError: it cannot be run on it at all.
+            UserError: the data sets do not belong together.
         """
-        ...
+        return None
+
+    def caveats(self, features: Features) -> list[str]:
+        """Lines on what this protocol cannot measure on this data set."""
+        return []
 
     def task(self, features: Features, source: str, *, seed: int) -> Task:
-        """The task of one seed; no test image is in it."""
-        ...
+        """The task of one seed, with no test image in it: all classes, `shots` images each."""
+        train, val = few_shot(features, self.shots, seed=seed)
+        return Task(text=features.text[source], train=train, val=val)
 
+    @abstractmethod
     def score(
         self, predictor: Predictor, features: Features, source: str, tests: TestSplits, *, new_classes: bool
     ) -> Score:
         """Judge a predictor on the test splits; `new_classes` says whether it can serve classes it never saw."""
-        ...
 
 
 def only_classes(images: Images, labels: range) -> Images:
@@ -111,3 +135,22 @@ def predict(
 def share_right(predictions: Int[Tensor, "B"], labels: Int[Tensor, "B"]) -> float:
     """Accuracy; NaN without images."""
     return float((predictions == labels).double().mean())
+
+
+def mean(values: Sequence[float]) -> float:
+    """NaN of none."""
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def same_weights(features: Features, others: Sequence[Features]) -> None:
+    """Refuse data sets that were embedded with other weights.
+
+    Raises:
+        UserError: names both.
+    """
+    for other in others:
+        if other.encoder_fingerprint != features.encoder_fingerprint:
+            raise UserError(
+                f"{features.dataset!r} and {other.dataset!r} were embedded with different weights of "
+                f"{features.encoder}: embed both again"
+            )

@@ -5,13 +5,14 @@ images among all classes at once.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from trainer.data import Task
 from trainer.draws import few_shot
 from trainer.features import Features
 from trainer.methods import Predictor
 from trainer.metrics import harmonic_mean
-from trainer.protocols.base import Score, TestSplits, only_classes, predict, share_right
+from trainer.protocols.base import Protocol, Score, TestSplits, only_classes, predict, share_right
 
 
 def halves(classes: int) -> tuple[range, range]:
@@ -21,18 +22,17 @@ def halves(classes: int) -> tuple[range, range]:
 
 
 @dataclass(frozen=True)
-class BaseToNew:
+class BaseToNew(Protocol):
     """Base, new, their harmonic mean, and generalised accuracy."""
 
-    shots: int
-    key: str = "base-to-new"
-    name: str = "base-to-new"
-    serves_new_classes: bool = False
+    name: ClassVar[str] = "base-to-new"
+    headline: ClassVar[tuple[str, ...]] = ("base", "new", "h")
 
-    @property
-    def title(self) -> str:
-        """Name and shots."""
-        return f"base-to-new, {self.shots} shots"
+    def unfit(self, features: Features) -> str | None:
+        """With fewer than three classes there is one base class, and nothing to learn."""
+        if len(features.class_names) < 3:
+            return f"{len(features.class_names)} classes leave one in the base half, and a classifier needs two"
+        return None
 
     def caveats(self, features: Features) -> list[str]:
         """A single new class cannot be told apart from anything: its accuracy would be 1 whatever the method."""

@@ -4,31 +4,35 @@ Training and validation images are mislabelled alike, since whoever labelled the
 method sees tells it which labels are right.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 
+from stages.params import EvaluationParams
 from trainer.data import Images, Task
 from trainer.features import Features
-from trainer.methods import Predictor
-from trainer.protocols.base import Score, TestSplits
 from trainer.protocols.few_shot import FewShot
 
 
 @dataclass(frozen=True)
-class LabelNoise:
-    """Accuracy and macro accuracy after learning from wrong labels.
+class LabelNoise(FewShot):
+    """Accuracy and macro accuracy after learning from wrong labels; the labels of the test split are right.
 
     Attributes:
         noise: share of the images of each class, rounded down, that get another class's label, drawn by seed.
     """
 
-    shots: int
+    name: ClassVar[str] = "label-noise"
+
     noise: float
-    key: str = "label-noise"
-    name: str = "label-noise"
-    serves_new_classes: bool = False
+
+    @classmethod
+    def settle(cls, shots: int, key: str, asked: EvaluationParams, others: Sequence[Features]) -> Self:
+        """With the settings' share of wrong labels."""
+        return cls(shots, key, asked.noise)
 
     @property
     def title(self) -> str:
@@ -43,19 +47,13 @@ class LabelNoise:
 
     def task(self, features: Features, source: str, *, seed: int) -> Task:
         """The few-shot task with some labels wrong."""
-        clean = FewShot(self.shots).task(features, source, seed=seed)
+        clean = super().task(features, source, seed=seed)
         classes = len(features.class_names)
         return Task(
             text=clean.text,
             train=wrong_labels(clean.train, self.noise, classes=classes, seed=seed),
             val=wrong_labels(clean.val, self.noise, classes=classes, seed=seed + 1),
         )
-
-    def score(
-        self, predictor: Predictor, features: Features, source: str, tests: TestSplits, *, new_classes: bool
-    ) -> Score:
-        """Judge on every test image, whose labels are right."""
-        return FewShot(self.shots).score(predictor, features, source, tests, new_classes=new_classes)
 
 
 def wrong_labels(images: Images, noise: float, *, classes: int, seed: int) -> Images:

@@ -4,7 +4,6 @@ import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from stages.files import write_bytes
-from trainer.report.tables import Summary
+from trainer.record import Curve, ProtocolRecord, RunRecord, summarize
 
 OURS, PLUS, REFERENCE, CONTROL = "#1f5fa8", "#2e8b57", "#8a8f98", "#d08a2e"
 NAMED_CLASSES = 30
@@ -44,16 +43,16 @@ def _caption(figure: Figure, text: str) -> None:
     figure.text(0.01, 0.01, "\n".join(textwrap.wrap(text, letters)), fontsize=7.5, color="#444444", va="bottom")
 
 
-def comparison(record: dict[str, Any], summary: Summary, path: Path) -> None:
+def comparison(record: RunRecord, path: Path) -> None:
     """Bars with 95 % intervals, one panel a metric, methods in the table's order."""
-    shown = {"few-shot": ("accuracy",), "base-to-new": ("base", "new", "h"), "label-noise": ("accuracy",)}
+    estimates = summarize(record)
     panels = [
         (protocol, metric)
         for protocol, about in most_shots(record).items()
-        for metric in shown.get(about["name"], ("source", "average"))
-        if any(metric in found for found in summary[protocol].values())
+        for metric in about.headline
+        if any(metric in found for found in estimates[protocol].values())
     ]
-    methods = list(dict.fromkeys(m for by_method in summary.values() for m in by_method))
+    methods = list(dict.fromkeys(m for by_method in estimates.values() for m in by_method))
     if not panels:
         return
     figure = Figure(
@@ -63,17 +62,17 @@ def comparison(record: dict[str, Any], summary: Summary, path: Path) -> None:
     axes: list[Axes] = list(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)))
     for axis, (protocol, metric) in zip(axes, panels, strict=True):
         for row, method in enumerate(methods):
-            entry = summary[protocol].get(method, {}).get(metric)
-            if entry is None or entry["mean"] is None:
+            entry = estimates[protocol].get(method, {}).get(metric)
+            if entry is None or entry.mean is None:
                 continue
-            mean, ci = 100 * entry["mean"], 100 * (entry["ci95"] or 0)
+            mean, ci = 100 * entry.mean, 100 * (entry.ci95 or 0)
             whisker = [[min(ci, mean)], [min(ci, 100 - mean)]]
             axis.barh(
                 row, mean, xerr=whisker, color=_colour(method), height=0.72, error_kw={"lw": 0.9, "ecolor": "#222222"}
             )
             axis.text(103, row, f"{mean:.1f}", va="center", fontsize=7.5)
-        about = record["protocols"][protocol]
-        axis.set_title(f"{about['name']}: {metric}\n{about['shots']} shots", fontsize=9)
+        about = record.protocols[protocol]
+        axis.set_title(f"{about.name}: {metric}\n{about.shots} shots", fontsize=9)
         axis.set_xlim(0, 119)
         axis.set_xticks(range(0, 101, 25))
         axis.set_xlabel("percent", fontsize=8)
@@ -81,44 +80,44 @@ def comparison(record: dict[str, Any], summary: Summary, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].invert_yaxis()
-    figure.suptitle(f"{record['dataset']}, encoder {record['encoder']}", fontsize=10)
-    lite = " The encoder is not CLIP." if record["encoder"] == "lite" else ""
+    figure.suptitle(f"{record.dataset}, encoder {record.encoder}", fontsize=10)
+    lite = " The encoder is not CLIP." if record.encoder == "lite" else ""
     _caption(
         figure,
         "Blue: AAPE; orange: its controls and variants; green: AAPE+; grey: baselines on the same features. "
-        f"Whiskers: 95 % interval (cut at 0 and 100) over "
-        f"{len({r['seed'] for r in record['runs']})} seeds.{lite}",
+        f"Whiskers: 95 % interval (cut at 0 and 100) over {record.seeds_text}.{lite}",
     )
     save(figure, path)
 
 
-def most_shots(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def most_shots(record: RunRecord) -> dict[str, ProtocolRecord]:
     """Of each protocol the one with the most shots, by key."""
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
-    for key, about in record["protocols"].items():
-        if about["name"] not in found or about["shots"] > found[about["name"]][1]["shots"]:
-            found[about["name"]] = (key, about)
+    found: dict[str, tuple[str, ProtocolRecord]] = {}
+    for key, about in record.protocols.items():
+        if about.name not in found or about.shots > found[about.name][1].shots:
+            found[about.name] = (key, about)
     return dict(found.values())
 
 
 MARKERS = "osv^D<>PXdph*"
 
 
-def by_shots(record: dict[str, Any], summary: Summary, path: Path) -> None:
+def by_shots(record: RunRecord, path: Path) -> None:
     """Accuracy by the number of shots, one line a method; drawn where few-shot was run with several numbers.
 
     AAPE and AAPE+ stand out, with their intervals; the axis begins below the lowest of all but the controls.
     """
-    keys = {about["shots"]: key for key, about in record["protocols"].items() if about["name"] == "few-shot"}
+    keys = {about.shots: key for key, about in record.protocols.items() if about.name == "few-shot"}
     if len(keys) < 2:
         return
+    estimates = summarize(record)
     shots = sorted(keys)
     figure = Figure(figsize=(8.4, 5.2), layout=ConstrainedLayoutEngine(rect=(0, 0.06, 1, 0.94)))
     axis = figure.subplots()
     lowest = {}
-    for number, method in enumerate(summary[keys[shots[-1]]]):
-        entries = [summary[keys[k]].get(method, {}).get("accuracy") for k in shots]
-        points = [(k, e["mean"], e["ci95"] or 0) for k, e in zip(shots, entries, strict=True) if e and e["mean"]]
+    for number, method in enumerate(estimates[keys[shots[-1]]]):
+        entries = [estimates[keys[k]].get(method, {}).get("accuracy") for k in shots]
+        points = [(k, e.mean, e.ci95 or 0) for k, e in zip(shots, entries, strict=True) if e and e.mean is not None]
         if not points:
             continue
         at, mean, half = np.array(points).T * [[1], [100], [100]]
@@ -136,28 +135,28 @@ def by_shots(record: dict[str, Any], summary: Summary, path: Path) -> None:
     axis.set_ylim(bottom=max(0.0, min(lowest.values(), default=0.0) - 4))
     axis.set_xscale("log", base=2)
     axis.set_xticks(shots, [str(k) for k in shots])
-    axis.set(title=f"{record['dataset']}: accuracy by shots, encoder {record['encoder']}", xlabel="shots a class",
+    axis.set(title=f"{record.dataset}: accuracy by shots, encoder {record.encoder}", xlabel="shots a class",
              ylabel="accuracy (percent)")  # fmt: skip
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _caption(
         figure,
-        f"Mean over {len({r['seed'] for r in record['runs']})} seeds; bands: 95 % interval. Grey: baselines. Orange: "
+        f"Mean over {record.seeds_text}; bands: 95 % interval. Grey: baselines. Orange: "
         "AAPE's controls, which may lie below the picture.",
     )
     save(figure, path)
 
 
-def losses(dataset: str, curves: list[dict[str, str]], path: Path) -> None:
+def losses(dataset: str, curves: Sequence[Curve], path: Path) -> None:
     """Mean training loss over the seeds for each variant of AAPE, few-shot."""
     figure = Figure(figsize=(6.4, 3.9), layout=ConstrainedLayoutEngine(rect=(0, 0.07, 1, 0.93)))
     axis = figure.subplots()
-    chosen = [row for row in curves if row["loss_task"]]
-    for method in dict.fromkeys(row["method"] for row in chosen):
+    chosen = [line for line in curves if line.loss_task is not None]
+    for method in dict.fromkeys(line.method for line in chosen):
         points: dict[float, list[float]] = {}
-        for row in chosen:
-            if row["method"] == method:
-                points.setdefault(float(row["epoch"]), []).append(float(row["loss_task"]))
+        for line in chosen:
+            if line.method == method and line.epoch is not None and line.loss_task is not None:
+                points.setdefault(line.epoch, []).append(line.loss_task)
         epochs = sorted(points)
         axis.plot(epochs, [float(np.mean(points[e])) for e in epochs], label=method, lw=1.4)
     axis.set(title=f"{dataset}: task loss while training", xlabel="epoch", ylabel="cross entropy (nats)")

@@ -4,17 +4,16 @@ Over the seeds: the paired t-test. Over the test images: the sign-flip permutati
 correctness (each image's difference averaged over the seeds first), which three seeds alone could never decide.
 """
 
-import csv
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from stages import UserError
-from trainer.report import load_run
+from trainer.record import OUTCOMES, Outcome, RunRecord, finished_runs, read_lines
 
 FLIPS = 10_000
 
@@ -50,14 +49,14 @@ def compare(first: Path, second: Path, *, methods: tuple[str, str] | None, metri
     Raises:
         UserError: nothing in common.
     """
-    names = [{p.parent.name for p in (folder / "runs").glob("*/run.json")} for folder in (first, second)]
-    common = sorted(names[0] & names[1])
+    records = finished_runs(first), finished_runs(second)
+    common = [name for name in records[0] if name in records[1]]
     if not common:
         raise UserError(f"{first} and {second} have no data set in common: run `trainer run --results DIR` for both")
     found: list[Compared] = []
     for dataset in common:
-        (one, _), (other, _) = (load_run(folder / "runs" / dataset) for folder in (first, second))
-        values = [_values(record) for record in (one, other)]
+        values = [_values(each[dataset]) for each in records]
+        outcomes = [read_lines(folder / "runs" / dataset / OUTCOMES, Outcome) for folder in (first, second)]
         pairs = [methods] if methods else [(m, m) for m in dict.fromkeys(key[1] for key in values[0])]
         for protocol in dict.fromkeys(key[0] for key in values[0]):
             for pair in pairs:
@@ -67,35 +66,31 @@ def compare(first: Path, second: Path, *, methods: tuple[str, str] | None, metri
                     if not both:
                         continue
                     a, b = (np.array([each[seed] for seed in both]) for each in seeds)
-                    outcomes = [
-                        _correct(folder / "runs" / dataset / "outcomes.csv", protocol, method)
-                        for folder, method in zip((first, second), pair, strict=True)
+                    right = [
+                        _correct(lines, protocol, method, both) for lines, method in zip(outcomes, pair, strict=True)
                     ]
-                    found.append(
-                        _one(dataset, protocol, metric, pair, a, b, outcomes if metric == "accuracy" else None)
-                    )
+                    found.append(_one(dataset, protocol, metric, pair, a, b, right if metric == "accuracy" else None))
     if not found:
         raise UserError(f"{first} and {second} have no protocol, method, metric and seed in common")
     return found
 
 
-def _values(record: dict[str, Any]) -> dict[tuple[str, str, str], dict[int, float]]:
+def _values(record: RunRecord) -> dict[tuple[str, str, str], dict[int, float]]:
+    """(protocol, method, metric) -> seed -> value, where it was measured."""
     found: dict[tuple[str, str, str], dict[int, float]] = {}
-    for run in record["runs"]:
-        for metric, value in run["metrics"].items():
-            found.setdefault((run["protocol"], run["method"], metric), {})[run["seed"]] = value
+    for fit in record.fits:
+        for metric, value in fit.metrics.items():
+            if value is not None:
+                found.setdefault((fit.protocol, fit.method, metric), {})[fit.seed] = value
     return found
 
 
-def _correct(file: Path, protocol: str, method: str) -> dict[str, float]:
-    """image id -> share of the seeds that predicted it right."""
-    if not file.exists():
-        return {}
+def _correct(lines: Iterable[Outcome], protocol: str, method: str, seeds: Collection[int]) -> dict[str, float]:
+    """image id -> share of these seeds that predicted it right."""
     found: dict[str, list[int]] = {}
-    with file.open(encoding="utf-8", newline="") as handle:
-        for row in csv.DictReader(handle):
-            if (row["protocol"], row["method"]) == (protocol, method):
-                found.setdefault(row["image_id"], []).append(row["predicted"] == row["actual"])
+    for line in lines:
+        if (line.protocol, line.method) == (protocol, method) and line.seed in seeds:
+            found.setdefault(line.image_id, []).append(line.predicted == line.actual)
     return {image_id: sum(right) / len(right) for image_id, right in found.items()}
 
 

@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from trainer.report.figures import save
-from trainer.studies.recipe import Recipe, Row, Value, describe
+from trainer.studies.recipe import Recipe, SweepRow, Value, describe
 
 WIDE = 8
 """A setting that is varied by this factor is drawn on a logarithmic axis."""
 
 
-def picture(recipe: Recipe, rows: Sequence[Row], path: Path) -> None:
+def picture(recipe: Recipe, rows: Sequence[SweepRow], path: Path) -> None:
     """Draw the recipe's metrics of one data set; nothing where none was measured."""
     panels = list(
         dict.fromkeys((row.protocol, metric) for metric in recipe.metrics for row in rows if metric in row.metrics)
@@ -30,15 +30,18 @@ def picture(recipe: Recipe, rows: Sequence[Row], path: Path) -> None:
     for axis, (protocol, metric) in zip(axes, panels, strict=True):
         for number, method in enumerate(methods):
             here = {
-                describe(r.point): r.metrics.get(metric) for r in rows if (r.protocol, r.method) == (protocol, method)
+                describe(r.point): r.metrics[metric]
+                for r in rows
+                if (r.protocol, r.method) == (protocol, method) and metric in r.metrics
             }
-            kept = [(i, here[p]) for i, p in enumerate(points) if here.get(p) and here[p]["mean"] is not None]  # type: ignore[index]
+            found = [(i, here[p].mean, here[p].ci95) for i, p in enumerate(points) if p in here]
+            kept = [(i, mean, half or 0.0) for i, mean, half in found if mean is not None]
             if not kept:
                 continue
             shift = 0.5 * ((number + 0.5) / len(methods) - 0.5)
-            places = [float(values[i][0]) if numeric else i + shift for i, _ in kept]  # type: ignore[arg-type]
-            means = [100 * entry["mean"] for _, entry in kept]  # type: ignore[index]
-            half = [100 * (entry["ci95"] or 0) for _, entry in kept]  # type: ignore[index]
+            places = [float(values[i][0]) if numeric else i + shift for i, *_ in kept]  # type: ignore[arg-type]
+            means = [100 * mean for _, mean, _ in kept]
+            half = [100 * h for *_, h in kept]
             errors = [[min(h, room) for h, room in zip(half, rooms, strict=True)]
                       for rooms in (means, [100 - mean for mean in means])]  # fmt: skip
             axis.errorbar(

@@ -1,15 +1,13 @@
 """A study as a recipe: which settings are varied over which values, on what, and what is looked at."""
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from stages import UserError
-from stages.params import Params, check, read_yaml
+from stages.params import check, read_yaml
+from trainer.record import Estimate
 
 Value = str | int | float | bool | None | list[str] | list[int]
 
@@ -42,14 +40,14 @@ class Recipe(BaseModel):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of a sweep's table."""
+class SweepRow:
+    """One line of a sweep's table: one method at one point."""
 
     dataset: str
     point: dict[str, Value]
     protocol: str
     method: str
-    metrics: dict[str, dict[str, Any]]
+    metrics: dict[str, Estimate]
     seconds: float | None
 
 
@@ -70,21 +68,3 @@ def read_recipe(file: Path) -> Recipe:
         UserError: missing, malformed, or with faults; all of them are named.
     """
     return check(Recipe, read_yaml(file), where=str(file))
-
-
-def with_settings(params: Params, changes: Mapping[str, Value], *, where: str) -> Params:
-    """The settings with some of them changed, by path.
-
-    Raises:
-        UserError: an unknown path or a value that does not fit.
-    """
-    raw: dict[str, Any] = params.model_dump(by_alias=True, exclude_unset=True, mode="python")
-    for path, value in changes.items():
-        here = raw
-        *folders, name = path.split(".")
-        for folder in folders:
-            here = here.setdefault(folder, {})
-            if not isinstance(here, dict):
-                raise UserError(f"{where}: {path}: {folder} has no settings below it", exit_code=2)
-        here[name] = value
-    return check(Params, raw, where=where)

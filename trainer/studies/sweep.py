@@ -2,51 +2,51 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from stages import UserError
 from stages.command import say, table
 from stages.files import write_text
-from stages.params import Params
+from stages.params import Params, changed
 from stages.provenance import code_version
-from trainer.features import Features, load_features
-from trainer.protocols import protocols
+from trainer.inputs import Inputs, load_inputs
+from trainer.record import RUN, RunRecord, csv_text, load_record, save_record, summarize
 from trainer.report.tables import cell
-from trainer.run import as_record, run_dataset, seconds, summarize
+from trainer.run import run
 from trainer.studies.picture import picture
-from trainer.studies.recipe import Recipe, Row, describe, plain, with_settings
+from trainer.studies.recipe import Recipe, SweepRow, describe, plain
 
 
 def sweep(
     recipe: Recipe, params: Params, *, cache: Path, folder: Path, datasets: Sequence[str], device: str = "auto",
     jobs: int | None = None,
-) -> list[Row]:  # fmt: skip
+) -> list[SweepRow]:  # fmt: skip
     """Run every point on every data set; what was finished before under the same settings and stores is taken over.
 
-    Written below `folder`: points/HASH.json (each run whole), table.csv, table.md, and a picture a data set.
+    Written below `folder`: points/HASH/ (each run's record), table.csv, table.md, and a picture a data set.
 
     Raises:
         UserError: a setting that does not exist, or whatever `trainer run` refuses.
     """
     points = recipe.settings()
     settled = [
-        with_settings(params, {**recipe.set, **point}, where=f"point {number} ({describe(point)})")
+        changed(params, {**recipe.set, **point}, where=f"point {number} ({describe(point)})")
         for number, point in enumerate(points, 1)
     ]
-    rows: list[Row] = []
+    rows: list[SweepRow] = []
     for name in datasets:
         for point, chosen in zip(points, settled, strict=True):
-            features = _features(cache, name, chosen, device)
-            record, timing = _once(
-                folder / "points" / f"{_key(features, chosen)}.json",
-                lambda features=features, chosen=chosen, name=name, point=point: _run(  # type: ignore[misc]
-                    features, chosen, jobs, f"{name}: {describe(point)}"
-                ),
-            )
+            inputs = load_inputs(chosen, name, cache=cache, device=device)
+            kept = folder / "points" / _key(inputs, chosen)
+            record = _finished(kept)
+            if record is None:
+                say(f"{name}: {describe(point)}")
+                record = run(chosen, inputs, jobs=jobs)
+                save_record(record, kept)
             for protocol, by_method in summarize(record).items():
                 rows += [
-                    Row(name, point, protocol, method, metrics, timing.get(protocol, {}).get(method))
+                    SweepRow(name, point, protocol, method, metrics, record.timing.get(protocol, {}).get(method))
                     for method, metrics in by_method.items()
                 ]
     write_text(folder / "table.csv", _csv(rows))
@@ -56,7 +56,7 @@ def sweep(
     return rows
 
 
-def as_table(rows: Sequence[Row], *, markdown: bool = False) -> str:
+def as_table(rows: Sequence[SweepRow], *, markdown: bool = False) -> str:
     """All rows as text or Markdown, in percent."""
     from tabulate import tabulate
 
@@ -76,59 +76,34 @@ def as_table(rows: Sequence[Row], *, markdown: bool = False) -> str:
     return table(headers, lines)
 
 
-def _features(cache: Path, name: str, params: Params, device: str) -> Features:
-    from stages.names import slug
-
-    asked = params.evaluation
-    loaded = load_features(
-        cache, name, params.encoder, device=device, indices=Path(asked.indices) if asked.indices else None,
-        prompts=asked.prompts,
-    )  # fmt: skip
-    return loaded.with_main_source(slug(params.prompts.llm)).with_sources(asked.sources)
-
-
-def _key(features: Features, params: Params) -> str:
+def _key(inputs: Inputs, params: Params) -> str:
     """What decides a run: its settings, the stores it reads, and this code's version."""
+    features = inputs.features
     facts = [
-        params.evaluation.model_dump(mode="json"), params.train.model_dump(mode="json"), features.dataset,
-        features.sources, features.contents, code_version(),
+        params.evaluation.model_dump(mode="json"), params.train.model_dump(mode="json", by_alias=True),
+        features.dataset, features.sources, features.contents, code_version(),
+        {name: [other.contents for other in others] for name, others in inputs.others.items()},
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _run(features: Features, params: Params, jobs: int | None, label: str) -> dict[str, Any]:
-    say(label)
-    asked = params.evaluation
-    ways = protocols(asked.protocols, shots=asked.shot_numbers, noise=asked.noise)
-    outcome = run_dataset(features, params, protocols=ways, method_names=asked.methods, seeds=asked.seeds, jobs=jobs)
-    return {"record": as_record(outcome, params), "seconds": seconds(outcome)}
+def _finished(folder: Path) -> RunRecord | None:
+    """The record of a finished point, where it is there and whole."""
+    if not (folder / RUN).exists():
+        return None
+    try:
+        return load_record(folder)
+    except UserError as error:
+        say(f"{error}: done again")
+        return None
 
 
-def _once(file: Path, run: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """The finished point of this file, or a new one."""
-    if file.exists():
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            return found["record"], found["seconds"]
-        except (ValueError, KeyError):
-            say(f"{file}: damaged, done again")
-    found = run()
-    write_text(file, json.dumps(found, ensure_ascii=False))
-    return found["record"], found["seconds"]
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    import csv
-    import io
-
+def _csv(rows: Sequence[SweepRow]) -> str:
     paths = list(dict.fromkeys(path for row in rows for path in row.point))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["dataset", *paths, "protocol", "method", "metric", "mean", "ci95", "n"])
-    for row in rows:
-        for metric, entry in row.metrics.items():
-            values = [plain(row.point.get(path, "")) for path in paths]
-            writer.writerow(
-                [row.dataset, *values, row.protocol, row.method, metric, entry["mean"], entry["ci95"], entry["n"]]
-            )
-    return text.getvalue()
+    lines = [
+        [row.dataset, *(plain(row.point.get(path, "")) for path in paths), row.protocol, row.method, metric,
+         entry.mean, entry.ci95, entry.n]
+        for row in rows
+        for metric, entry in row.metrics.items()
+    ]  # fmt: skip
+    return csv_text(["dataset", *paths, "protocol", "method", "metric", "mean", "ci95", "n"], lines)
