@@ -95,7 +95,7 @@ def test_every_file_of_the_documented_tree_is_there_and_every_module_is_in_it() 
             path = word if not line.startswith(" ") else room + word
             assert (ROOT / path).exists() or path.startswith("results"), f"docs/architecture.md names {path}"
             listed.add(path.rstrip("/"))
-    for package in ("stages", "pipeline", "trainer"):
+    for package in ("aape", "stages", "pipeline", "trainer"):
         for file in sorted((ROOT / package).iterdir()):
             if file.name not in ("__init__.py", "__pycache__"):
                 assert f"{package}/{file.name}" in listed, f"docs/architecture.md misses {package}/{file.name}"
