@@ -11,7 +11,7 @@ repro: setup            ## both stages on the embedded default, then the tables
 	@cat results/tables.md
 
 test: setup lint        ## every check, the real language model included
-	@pytest
+	@pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 paper: PARAMS := --params params.paper.yaml
 paper: setup            ## the paper's tables: 11 data sets below data/, CLIP ViT-B/16, Llama 3; needs a GPU and the hub
@@ -24,7 +24,9 @@ paper: setup            ## the paper's tables: 11 data sets below data/, CLIP Vi
 
 setup:                  ## make or refresh .venv; nothing to do takes a moment
 	@$(PYTHON) install/venv.py
-	@test -d .dvc || $(BIN)/dvc init --quiet
+	@if git rev-parse --git-dir >/dev/null 2>&1; \
+	then ! grep -qs no_scm .dvc/config.local || $(BIN)/dvc config --local --unset core.no_scm; \
+	else grep -qs no_scm .dvc/config.local || $(BIN)/dvc config --local core.no_scm true; fi  # unpacked from a ZIP
 
 lint: setup             ## ruff and mypy
 	@ruff check .

@@ -5,7 +5,7 @@ Polars read them without this code. Partition values are slugs; the full names s
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from stages.content import ContentHash
 from stages.errors import UserError, nearest
 from stages.files import atomic_file
+from stages.lock import store_lock
 from stages.names import dataset_name, slug
 from stages.pages import EmbeddingPages, embedding_pages
 from stages.provenance import Provenance, refuse_mixture
@@ -83,6 +84,19 @@ class Store:
     def file(self) -> Path:
         """The one Parquet file of this partition."""
         return self.folder / PART
+
+    @property
+    def work(self) -> Path:
+        """Where its finished parts lie until it is complete (`stages.parts`); no DVC output, so DVC leaves it alone."""
+        return self.cache / ".work" / "+".join([self.name, *self.partitions.values()])
+
+    def locked(self, command: str) -> AbstractContextManager[None]:
+        """Keep other commands from writing this store meanwhile.
+
+        Raises:
+            UserError: another one is writing it.
+        """
+        return store_lock(self.folder, what=command, beside=self.work)
 
     def exists(self) -> bool:
         """Whether the store has been written."""

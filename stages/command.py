@@ -1,15 +1,16 @@
-"""What the two console commands share: one-line errors, exit codes, plain tables, progress that is silent in a pipe."""
+"""What the two console commands share: one-line errors, exit codes, plain tables, progress for terminals and logs."""
 
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from stages.errors import UserError
+from stages.stopping import Stopped, stop_on_signals
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -50,11 +51,13 @@ def chosen(dataset: str | None, params: "Params", *, variants: bool = False) -> 
 def main(app: typer.Typer) -> None:
     """Run a command line; a UserError becomes one line on standard error and its exit code.
 
-    `--debug`, anywhere on the line, lets the traceback through.
+    Ctrl-C and SIGTERM become one line too, and exit codes 130 and 143. `--debug`, anywhere on the line, lets the
+    traceback through.
     """
     # Threads that wait for work spin for some microseconds, then sleep. Left alone they spin for long, which on a busy
     # machine is many times slower; those that sleep at once take a quarter off the speed of a small encoder.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    stop_on_signals()
     debug = "--debug" in sys.argv
     sys.argv = [a for a in sys.argv if a != "--debug"]
     try:
@@ -64,9 +67,9 @@ def main(app: typer.Typer) -> None:
             raise
         _complain(" ".join(str(error).split()))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _complain("interrupted; run the same command again to go on")
-        sys.exit(130)
+    except Stopped as stop:
+        say(stop.line)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -111,17 +114,18 @@ Item = TypeVar("Item")
 
 
 def progress(items: Iterable[Item], *, what: str, total: int | None = None, unit: str = "it") -> Iterable[Item]:
-    """Wrap an iterable with a progress bar (rate, time left) where standard error is a terminal."""
-    from tqdm import tqdm
+    """Wrap an iterable with a progress bar (rate, time left); with a line every half minute where no terminal looks on.
 
-    bar: Iterable[Item] = tqdm(
-        items, desc=what, total=total, unit=unit, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True
-    )
-    return bar
+    Quick work writes no line.
+    """
+    from stages.progress import bar
+
+    wrapped: Iterable[Item] = bar(items, what=what, total=total, unit=unit)
+    return wrapped
 
 
-def progress_bar(what: str, *, total: int, unit: str = "it") -> "tqdm[NoReturn]":
-    """A progress bar (rate, time left) to update by hand; silent where standard error is no terminal."""
-    from tqdm import tqdm
+def progress_bar(what: str, *, total: int, unit: str = "it") -> "tqdm[Any]":
+    """The same, to update by hand."""
+    from stages.progress import bar
 
-    return tqdm(desc=what, total=total, unit=unit, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
+    return bar(what=what, total=total, unit=unit)

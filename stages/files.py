@@ -25,6 +25,7 @@ def user_errors(path: Path) -> Iterator[None]:
             errno.EROFS: "the file system is read-only: name another folder with --cache / --results",
             errno.EACCES: "no permission: make the folder writable, or name another with --cache / --results",
             errno.ENOTDIR: "a file stands where a folder is needed: remove it, or name another folder",
+            errno.ELOOP: "a symbolic link where a file is needed: remove it, or name another folder",
             errno.EEXIST: "a file stands where a folder is needed: remove it, or name another folder",
         }
         if error.errno not in mends:

@@ -5,6 +5,10 @@ import unicodedata
 
 from stages.errors import UserError
 
+_LEFT_BEHIND = frozenset(
+    {"__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"}
+    | {"__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+)
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
@@ -19,6 +23,14 @@ def slug(name: str) -> str:
     if not _SLUG.fullmatch(text):
         raise UserError(f"name {name!r} cannot become a folder name: use letters, digits, '.', '_' or '-'", exit_code=2)
     return text
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is none of the user's: hidden, or left behind by a system or a program.
+
+    `.ipynb_checkpoints`, `.DS_Store` and `._photo.jpg` are hidden; `__MACOSX`, `@eaDir` and `Thumbs.db` are not.
+    """
+    return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
 def dataset_name(name: str) -> str:

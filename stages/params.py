@@ -48,6 +48,12 @@ class DataParams(_Section):
         {}, description="image, class, class_id, split, caption, question, question_id, choices, answers -> its column"
     )
     split: SplitParams = Field(SplitParams(), description="used where the source has no train/val/test folders")
+    split_folders: dict[str, Literal["train", "val", "test"]] | None = Field(
+        None, description="folder -> its split; {} = folders called train or test are classes; null = found by looking"
+    )
+    max_missing: Fraction = Field(
+        0.1, description="share of images that may be missing or unreadable; with more, ingest and embedding fail"
+    )
     class_names: dict[str, str] = Field({}, description="folder name -> name in sentences")
     templates: list[str] = Field(["a photo of a {}."], min_length=1, description="one `{}` each; averaged")
     questions: list[str] | None = Field(

@@ -27,6 +27,16 @@ def picture(colour: tuple[int, int, int], seed: int, size: int = 48) -> Image.Im
     return Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests: a file stays in one of them, and so do all runs of a language model,
+    which take the whole machine; they come first.
+    """
+    for item in items:
+        group = "language-model" if item.get_closest_marker("llm") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("llm") is None)
+
+
 @pytest.fixture
 def weaves(tmp_path: Path) -> Path:
     """Class folders: four colours of weave, 12 pictures each, no split."""

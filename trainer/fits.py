@@ -11,6 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +20,7 @@ from safetensors.torch import save
 from stages.files import write_bytes
 from trainer.data import Images, Task
 from trainer.methods.base import Method, Predictor
-from trainer.packing import pack, unpack
+from trainer.packing import canonical, pack, unpack
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,19 @@ class FinishedFits:
             UserError: the folder cannot be written, or the disk is full.
         """
         tree, tensors = pack(predictor)
-        write_bytes(file, save(tensors, metadata={"predictor": json.dumps(tree), "seconds": repr(seconds)}))
+        cpu = {name: value.cpu() for name, value in tensors.items()}
+        write_bytes(file, save(cpu, metadata={"predictor": json.dumps(tree), "seconds": repr(seconds)}))
+
+
+def fit(method: Method, task: Task, *, seed: int) -> tuple[Predictor, float]:
+    """One fit with one thread, as a file would give it back, and its seconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    start = perf_counter()
+    try:
+        return canonical(method.fit(task, seed=seed)), perf_counter() - start
+    finally:
+        torch.set_num_threads(threads)
 
 
 @functools.cache

@@ -2,6 +2,10 @@
 
 A predictor is a dataclass of numbers, text, tensors, lists, torch modules and settings; so is a method. A module comes
 back from its plain attributes, parameters and parts, without its constructor.
+
+What comes back has its tensors row by row in memory of their own. Libraries of linear algebra take other paths for
+other strides and other alignments, with another last bit: `canonical` gives a fresh predictor the same layout, so that
+it scores as the one from a file does.
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -38,7 +43,7 @@ def kinds() -> Mapping[str, type]:
 
 
 def pack(value: Any) -> tuple[Tree, dict[str, Tensor]]:
-    """The tree of a predictor or a method, and the tensors that it names, on the CPU.
+    """The tree of a predictor or a method, and the tensors that it names, on their device.
 
     Raises:
         TypeError: something in it has no form in JSON.
@@ -49,7 +54,7 @@ def pack(value: Any) -> tuple[Tree, dict[str, Tensor]]:
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, Tensor):
-            tensors[path] = value.detach().cpu().contiguous()
+            tensors[path] = value.detach().contiguous()
             return {"tensor": path}
         if isinstance(value, list | tuple):
             items = [walk(item, f"{path}.{i}") for i, item in enumerate(value)]
@@ -80,7 +85,7 @@ def unpack(tree: Tree, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(tree, list):
         return [unpack(item, tensors) for item in tree]
     if "tensor" in tree:
-        return tensors[tree["tensor"]]
+        return tensors[tree["tensor"]].clone(memory_format=torch.contiguous_format)
     if "tuple" in tree:
         return tuple(unpack(item, tensors) for item in tree["tuple"])
     if "dict" in tree:
@@ -92,6 +97,19 @@ def unpack(tree: Tree, tensors: Mapping[str, Tensor]) -> Any:
         return kind.model_validate(tree["is"])
     content = {name: unpack(item, tensors) for name, item in tree["is"].items()}
     return _module(kind, content) if issubclass(kind, nn.Module) else kind(**content)
+
+
+Fitted = TypeVar("Fitted")
+
+
+def canonical(predictor: Fitted) -> Fitted:
+    """The same predictor as it would come back from a file: ready to serve, every tensor row by row in its own memory.
+
+    Raises:
+        TypeError: it holds something that no file can.
+    """
+    same: Fitted = unpack(*pack(predictor))
+    return same
 
 
 _OWN = frozenset(vars(nn.Module()))

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from stages import UserError
@@ -19,7 +18,7 @@ from stages.params import Params
 from trainer.checkpoint import save_checkpoint
 from trainer.data import Task, check_task
 from trainer.features import Features, Split
-from trainer.fits import FinishedFits
+from trainer.fits import FinishedFits, fit
 from trainer.inputs import Inputs
 from trainer.methods import Method, Predictor, methods
 from trainer.protocols import Protocol, Score, TestSplits, settled
@@ -207,19 +206,6 @@ def _jobs(features: Features, fits: int, asked: int | None) -> int:
     return min(asked or len(os.sched_getaffinity(0)), max(1, fits // FITS_A_PROCESS))
 
 
-def _fit(method: Method, task: Task, seed: int) -> tuple[Predictor, float]:
-    """One fit with one thread, and its seconds."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    start = perf_counter()
-    try:
-        return method.fit(task, seed=seed), perf_counter() - start
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _fit_or_load(
     fits: Sequence[tuple[Method, Task, int]], *, jobs: int, keep: Path | None, device: "torch.device"
 ) -> Iterator[tuple[Predictor, float]]:
@@ -228,9 +214,9 @@ def _fit_or_load(
         yield from _fit_all(fits, jobs=jobs)
         return
     finished = FinishedFits(keep)
-    files = [finished.file(*fit) for fit in fits]
+    files = [finished.file(*each) for each in fits]
     there = [file.exists() and finished.load(file, device=device) is not None for file in files]
-    fresh = _fit_all([fit for fit, done in zip(fits, there, strict=True) if not done], jobs=jobs)
+    fresh = _fit_all([each for each, done in zip(fits, there, strict=True) if not done], jobs=jobs)
     for file, done in zip(files, there, strict=True):
         found = finished.load(file, device=device) if done else None
         if found is None:
@@ -242,12 +228,12 @@ def _fit_or_load(
 def _fit_all(fits: Sequence[tuple[Method, Task, int]], *, jobs: int) -> Iterator[tuple[Predictor, float]]:
     """All fits, in their order, as they get ready."""
     if jobs == 1:
-        return (_fit(*each) for each in fits)
+        return (fit(method, task, seed=seed) for method, task, seed in fits)
     from joblib import Parallel, delayed, parallel_config
 
     with parallel_config("loky", inner_max_num_threads=1):
         ready: Iterator[tuple[Predictor, float]] = Parallel(n_jobs=jobs, return_as="generator")(
-            delayed(_fit)(*each) for each in fits
+            delayed(fit)(method, task, seed=seed) for method, task, seed in fits
         )
         return ready
 
@@ -284,10 +270,10 @@ def _unmeasured(features: Features, test: Split, fits: Sequence[Judged]) -> list
     empty = int((test.images.labels.bincount(minlength=classes) == 0).sum())
     lines = [f"{features.dataset} has no test image of {empty} of its {classes} classes"] if empty else []
     without: dict[str, dict[str, None]] = {}
-    for fit in fits:
-        for metric, value in fit.score.metrics.items():
+    for judged in fits:
+        for metric, value in judged.score.metrics.items():
             if number(value) is None:
-                without.setdefault(fit.plan.protocol.key, {})[metric] = None
+                without.setdefault(judged.plan.protocol.key, {})[metric] = None
     return [*lines, *(f"{key}: not measured without test images: {', '.join(m)}" for key, m in without.items())]
 
 
@@ -308,18 +294,18 @@ def _record(
         train=params.train,
         fits=tuple(
             FitRecord(
-                protocol=fit.plan.protocol.key,
-                method=fit.plan.key,
-                source=fit.plan.source,
-                seed=fit.plan.seed,
-                metrics={name: number(value) for name, value in fit.score.metrics.items()},
+                protocol=judged.plan.protocol.key,
+                method=judged.plan.key,
+                source=judged.plan.source,
+                seed=judged.plan.seed,
+                metrics={name: number(value) for name, value in judged.score.metrics.items()},
                 info={
                     name: number(value) if isinstance(value, float) else value
-                    for name, value in fit.predictor.info.items()
+                    for name, value in judged.predictor.info.items()
                     if not name.endswith("seconds")
                 },
             )
-            for fit in fits
+            for judged in fits
         ),
         timing=_timing(fits),
     )
@@ -328,8 +314,8 @@ def _record(
 def _timing(fits: Sequence[Judged]) -> dict[str, dict[str, float]]:
     """protocol -> method -> mean seconds of one fit."""
     found: dict[str, dict[str, list[float]]] = {}
-    for fit in fits:
-        found.setdefault(fit.plan.protocol.key, {}).setdefault(fit.plan.key, []).append(fit.seconds)
+    for judged in fits:
+        found.setdefault(judged.plan.protocol.key, {}).setdefault(judged.plan.key, []).append(judged.seconds)
     return {protocol: {m: sum(v) / len(v) for m, v in by.items()} for protocol, by in found.items()}
 
 
@@ -361,28 +347,30 @@ def checkpoint_fit(finished: Finished) -> Judged | None:
     """The fit that becomes the checkpoint: plain AAPE, few-shot with the most shots, first seed; of several prompt
     sources the one that is best on the validation images (never on the test split).
     """
-    able = [fit for fit in finished.fits if (fit.plan.method.name, fit.plan.protocol.name) == ("aape", "few-shot")]
-    first = min((fit.plan.seed for fit in able), default=0)
-    most = max((fit.plan.protocol.shots for fit in able), default=0)
-    able = [fit for fit in able if (fit.plan.seed, fit.plan.protocol.shots) == (first, most)]
-    return max(able, key=lambda fit: float(fit.predictor.info.get("val_accuracy", 0.0)), default=None)
+    able = [
+        fit for judged in finished.fits if (judged.plan.method.name, judged.plan.protocol.name) == ("aape", "few-shot")
+    ]
+    first = min((judged.plan.seed for judged in able), default=0)
+    most = max((judged.plan.protocol.shots for judged in able), default=0)
+    able = [fit for judged in able if (judged.plan.seed, judged.plan.protocol.shots) == (first, most)]
+    return max(able, key=lambda fit: float(judged.predictor.info.get("val_accuracy", 0.0)), default=None)
 
 
 def _curves(finished: Finished) -> Iterator[Curve]:
-    for fit in finished.fits:
-        for entry in fit.predictor.history:
+    for judged in finished.fits:
+        for entry in judged.predictor.history:
             yield Curve(
-                fit.plan.protocol.key, fit.plan.key, fit.plan.seed, entry.get("epoch"), entry.get("loss"),
+                judged.plan.protocol.key, judged.plan.key, judged.plan.seed, entry.get("epoch"), entry.get("loss"),
                 entry.get("loss_task"), entry.get("loss_distill"),
             )  # fmt: skip
 
 
 def _outcomes(finished: Finished) -> Iterator[Outcome]:
     ids, actual = finished.test.image_ids, finished.test.images.labels.tolist()
-    for fit in finished.fits:
-        if fit.score.predictions is not None:
-            for image_id, label, predicted in zip(ids, actual, fit.score.predictions.tolist(), strict=True):
-                yield Outcome(fit.plan.protocol.key, fit.plan.key, fit.plan.seed, image_id, label, predicted)
+    for judged in finished.fits:
+        if judged.score.predictions is not None:
+            for image_id, label, predicted in zip(ids, actual, judged.score.predictions.tolist(), strict=True):
+                yield Outcome(judged.plan.protocol.key, judged.plan.key, judged.plan.seed, image_id, label, predicted)
 
 
 def _predictions(finished: Finished, predicted: Sequence[int]) -> Iterator[Prediction]:

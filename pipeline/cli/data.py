@@ -35,6 +35,10 @@ def ingest(
             metavar="NAME=COLUMN",
         ),
     ] = None,
+    max_missing: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of images that may be missing or unreadable.", metavar="SHARE"),
+    ] = None,
     params: ParamsOption = None,
     cache: CacheOption = CACHE,
     as_json: JsonOption = False,
@@ -53,6 +57,7 @@ def ingest(
         data = data.model_copy(
             update=({"images": images} if images else {})
             | ({"columns": {**data.columns, **columns}} if columns else {})
+            | ({"max_missing": max_missing} if max_missing is not None else {})
         )
         where = source or data.source
         if where is None:

@@ -12,10 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.embed.base import Summary, no_vectors, origin_of
-from stages import ImageStore, ManifestStore, UserError
+from stages import ImageStore, ManifestStore, Provenance, UserError
 from stages.artifacts import embedding_array
+from stages.command import progress_bar
 from stages.params import EmbedParams
-from stages.work import Work, is_current
+from stages.parts import Parts, is_current
+from stages.stopping import keeping
 
 if TYPE_CHECKING:
     from pipeline.embed.pictures import Batch, Pictures
@@ -34,8 +36,6 @@ def embed_images(dataset: str, encoder: "Encoder", *, embed: EmbedParams, cache:
     Raises:
         UserError: no manifest yet, the image folder is gone, or no image can be decoded.
     """
-    from stages.command import progress_bar
-
     manifest_store = ManifestStore(cache, dataset)
     manifest = manifest_store.provenance()
     root = manifest.settings.get("root")
@@ -62,34 +62,44 @@ def embed_images(dataset: str, encoder: "Encoder", *, embed: EmbedParams, cache:
     if not Path(root).exists():
         raise UserError(f"image folder {root} is gone: run `pipeline ingest {dataset}` again")
     rows = rows.filter(pc.is_null(rows["error"])).drop_columns(["error"]).combine_chunks()
+    with store.locked("pipeline embed-images"):
+        return _embed(store, encoder, origin, rows, root=Path(root), unreadable=unreadable, embed=embed)
+
+
+def _embed(
+    store: ImageStore, encoder: "Encoder", origin: Provenance, rows: pa.Table, *, root: Path, unreadable: list[str],
+    embed: EmbedParams,
+) -> Summary:  # fmt: skip
+    """Embed what is not there yet, part by part, and join the parts."""
     # Whole batches: an embedding leans a little on its batch, and a run that goes on has to cut them as this one does.
     at_once = max(1, embed.batch // (1 + embed.views))
     a_part = max(1, embed.part // (1 + embed.views) // at_once) * at_once
-    work = Work(store, origin, part_rows=a_part)
-    parts = -(-len(rows) // a_part)
-    todo = [part for part in range(parts) if not work.done(part)]
+    done = Parts(store, origin, part_rows=a_part)
+    cuts = [rows.slice(start, a_part) for start in range(0, len(rows), a_part)]
+    todo = [part for part in range(len(cuts)) if not done.has(part)]
+    kept = len(rows) - sum(len(cuts[part]) for part in todo)
     schema = store.schema(width=encoder.width, precision=embed.precision)
-    wanted = pa.concat_tables([rows.slice(part * a_part, a_part) for part in todo] or [rows.slice(0, 0)])
-    bar = progress_bar(f"images {dataset}", total=len(wanted), unit="image")
-    with bar, ThreadPoolExecutor(1) as writer:
-        stream = _vectors(encoder, Path(root), wanted, embed)
+    wanted = pa.concat_tables([cuts[part] for part in todo] or [rows.slice(0, 0)])
+    bar = progress_bar(f"images {store.dataset}", total=len(wanted), unit="image")
+    told = keeping(lambda: f"{kept} of {len(rows)} images of {store.dataset} are kept")
+    with told, bar, ThreadPoolExecutor(1) as writer:
+        stream = _vectors(encoder, root, wanted, embed)
         saving = None
         for part in todo:
-            chunk = rows.slice(part * a_part, a_part)
             good = []
-            for _ in range(len(chunk)):
+            for _ in range(len(cuts[part])):
                 good.append(next(stream))
                 bar.update()
-            table = _table(chunk, good, schema, encoder, views=1 + embed.views, precision=embed.precision)
+            table = _table(cuts[part], good, schema, encoder, views=1 + embed.views, precision=embed.precision)
             if saving is not None:
                 saving.result()
-            saving = writer.submit(work.save, part, table)
+            saving = writer.submit(done.save, part, table)
+            kept += len(cuts[part])
         if saving is not None:
             saving.result()
     n_embedded = 0
-    for part in range(parts):
-        chunk = rows.slice(part * a_part, a_part)
-        there = set(pq.read_table(work.part(part), columns=["image_id"])["image_id"].to_pylist())
+    for part, chunk in enumerate(cuts):
+        there = set(pq.read_table(done.part(part), columns=["image_id"])["image_id"].to_pylist())
         missing = [path for i, path in zip(*(chunk[c].to_pylist() for c in ("image_id", "path")), strict=True)
                    if i not in there]  # fmt: skip
         unreadable += [f"{path}: could not be decoded" for path in missing]
@@ -99,8 +109,10 @@ def embed_images(dataset: str, encoder: "Encoder", *, embed: EmbedParams, cache:
             f"{root}: none of {len(unreadable)} images can be decoded (first: {(unreadable or ['none'])[0]})"
         )
     final = origin.model_copy(update={"settings": {**origin.settings, "found_unreadable": sorted(unreadable)}})
-    work.finish(parts, provenance=final)
-    return Summary(dataset, "images", encoder.name, n_embedded, encoder.note, views=embed.views, unreadable=unreadable)
+    done.finish(len(cuts), provenance=final)
+    return Summary(
+        store.dataset, "images", encoder.name, n_embedded, encoder.note, views=embed.views, unreadable=unreadable
+    )  # fmt: skip
 
 
 def worker_count(asked: int | str, *, cpu: bool) -> int:

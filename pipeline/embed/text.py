@@ -11,9 +11,10 @@ from pipeline.embed.base import Summary, no_vectors, origin_of
 from pipeline.prompts.commands import pasteable, remake
 from stages import ManifestStore, PromptStore, Provenance, TextStore, UserError, display_name
 from stages.artifacts import NO_LLM, embedding_array, partition_values
-from stages.command import progress
+from stages.command import progress_bar
 from stages.params import DataParams, EmbedParams
-from stages.work import Work, is_current
+from stages.parts import Parts, is_current
+from stages.stopping import keeping
 
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder
@@ -124,16 +125,21 @@ def _embed_rows(
     if twice:
         raise UserError(f"{store.dataset}: {twice} sentences share their id with another; ingest the data set again")
     schema = store.schema(width=encoder.width, precision=embed.precision)
-    work = Work(store, origin, part_rows=embed.part)
     parts = range(max(1, -(-len(rows) // embed.part)))
-    for part in progress(parts, what=f"text {store.dataset}/{source}", unit="part"):
-        if work.done(part):
-            continue
-        chunk = rows.slice(part * embed.part, embed.part)
-        texts = chunk["text"].to_pylist()
-        vectors = encoder.encode_text(texts).numpy() if texts else no_vectors(encoder.width)
-        chunk = chunk.append_column("encoder_name", pa.array([encoder.name] * len(chunk), pa.string()))
-        chunk = chunk.append_column("embedding", embedding_array(vectors, precision=embed.precision))
-        work.save(part, chunk.select(schema.names))
-    work.finish(len(parts), provenance=origin)
+    kept = 0
+    bar = progress_bar(f"text {store.dataset}/{source}", total=len(rows), unit="sentence")
+    told = keeping(lambda: f"{kept} of {len(rows)} sentences of {store.dataset}/{source} are kept")
+    with store.locked("pipeline embed-text"), told, bar:
+        done = Parts(store, origin, part_rows=embed.part)
+        for part in parts:
+            chunk = rows.slice(part * embed.part, embed.part)
+            if not done.has(part):
+                texts = chunk["text"].to_pylist()
+                vectors = encoder.encode_text(texts).numpy() if texts else no_vectors(encoder.width)
+                filled = chunk.append_column("encoder_name", pa.array([encoder.name] * len(chunk), pa.string()))
+                filled = filled.append_column("embedding", embedding_array(vectors, precision=embed.precision))
+                done.save(part, filled.select(schema.names))
+            kept += len(chunk)
+            bar.update(len(chunk))
+        done.finish(len(parts), provenance=origin)
     return Summary(store.dataset, "text", encoder.name, len(rows), encoder.note, llm=source)

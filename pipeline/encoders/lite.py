@@ -35,8 +35,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.encoders.augment import as_pixels, random_view
 from pipeline.encoders.base import Augment, Preprocess
-from pipeline.encoders.device import keep_freed_memory, pick_device
+from pipeline.encoders.memory import keep_freed_memory
 from pipeline.torchvision_mend import mend_torchvision
+from stages.device import pick_device
 from stages.errors import UserError
 
 WIDTH = 1280

@@ -71,8 +71,14 @@ def ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summa
     Every image is decoded once: one that cannot be is kept as a row with its `error`, counted and listed.
 
     Raises:
-        UserError: missing or empty source, one class only, two classes of one name, no readable image.
+        UserError: missing or empty source, one class only, two classes of one name, no readable image, or more
+            missing and unreadable ones than `data.max_missing` allows. An older manifest then stays as it is.
     """
+    with ManifestStore(cache, dataset).locked("pipeline ingest"):
+        return _ingest(dataset, source, data=data, cache=cache)
+
+
+def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summary:
     store = ManifestStore(cache, dataset)
     if _matches(ExportedReader(), source):
         return _summary(dataset, import_manifest(store, source))
@@ -90,7 +96,7 @@ def ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summa
     for number, name in enumerate(("width", "height", "sha256", "error")):
         columns[name] = [fact[number] for fact in facts]
     table = pa.table({name: pa.array(columns[name], kind) for name, kind in store.columns})
-    _require_images(source, listing.root, table)
+    _require_images(source, listing.root, table, dataset, data.max_missing)
     seeded = any(entry.split is None for entry in listing.entries)
     provenance = Provenance(
         store="manifest",
@@ -154,17 +160,25 @@ def _look(root: Path, path: str) -> Fact:
     return image.width, image.height, digest, None
 
 
-def _require_images(source: str, root: Path, table: pa.Table) -> None:
-    """Refuse a source of which no image can be read, saying whether they are missing or broken."""
-    if table["error"].null_count:
+def _require_images(source: str, root: Path, table: pa.Table, dataset: str, max_missing: float) -> None:
+    """Refuse a source of which too few images can be read, saying whether they are missing or broken."""
+    bad = table.filter(pc.is_valid(table["error"]))
+    if len(bad) <= max_missing * len(table) and len(bad) < len(table):
         return
-    path, error = table["path"][0].as_py(), table["error"][0].as_py()
-    if not table["sha256"].null_count < len(table):
+    missing = bad["sha256"].null_count
+    first = f"(first: {bad['path'][0].as_py()[:120]!r}, {bad['error'][0].as_py()})"
+    if len(bad) < len(table):
         raise UserError(
-            f"{source}: none of the {len(table)} images that it names can be read below {root} (first: {path[:120]!r}, "
-            f"{error}); name the folder that holds them with --images"
+            f"{source}: {len(bad)} of {len(table)} images cannot be used: {missing} are missing below {root}, "
+            f"{len(bad) - missing} are broken {first}; mend them, or allow a larger share than "
+            f"{max_missing:g}: data.{dataset}.max_missing in the settings, or --max-missing"
         )
-    raise UserError(f"{source}: none of {len(table)} files can be read as an image (first: {path[:120]!r}, {error})")
+    if missing == len(bad):
+        raise UserError(
+            f"{source}: none of the {len(table)} images that it names can be read below {root} {first}; name the "
+            "folder that holds them with --images"
+        )
+    raise UserError(f"{source}: none of {len(table)} files can be read as an image {first}")
 
 
 def _summary(dataset: str, table: pa.Table, *, ignored: int = 0, notes: list[str] | None = None) -> Summary:

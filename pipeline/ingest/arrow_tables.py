@@ -53,6 +53,7 @@ def read_arrow_table(file: Path, wanted: Mapping[str, str]) -> Table:
         counted="row",
         holds=image if holds else None,
         names=[str(name) for name in names] if isinstance(names, list) else None,
+        called=roles,
     )
 
 

@@ -23,7 +23,7 @@ class CocoCaption:
     """One caption of a COCO file."""
 
     image_id: int | str
-    caption: str
+    caption: str | None
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class Coco:
 class Sentence:
     """One caption of Karpathy's files."""
 
-    raw: str
+    raw: str | None
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ def add_coco(records: Records, raw: Any, places: Places, *, where: str, split: s
     """Take a COCO file's images and captions; images are looked for in the folder that its name has (`val2017`)."""
     coco = checked(Coco, raw, where=where)
     hints = sorted(places.folders_like(("train", "val", "test")), key=lambda folder: folder not in Path(where).name)
-    captions: dict[int | str, list[str]] = {image.id: [] for image in coco.images}
+    captions: dict[int | str, list[str | None]] = {image.id: [] for image in coco.images}
     for number, note in enumerate(coco.annotations):
         if note.image_id not in captions:
             raise ValueError(f"annotations.{number}: no image has the id {note.image_id!r}")

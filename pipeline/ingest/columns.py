@@ -1,7 +1,7 @@
 """What the columns of a table mean: found by their names, or as the settings' `columns` say."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Table:
         counted: what the numbers count: lines of a text file, rows of another.
         holds: name of the column that holds the images themselves; the image column is then their paths or None.
         names: class names by class id, where the file says them.
+        called: our name -> the column's own, for messages.
     """
 
     file: Path
@@ -39,6 +40,7 @@ class Table:
     counted: str = "line"
     holds: str | None = None
     names: list[str] | None = None
+    called: Mapping[str, str] = field(default_factory=dict)
 
     def where(self, row: int) -> str:
         """A row's place, for messages."""
@@ -76,8 +78,14 @@ def require_image(file: Path, roles: Mapping[str, str], header: Sequence[str]) -
     Raises:
         UserError: with the columns that there are.
     """
-    if "image" not in roles:
-        raise UserError(
-            f"{file}: no column of images (looked for {', '.join(ROLES['image'])}; the file has "
-            f"{', '.join(header)[:200]}); name it with --column image=COLUMN"
-        )
+    if "image" in roles:
+        return
+    others = "" if {"class", "caption", "question"} & set(roles) else ", and --column class=COLUMN (or caption=)"
+    addresses = [name for name in header if "url" in name.lower()]
+    mend = f"name it with --column image=COLUMN{others}"
+    if addresses:
+        mend = f"download what {addresses[0]!r} names first, e.g. with img2dataset; or {mend}"
+    raise UserError(
+        f"{file}: no column of images (looked for {', '.join(ROLES['image'])}; the file has "
+        f"{', '.join(header)[:200]}); {mend}"
+    )

@@ -1,10 +1,12 @@
 """CoOp's split files: `split_zhou_*.json`, rows `[path, class_id, class name]` per split."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from pipeline.ingest.base import Entry, Listing
+from pipeline.ingest.class_names import join_spellings, spelling_key
 from pipeline.ingest.json_files import read_json
 from pipeline.ingest.places import Places
 from stages.errors import UserError
@@ -36,21 +38,36 @@ class CoOpReader:
         places = Places(files[0].parent, data)
         rows = _rows(files[0])
         names: dict[int, str] = {}
+        counts: dict[str | None, Counter[str]] = {}
+        for split in SPLITS:
+            for _, class_id, name in rows[split]:
+                if spelling_key(names.setdefault(class_id, name)) != spelling_key(name):
+                    raise UserError(f"{files[0]}: class {class_id} is called {names[class_id]!r} and {name!r}")
+            counts[split] = Counter(name for *_, name in rows[split])
+        try:
+            ids = {name: class_id for split in SPLITS for _, class_id, name in rows[split]}
+            # What is known of a data set names its folders, and the file may call the classes otherwise.
+            wanted = {name: shown for name, shown in data.class_names.items() if name in ids}
+            shown, notes = join_spellings(counts, wanted, ids=ids)
+        except ValueError as error:
+            raise UserError(f"{files[0]}: {error}") from error
         entries: dict[str, Entry] = {}
         for split in SPLITS:
             for number, (path, class_id, name) in enumerate(rows[split]):
-                if names.setdefault(class_id, name) != name:
-                    raise UserError(f"{files[0]}: class {class_id} is called {names[class_id]!r} and {name!r}")
                 try:
                     found = places.find(path, hints=[split])
                 except ValueError as error:
                     raise UserError(f"{files[0]}: {split}[{number}]: {error}") from error
-                shown = data.class_names.get(name, name)
-                entry = Entry(found, f"{split}/{path}", class_id, shown, split)
+                entry = Entry(found, f"{split}/{path}", class_id, shown[name], split)
                 if entries.setdefault(entry.image_id, entry) != entry:
                     raise UserError(f"{files[0]}: {split}[{number}]: {path[:120]!r} stands there in two classes")
-        shown_names = {class_id: data.class_names.get(name, name) for class_id, name in sorted(names.items())}
-        return Listing(places.root, list(entries.values()), shown_names, settings={"split_file": files[0].name})
+        return Listing(
+            places.root,
+            list(entries.values()),
+            {class_id: shown[name] for class_id, name in sorted(names.items())},
+            settings={"split_file": files[0].name},
+            notes=[*notes, *places.notes],
+        )
 
 
 def _rows(file: Path) -> dict[str, list[tuple[str, int, str]]]:

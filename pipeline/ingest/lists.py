@@ -1,23 +1,25 @@
 """Files that name images and say something about them: class lists, captions, questions, or all of these together.
 
-One file is a source, or a folder with such files: tables (`tables`), COCO's, NoCaps' and Karpathy's captions
-(`captions`), VQA2's questions (`vqa`). What they say about one image comes together in one row of the manifest.
+One file is a source, or a folder with such files: tables and lists in JSON (`tables`, `rows`), COCO's, NoCaps' and
+Karpathy's captions (`captions`), VQA2's questions (`vqa`). What they say about one image comes together in one row.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.ingest.base import Listing, Question
+from pipeline.ingest.base import Listing
 from pipeline.ingest.captions import add_coco, add_karpathy, is_coco, is_karpathy
-from pipeline.ingest.columns import Table
 from pipeline.ingest.json_files import read_json
 from pipeline.ingest.places import Places
 from pipeline.ingest.records import Records
-from pipeline.ingest.splits import SPLIT_NAMES, split_named, splits_by_file_name
+from pipeline.ingest.rows import add_table
+from pipeline.ingest.splits import SPLIT_NAMES, splits_by_file_name
 from pipeline.ingest.tables import SUFFIXES, read_table, speaks_of_images
+from pipeline.ingest.text_tables import json_table
 from pipeline.ingest.vqa import add_questions, answers_of, is_annotations, is_questions
 from stages.errors import UserError
 from stages.params import DataParams
@@ -60,23 +62,31 @@ def read_files(
         UserError: a file cannot be understood, or two files contradict each other.
     """
     records = Records()
-    root = Places(folder, data).root
     said = _splits_of(files, folder) if said is None else said
     names: list[str] | None = None
+    counted: Counter[str] = Counter()
     for file in (f for f in files if f.suffix.lower() != ".json"):
         table = read_table(file, data.columns)
         if table.names is not None:
             if names is not None and names != table.names:
                 raise UserError(f"{file}: its class names are not those of the files before it")
             names = table.names
-        _add_table(records, table, _places(folder, file, data), said[file], at=folder.resolve() / _told(folder, file))
-    _add_json(records, [f for f in files if f.suffix.lower() == ".json"], folder, data, said)
+        places = _places(folder, file, data)
+        add_table(records, table, places, said[file], at=folder.resolve() / _told(folder, file))
+        counted.update(places.counted)
+    places = Places(folder, data)
+    for file, entries in _add_json(records, [f for f in files if f.suffix.lower() == ".json"], places, said):
+        own = _places(folder, file, data)
+        add_table(records, json_table(file, entries, data.columns), own, said[file], at=folder)
+        counted.update(own.counted)
+    counted.update(places.counted)
+    records.notes += [f"{count} {what}" for what, count in counted.items() if count]
     if names is None:
         names = class_list(folder)
     shown = sorted(_told(folder, file) for file in files)
     if len(files) > 1 or Path(source).is_dir():
         records.notes.insert(0, f"read from {', '.join(shown)[:300]}")
-    return records.listing(source, root, data, names=names, files=shown)
+    return records.listing(source, places.root, data, names=names, files=shown)
 
 
 def class_list(folder: Path) -> list[str] | None:
@@ -91,15 +101,17 @@ def class_list(folder: Path) -> list[str] | None:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The files that speak of images: the folder's own, those in `annotations` and `data`, `metadata.*` of splits."""
+    """The files that speak of images: the folder's own, those in `annotation(s)` and `data`, `metadata.*` of splits."""
     found = []
-    for place in (folder, folder / "annotations", folder / "data", *_split_folders(folder)):
+    inner = [folder / name for name in ("annotations", "annotation", "data")]
+    for place in (folder, *inner, *_split_folders(folder)):
         for file in sorted(place.iterdir()) if place.is_dir() else ():
             suffix = file.suffix.lower()
             if file.name.startswith(".") or (place.name.lower() in SPLIT_NAMES and file.stem.lower() != "metadata"):
                 continue
             is_table = suffix in SUFFIXES - {".arrow"}
-            if speaks_of_images(file) if is_table else suffix == ".json" and JSON_NAMES.search(file.name):
+            is_json = suffix == ".json"
+            if (is_json and JSON_NAMES.search(file.name)) or ((is_table or is_json) and speaks_of_images(file)):
                 found.append(file)
     speaking = [file for file in found if "annotations" not in file.name.lower()]
     return found if speaking else []
@@ -137,16 +149,19 @@ def _places(folder: Path, file: Path, data: DataParams) -> Places:
 
 
 def _add_json(
-    records: Records, files: Sequence[Path], folder: Path, data: DataParams, said: Mapping[Path, str | None]
-) -> None:
+    records: Records, files: Sequence[Path], places: Places, said: Mapping[Path, str | None]
+) -> list[tuple[Path, list[Any]]]:
+    """Take the files of captions and questions; returns those that are lists of entries: tables, in JSON."""
+    tables: list[tuple[Path, list[Any]]] = []
     known: dict[int | str, list[str]] = {}
     questions: list[tuple[Path, Any]] = []
     coco: list[tuple[Path, Any]] = []
     karpathy: list[Path] = []
-    places = Places(folder, data)
     for file in files:
         raw = read_json(file)
-        if is_karpathy(raw):
+        if isinstance(raw, list):
+            tables.append((file, raw))
+        elif is_karpathy(raw):
             with _faults_of(file):
                 add_karpathy(records, raw, places, where=str(file))
             karpathy.append(file)
@@ -158,8 +173,9 @@ def _add_json(
             known |= answers_of(raw, where=str(file))
         else:
             raise UserError(
-                f"{file}: not understood; expected COCO captions, Karpathy's dataset_*.json, VQA2 questions, or CoOp's "
-                'split file {"train": [[path, class id, class name], ...], "val": ..., "test": ...}'
+                f"{file}: not understood ({_shape(raw)}); expected COCO captions, Karpathy's dataset_*.json, VQA2 "
+                "questions, a list of objects with an image and a caption, class or question each, or CoOp's split "
+                'file {"train": [[path, class id, class name], ...], "val": ..., "test": ...}'
             )
     if karpathy and coco:
         records.notes.append(f"{karpathy[0].name} decides captions and splits; {coco[0][0].name} is left aside")
@@ -172,6 +188,17 @@ def _add_json(
             add_questions(records, raw, known, places, where=str(file), split=said[file])
     if known and not questions:
         raise UserError(f"{files[0]}: answers without questions; put VQA2's *_questions.json beside it")
+    return tables
+
+
+def _shape(raw: Any) -> str:
+    """What a JSON file is, for messages."""
+    if not isinstance(raw, dict):
+        return f"found {str(raw)[:40]!r}"
+    inside = raw.get("images")
+    first = inside[0] if isinstance(inside, list) and inside else None
+    of = f"; images of {', '.join(map(str, first))[:80]}" if isinstance(first, dict) else ""
+    return f"an object of {', '.join(map(str, raw))[:120] or 'nothing'}{of}"
 
 
 @contextmanager
@@ -181,87 +208,3 @@ def _faults_of(file: Path) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
-
-
-# Tables
-
-
-def _add_table(records: Records, table: Table, places: Places, split: str | None, *, at: Path) -> None:
-    """Take the rows of a table that lies at `at`.
-
-    Raises:
-        UserError: the first row that cannot be understood, with its place.
-    """
-    own = table.columns
-    if not {"class", "caption", "question"} & set(own):
-        raise UserError(
-            f"{table.file}: neither classes nor captions nor questions beside the images; name the column with "
-            "--column class=COLUMN (or caption=, question=)"
-        )
-    base = ""
-    if table.holds is not None:
-        if not at.is_relative_to(places.root):
-            raise UserError(f"{table.file}: it holds its images itself; leave --images away", exit_code=2)
-        base = f"{at.relative_to(places.root).as_posix()}/{table.holds}"
-    numbers = _are_numbers(own.get("class", ()))
-    for row in range(len(table.lines)):
-        cells = {role: values[row] for role, values in own.items()}
-        try:
-            path = f"{base}/{row}" if base else places.find(_text(cells["image"]))
-            records.add(
-                path,
-                split=split_named(_text(cells["split"])) if "split" in cells else split,
-                label=_label(cells["class"], numbers=numbers) if "class" in cells else None,
-                class_id=_number(cells["class_id"]) if "class_id" in cells else None,
-                captions=_texts(cells["caption"], separator=None) if "caption" in cells else None,
-                questions=[_question(cells, f"{path}#{row}")] if "question" in cells else None,
-            )
-        except ValueError as error:
-            raise UserError(f"{table.where(row)}: {error}") from error
-
-
-def _text(value: Any) -> str:
-    if value is None or isinstance(value, (dict, list, bytes)):
-        raise ValueError(f"expected text, found {str(value)[:80]!r}")
-    return str(value).strip()
-
-
-def _are_numbers(values: Sequence[Any]) -> bool:
-    """Whether all labels are whole numbers as they are usually written: `007` is a name."""
-    return all(
-        isinstance(v, (int, float))
-        or (isinstance(v, str) and re.fullmatch(r"0|[1-9][0-9]{0,8}", v.strip()) is not None)
-        for v in values
-    )
-
-
-def _label(value: Any, *, numbers: bool) -> int | str:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise ValueError("the class is empty")
-    return _number(value) if numbers else _text(value)
-
-
-def _number(value: Any) -> int:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"expected a whole number, found {str(value)[:80]!r}") from error
-    if not number.is_integer():
-        raise ValueError(f"expected a whole number, found {str(value)[:80]!r}")
-    return int(number)
-
-
-def _texts(value: Any, *, separator: str | None) -> list[str]:
-    """A cell with one text, or several: a list, or text with separators."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        parts = _text(value).split(separator) if separator else [_text(value)]
-        return [part.strip() for part in parts if part.strip()] if separator else parts
-    return [_text(item["answer"] if isinstance(item, dict) and "answer" in item else item) for item in value]
-
-
-def _question(cells: dict[str, Any], number: str) -> Question:
-    choices = _texts(cells.get("choices"), separator="|")
-    question_id = _text(cells["question_id"]) if "question_id" in cells else number
-    return Question(question_id, _text(cells["question"]), choices or None, _texts(cells.get("answers"), separator="|"))

@@ -1,13 +1,15 @@
 """Images gathered from files that name them, one row after the other, into one listing."""
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.ingest.base import Entry, Listing, Question
-from stages.errors import UserError, nearest
+from pipeline.ingest.class_names import join_spellings, spelling_key, tidy
+from stages.errors import UserError
 from stages.params import DataParams
 
 MOST_CLASSES = 1_000_000
@@ -20,6 +22,7 @@ class Record:
     split: str | None = None
     label: int | str | None = None
     class_id: int | None = None
+    unlabelled: bool = False
     captions: list[str] | None = None
     questions: list[Question] | None = None
 
@@ -33,7 +36,7 @@ class Records:
         """An image's number in the source (COCO's) -> its path."""
         self.question_ids: set[str] = set()
         self.notes: list[str] = []
-        self.empty = 0
+        self.empty = self.empty_answers = 0
 
     def add(
         self,
@@ -42,10 +45,14 @@ class Records:
         split: str | None = None,
         label: int | str | None = None,
         class_id: int | None = None,
-        captions: Iterable[str] | None = None,
+        unlabelled: bool = False,
+        captions: Iterable[str | None] | None = None,
         questions: Iterable[Question] | None = None,
     ) -> None:
         """Take one row. Captions and questions of one image add up; class and split may not differ.
+
+        Args:
+            unlabelled: the source has a place for the class, and says there that nobody knows it.
 
         Raises:
             ValueError: the image stands there twice without either, or in two classes or splits; a question id is used
@@ -53,10 +60,10 @@ class Records:
         """
         known = self.images.get(path)
         if known is None:
-            known = self.images[path] = Record(split, label, class_id)
+            known = self.images[path] = Record(split, label, class_id, unlabelled)
         elif captions is None and questions is None:
             raise ValueError(f"image {path[:120]!r} stands there twice; keep one")
-        elif (label, class_id) != (known.label, known.class_id) and label is not None and known.label is not None:
+        elif label is not None and known.label is not None and not _are_one(label, class_id, known):
             raise ValueError(f"image {path[:120]!r} is of class {known.label!r} and of class {label!r}")
         elif split is not None and known.split is not None and split != known.split:
             raise ValueError(f"image {path[:120]!r} is in split {known.split!r} and in split {split!r}")
@@ -64,11 +71,12 @@ class Records:
         known.class_id = class_id if known.class_id is None else known.class_id
         if captions is not None:
             known.captions = known.captions or []
-            for caption in map(plain, captions):
+            for caption in (plain(caption or "") for caption in captions):
                 known.captions += [caption] * bool(caption)
                 self.empty += not caption
         for asked in questions or ():
             question = _cleaned(asked)
+            self.empty_answers += len(asked.answers) - len(question.answers)
             if question.question_id in self.question_ids:
                 raise ValueError(f"question {question.question_id[:80]!r} stands there twice")
             self.question_ids.add(question.question_id)
@@ -85,12 +93,19 @@ class Records:
         Raises:
             UserError: only some images have a class, or the classes are not numbered soundly.
         """
-        images = self.images
-        without = next((path for path, record in images.items() if record.label is None), None)
+        images = self._labelled(source)
         has_classes = any(record.label is not None for record in images.values())
+        without = next((path for path, record in images.items() if record.label is None), None)
         if has_classes and without is not None:
             raise UserError(f"{source}: image {without[:120]!r} has no class, others have one")
-        ids, shown = _numbered(source, images.values(), names, data.class_names) if has_classes else ({}, {})
+        ids: dict[int | str, int] = {}
+        shown: dict[int, str] = {}
+        if has_classes:
+            try:
+                ids, shown, notes = _numbered(images, names, data.class_names)
+            except ValueError as error:
+                raise UserError(f"{source}: {error}") from error
+            self.notes += notes
         has_captions = any(record.captions is not None for record in images.values())
         has_questions = any(record.questions is not None for record in images.values())
         entries = []
@@ -103,8 +118,56 @@ class Records:
                     (record.questions or ()) if has_questions else None,
                 )
             )  # fmt: skip
-        notes = [*self.notes, *([f"{self.empty} empty captions left out"] if self.empty else [])]
-        return Listing(root, entries, shown, settings=settings, notes=notes)
+        if self.empty:
+            bare = sum(record.captions == [] for record in images.values())
+            left = f"; {bare} images have no other" if bare else ""
+            self.notes.append(f"{self.empty} empty captions left out{left}")
+        if self.empty_answers:
+            self.notes.append(f"{self.empty_answers} empty answers left out")
+        return Listing(root, entries, shown, settings=settings, notes=self.notes)
+
+    def _labelled(self, source: str) -> dict[str, Record]:
+        """The images, without those of which the source says that nobody knows their class.
+
+        Raises:
+            UserError: there is nothing else.
+        """
+        left = {path: record for path, record in self.images.items() if record.unlabelled and record.label is None}
+        if not left:
+            return self.images
+        what = f"{len(left)} images are unlabelled (class -1 or empty; first: {next(iter(left))[:120]!r})"
+        mend = "`trainer predict` names the classes of image files"
+        kept = {path: record for path, record in self.images.items() if path not in left}
+        if not any(record.label is not None for record in kept.values()):
+            if any(record.captions or record.questions for record in left.values()):
+                self.notes.append(f"{what}, and no image has a class: they are kept for their captions and questions")
+                return self.images
+            raise UserError(f"{source}: {what}, and no image has a class; {mend}")
+        if {record.label for record in kept.values()} == {1}:
+            raise UserError(
+                f"{source}: {what}, and all others are of class 1; number two classes 0 and 1, not -1 and 1"
+            )
+        self.notes.append(f"{what} and left out of the data set: {mend}")
+        had, has = ({record.split for record in found.values()} for found in (self.images, kept))
+        if had != has and len(has) == 1:
+            self.notes.append(f"no labelled image is left in {_listed(had - has)}: the splits are drawn by seed")
+            for record in kept.values():
+                record.split = None
+        elif had != has:
+            self.notes.append(f"no labelled image is left in {_listed(had - has)}: the data set has no such split")
+        return kept
+
+
+def _listed(splits: set[str | None]) -> str:
+    return ", ".join(sorted(split or "the images without a split" for split in splits))
+
+
+def _are_one(label: int | str, class_id: int | None, known: Record) -> bool:
+    """Whether a label is that which an image has already, in whatever spelling."""
+    same = label == known.label or (
+        isinstance(label, str) and isinstance(known.label, str) and spelling_key(label) == spelling_key(known.label)
+    )
+    return same and class_id == known.class_id
 
 
 def _cleaned(asked: Question) -> Question:
@@ -112,7 +175,8 @@ def _cleaned(asked: Question) -> Question:
     if not question:
         raise ValueError(f"question {asked.question_id[:80]!r} is empty")
     choices = None if asked.choices is None else [plain(choice) for choice in asked.choices]
-    return Question(plain(asked.question_id), question, choices, [plain(answer) for answer in asked.answers])
+    answers = [answer for answer in map(plain, asked.answers) if answer]
+    return Question(plain(asked.question_id), question, choices, answers)
 
 
 def plain(text: str) -> str:
@@ -123,35 +187,81 @@ def plain(text: str) -> str:
 
 
 def _numbered(
-    source: str, records: Iterable[Record], names: Sequence[str] | None, wanted: dict[str, str]
-) -> tuple[dict[int | str, int], dict[int, str]]:
-    """Class ids by label, and class names by class id.
+    images: Mapping[str, Record], names: Sequence[str] | None, wanted: Mapping[str, str]
+) -> tuple[dict[int | str, int], dict[int, str], list[str]]:
+    """Class ids by label, class names by class id, and lines for the user.
 
     Ids are those of the source; else whole-number labels are the ids; else labels are numbered in sorted order.
+
+    Raises:
+        ValueError: an id out of range, ids and names that are not one to one, or names that nobody can tell apart.
     """
-    given = {(record.label, record.class_id) for record in records}
-    labels = {label for label, _ in given if label is not None}
-    names = names if all(isinstance(label, int) for label in labels) else None
-    if all(class_id is not None for _, class_id in given):
-        ids = {label: class_id for label, class_id in given if label is not None and class_id is not None}
-        if len(ids) < len(given) or len(set(ids.values())) < len(ids):
-            raise UserError(f"{source}: class ids and class names do not belong to each other one to one")
-    elif all(isinstance(label, int) for label in labels):
-        ids = {label: int(label) for label in labels}
-    else:
-        ids = {label: number for number, label in enumerate(sorted(labels, key=str))}
-    for number in ids.values():
-        if not 0 <= number < (len(names) if names else MOST_CLASSES):
-            most = f"{len(names)} class names are known" if names else f"expected 0 to {MOST_CLASSES - 1}"
-            raise UserError(f"{source}: class id {number}: {most}")
-    if names:
-        named = dict(enumerate(names))
-    else:
-        named = {number: str(label) for label, number in sorted(ids.items(), key=lambda item: item[1])}
-    unknown = sorted(set(wanted) - set(named.values()))
-    if unknown:
-        raise UserError(
-            f"{source}: class_names has {unknown[0]!r}, which is no class there; "
-            f"{nearest(unknown[0], list(named.values())[:20])}"
-        )
-    return ids, {number: wanted.get(name, name) for number, name in named.items()}
+    counts: dict[str | None, Counter[str]] = defaultdict(Counter)
+    first: dict[int | str, str] = {}
+    given: set[tuple[int | str, int | None]] = set()
+    for path, record in images.items():
+        label = record.label
+        if label is not None:
+            first.setdefault(label, path)
+            given.add((label, record.class_id))
+    has_ids = all(class_id is not None for _, class_id in given)
+    called, notes = _names_of(first, None if has_ids else names)
+    for record in images.values():
+        if record.label is not None:
+            counts[record.split][called[record.label]] += 1
+    counts[None].update(dict.fromkeys(called.values(), 0))
+    ids: dict[int | str, int] = {label: label for label in called if isinstance(label, int)}
+    if has_ids:
+        ids = {label: class_id for label, class_id in given if class_id is not None}
+        if len(ids) < len(given):
+            raise ValueError("class ids and class names do not belong to each other one to one")
+    for label, number in ids.items():
+        if not 0 <= number < MOST_CLASSES:
+            raise ValueError(
+                f"class id {str(number)[:40]} (image {first[label][:120]!r}): expected 0 to {MOST_CLASSES - 1}"
+            )
+    numbered = len(ids) == len(called)
+    mapping, lines = join_spellings(counts, wanted, ids={called[la]: i for la, i in ids.items()} if numbered else None)
+    groups: dict[tuple[str, str], list[int | str]] = defaultdict(list)
+    for label, name in called.items():
+        groups[spelling_key(name), mapping[name]].append(label)
+    if not numbered:
+        order = sorted(groups, key=lambda key: _order(key[1], [tidy(called[label]) for label in groups[key]]))
+        ids = {label: number for number, key in enumerate(order) for label in groups[key]}
+    shown: dict[int, str] = {}
+    for (_, name), labels in groups.items():
+        number = min(ids[label] for label in labels)
+        if number in shown:
+            raise ValueError("class ids and class names do not belong to each other one to one")
+        shown[number] = name
+        ids |= dict.fromkeys(labels, number)
+    return ids, dict(sorted(shown.items())), [*notes, *lines]
+
+
+def _order(name: str, spellings: list[str]) -> str:
+    """What a class is sorted by: its name, unless the settings gave it another than the source has."""
+    return name if name in spellings else min(spellings)
+
+
+def _names_of(first: Mapping[int | str, str], names: Sequence[str] | None) -> tuple[dict[int | str, str], list[str]]:
+    """The name of each label, and of each class that the source names beside them; numbers count from 0, or from 1.
+
+    Args:
+        first: label -> the first image that has it.
+        names: class names by number.
+
+    Raises:
+        ValueError: a number that has no name.
+    """
+    if not names or not all(isinstance(label, int) for label in first):
+        return {label: str(label) for label in first}, []
+    from_one = 0 not in first and len(names) in first
+    start = int(from_one)
+    for label, path in first.items():
+        if not start <= int(label) < start + len(names):
+            raise ValueError(
+                f"class id {str(label)[:40]} (image {path[:120]!r}): {len(names)} class names are known, for the ids "
+                f"{start} to {start + len(names) - 1}"
+            )
+    line = f"class ids run from 1 to {len(names)}, not from 0: 1 is {names[0][:80]!r}, the first of the class names"
+    return {start + number: name for number, name in enumerate(names)}, [line] * from_one

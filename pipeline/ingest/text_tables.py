@@ -1,8 +1,8 @@
-"""Tables as text: CSV and its kin with `,`, `;` or tabs, and JSON lines."""
+"""Tables as text: CSV and its kin with `,`, `;` or tabs, JSON lines, and JSON lists of objects."""
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,35 @@ def read_text_table(file: Path, wanted: Mapping[str, str]) -> Table:
         UserError: unreadable, not UTF-8, a row of another length than the header, or no column of images.
     """
     header, rows, lines = _read_jsonl(file) if file.suffix.lower() == ".jsonl" else _read_csv(file)
-    roles = find_columns(header, wanted, where=str(file))
-    require_image(file, roles, header)
-    places = {role: header.index(column) for role, column in roles.items()}
-    return Table(file, {role: [row[place] for row in rows] for role, place in places.items()}, lines)
+    return _table(file, header, rows, lines, wanted)
+
+
+def json_table(file: Path, entries: list[Any], wanted: Mapping[str, str]) -> Table:
+    """The rows of a JSON file that is a list of objects, as BLIP's are: `[{"image": ..., "caption": ...}, ...]`.
+
+    Raises:
+        UserError: an entry is no object, or none names an image.
+    """
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise UserError(f"{file}, entry {number}: expected an object, found {str(entry)[:80]!r}")
+    if not entries:
+        raise UserError(f"{file}: an empty list")
+    header, rows = _aligned(entries)
+    return _table(file, header, rows, range(len(rows)), wanted, counted="entry")
 
 
 def text_header(file: Path) -> list[str]:
-    """The names of a text file's columns."""
+    """The names of a file's columns; of a JSON file those of its first entry, [] where it is no list of objects."""
     if file.suffix.lower() == ".jsonl":
         return _read_jsonl(file)[0]
     try:
         with file.open("rb") as handle:
-            first = handle.readline(2**20)
+            first = handle.read(2**20) if file.suffix.lower() == ".json" else handle.readline(2**20)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    if file.suffix.lower() == ".json":
+        return _first_entry(first.decode("utf-8-sig", "replace").lstrip())
     line = first.decode("utf-8-sig", "replace")
     return [name.strip() for name in next(csv.reader([line], delimiter=delimiter(line)), [])]
 
@@ -70,5 +84,31 @@ def _read_jsonl(file: Path) -> tuple[list[str], list[list[Any]], list[int]]:
         lines.append(number)
     if not rows:
         raise UserError(f"{file}: no rows in it")
+    return *_aligned(rows), lines
+
+
+def _aligned(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Objects as rows below a header of all their keys."""
     header = list(dict.fromkeys(name for row in rows for name in row))
-    return header, [[row.get(name) for name in header] for row in rows], lines
+    return header, [[row.get(name) for name in header] for row in rows]
+
+
+def _table(
+    file: Path, header: list[str], rows: list[list[Any]], lines: Sequence[int], wanted: Mapping[str, str],
+    counted: str = "line",
+) -> Table:  # fmt: skip
+    roles = find_columns(header, wanted, where=str(file))
+    require_image(file, roles, header)
+    places = {role: header.index(column) for role, column in roles.items()}
+    columns: dict[str, Sequence[Any]] = {role: [row[place] for row in rows] for role, place in places.items()}
+    return Table(file, columns, lines, counted=counted, called=roles)
+
+
+def _first_entry(text: str) -> list[str]:
+    if not text.startswith("["):
+        return []
+    try:
+        entry, _ = json.JSONDecoder().raw_decode(text[1:].lstrip())
+    except (ValueError, RecursionError):
+        return []
+    return list(entry) if isinstance(entry, dict) else []

@@ -31,7 +31,7 @@ class Questions:
 class Answer:
     """What one person answered."""
 
-    answer: str
+    answer: str | None
 
 
 @dataclass(slots=True)
@@ -61,9 +61,9 @@ def is_annotations(raw: Any) -> bool:
 
 
 def answers_of(raw: Any, *, where: str) -> dict[int | str, list[str]]:
-    """question id -> what people answered, one answer a person."""
+    """question id -> what people answered, one answer a person; "" for one that says nothing."""
     found = checked(Annotations, raw, where=where).annotations
-    return {note.question_id: [answer.answer for answer in note.answers] for note in found}
+    return {note.question_id: [answer.answer or "" for answer in note.answers] for note in found}
 
 
 def add_questions(

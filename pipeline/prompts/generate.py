@@ -22,7 +22,8 @@ from pipeline.prompts.summary import Summary, summarise
 from stages import ManifestStore, PromptStore, Provenance, UserError
 from stages.command import say
 from stages.params import DataParams, PromptParams
-from stages.work import Work, is_current
+from stages.parts import Parts, is_current
+from stages.stopping import keeping
 
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder
@@ -88,32 +89,33 @@ def generate(
         rows = store.read().to_pylist()
         return summarise(dataset, llm, rows, names, wanted=wanted, note=found.note, skipped=True)
 
-    work = Work(store, origin, part_rows=prompts.batch)
+    done = Parts(store, origin, part_rows=prompts.batch)
     near = NearDuplicates(encoder, prompts.near_duplicate) if encoder and prompts.near_duplicate is not None else None
-    rows, asks, part = [], first_round(names, questions, data.samples), 0
-    for number in range(1, prompts.rounds + 1):
-        answers = sum(ask.n for ask in asks)
-        say(
-            f"{dataset}: round {number}, {answers} answers of {llm} about {len({ask.class_id for ask in asks})} classes"
-        )
-        new: list[Row] = []
-        for batch in batches(asks, prompts.batch):
-            if not work.done(part):
-                work.save(part, pa.Table.from_pylist(_answers(engine(), batch, prompts, llm), schema=store.schema()))
-                say(f"{dataset}: {len(new) + sum(ask.n for ask in batch)} of {answers} answers")
-            new += pq.read_table(work.part(part), partitioning=None).to_pylist()
-            part += 1
-        _clean(new, rows, names, questions, prompts, near)
-        rows += new
-        asks = next_round(rows, names, questions, wanted)
-        if not asks:
-            break
-    for row in rows:
-        row["kept"] = row["drop_reason"] is None
-    table = pa.Table.from_pylist(rows, schema=store.schema())
-    # A hub model that has just been downloaded is known by its commit from now on.
-    known = find_llm(llm, options, prompts.server, aliases).fingerprint
-    work.finish(part, provenance=origin.model_copy(update={"llm_fingerprint": known}), merge=lambda _: table)
+    with store.locked("pipeline generate-prompts"), keeping(lambda: f"{done.rows} answers about {dataset} are kept"):
+        rows, asks, part = [], first_round(names, questions, data.samples), 0
+        for number in range(1, prompts.rounds + 1):
+            answers, classes = sum(ask.n for ask in asks), len({ask.class_id for ask in asks})
+            say(f"{dataset}: round {number}, {answers} answers of {llm} about {classes} classes")
+            new: list[Row] = []
+            for batch in batches(asks, prompts.batch):
+                if not done.has(part):
+                    done.save(
+                        part, pa.Table.from_pylist(_answers(engine(), batch, prompts, llm), schema=store.schema())
+                    )
+                    say(f"{dataset}: {len(new) + sum(ask.n for ask in batch)} of {answers} answers")
+                new += pq.read_table(done.part(part), partitioning=None).to_pylist()
+                part += 1
+            _clean(new, rows, names, questions, prompts, near)
+            rows += new
+            asks = next_round(rows, names, questions, wanted)
+            if not asks:
+                break
+        for row in rows:
+            row["kept"] = row["drop_reason"] is None
+        table = pa.Table.from_pylist(rows, schema=store.schema())
+        # A hub model that has just been downloaded is known by its commit from now on.
+        known = find_llm(llm, options, prompts.server, aliases).fingerprint
+        done.finish(part, provenance=origin.model_copy(update={"llm_fingerprint": known}), merge=lambda _: table)
     return summarise(dataset, llm, rows, names, wanted=wanted, note=found.note)
 
 

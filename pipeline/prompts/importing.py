@@ -156,4 +156,5 @@ def _write(
         store="prompts", dataset=store.dataset, content="", inputs=inputs, llm=rows[0]["llm_name"],
         llm_fingerprint=fingerprint, settings=settings,
     )  # fmt: skip
-    store.write(pa.Table.from_pylist(rows, schema=store.schema()), origin)
+    with store.locked("pipeline import-prompts"):
+        store.write(pa.Table.from_pylist(rows, schema=store.schema()), origin)

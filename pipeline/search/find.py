@@ -67,7 +67,7 @@ def image_stores(cache: Path, encoder: str, dataset: str | None = None) -> list[
     Raises:
         UserError: there is none, or it does not belong to its manifest.
     """
-    found = [ImageStore(cache, name, encoder) for name in _datasets(cache, dataset)]
+    found = [ImageStore(cache, name, encoder) for name in _datasets(cache, dataset, ImageStore)]
     stores = [s for s in found if dataset is not None or s.exists()]
     if not stores:
         raise _nothing(cache, encoder, ImageStore, "embed-images")
@@ -84,12 +84,10 @@ def sentence_stores(cache: Path, encoder: str, dataset: str | None = None) -> li
     """
     stores = [
         TextStore(cache, name, encoder, source)
-        for name in _datasets(cache, dataset)
+        for name in _datasets(cache, dataset, TextStore)
         for source in partition_values(cache, TextStore, "llm", dataset=name, encoder=encoder)
     ]
     if not stores:
-        if dataset is not None:
-            ManifestStore(cache, dataset).require()
         raise _nothing(cache, encoder, TextStore, "embed-text")
     for store in stores:
         read_together(ManifestStore(cache, store.dataset), store)
@@ -207,8 +205,16 @@ def find_sentences(stores: Sequence[TextStore], query: Float32[np.ndarray, " D"]
     ]
 
 
-def _datasets(cache: Path, dataset: str | None) -> list[str]:
-    return [dataset] if dataset is not None else partition_values(cache, ManifestStore, "dataset")
+def _datasets(cache: Path, dataset: str | None, store: type[Store]) -> list[str]:
+    """The data sets to look into: the one that was named, or all that have such a store.
+
+    Raises:
+        UserError: one has no manifest; without it nothing says what its rows are.
+    """
+    names = [dataset] if dataset is not None else partition_values(cache, store, "dataset")
+    for name in names:
+        ManifestStore(cache, name).require()
+    return names
 
 
 def _paths(manifest: ManifestStore, image_ids: list[str]) -> dict[str, str]:

@@ -144,7 +144,7 @@ def below(folder: Path, suffix: str) -> set[Path]:
 
 def _joined(part: Path, cache: Path) -> bool:
     """Whether the store that a part belonged to is there: its parts are removed then."""
-    kind, *_ = part.parent.parent.name.split("-")
+    kind, *_ = part.parent.parent.name.split("+")
     return any((cache / kind).rglob("part-0.parquet"))
 
 

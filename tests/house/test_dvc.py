@@ -43,6 +43,7 @@ def change(project: Path, section: str, key: str, value: object) -> None:
     (project / "params.yaml").write_text(yaml.safe_dump(settings))
 
 
+@pytest.mark.llm
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_dvc_runs_both_stages_then_nothing_then_only_what_a_change_touches(weaves: Path) -> None:
@@ -90,3 +91,37 @@ def test_changed_code_reruns_the_stages_that_it_decides(stage: str) -> None:
     for package, command, *_ in commands(stage):
         for file in sorted(command_files(package, command)):
             assert any(file.is_relative_to(dep) for dep in deps), f"{stage}: {file} is in no dep"
+
+
+def test_make_repro_works_in_a_folder_that_is_no_git_repository(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    for file in ("config", ".gitignore"):
+        shutil.copy(ROOT / ".dvc" / file, tmp_path / ".dvc")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "dvc.yaml").write_text(
+        yaml.safe_dump({"stages": {"report": {"cmd": "mkdir -p results && echo accuracy > results/tables.md"}}})
+    )
+    done = subprocess.run(
+        ["make", "repro", "PYTHON=true"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("accuracy\n")
+    assert (tmp_path / ".dvc" / "config").read_text() == (ROOT / ".dvc" / "config").read_text()
+
+
+def test_a_run_that_fails_at_its_source_leaves_the_manifest_that_was_there(weaves: Path) -> None:
+    project = weaves.parent
+    ingest = STAGES["ingest"] | {"deps": ["weaves"]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"ingest": ingest}}))
+    (project / "params.yaml").write_text(yaml.safe_dump({"datasets": ["weaves"], "data": SETTINGS["data"]}))
+    dvc(project, "init", "--no-scm", "--quiet")
+    dvc(project, "repro")
+    manifest = project / "cache" / "manifest" / "dataset=weaves" / "part-0.parquet"
+    before = manifest.read_bytes()
+    for image in weaves.glob("*/0*.png"):
+        image.write_text("half copied")
+    with pytest.raises(AssertionError, match="40 of 48 images cannot be used"):
+        dvc(project, "repro")
+    assert manifest.read_bytes() == before

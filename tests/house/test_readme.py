@@ -40,6 +40,7 @@ def project(weaves: Path) -> Path:
     return weaves.parent
 
 
+@pytest.mark.llm
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_commands_of_the_readme_lead_from_a_folder_to_predictions(project: Path, command: Command) -> None:

@@ -56,7 +56,7 @@ def test_an_unknown_encoder_is_refused_with_the_known_names_and_the_nearest() ->
 
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
-    with pytest.raises(UserError, match=f"device '{device}' cannot be used"):
+    with pytest.raises(UserError, match=f"device '{device}': "):
         load_encoder("lite", device=device)
 
 

@@ -127,7 +127,7 @@ def test_a_coop_split_file_decides_ids_names_and_splits(weaves: Path, tmp_path: 
         "test": [["blue weave/02.png", 1, "blue"], ["blue weave/99.png", 1, "blue"]],
     }
     (weaves / "split_zhou_Weaves.json").write_text(json.dumps(split))
-    summary = ingest("w", str(weaves), data=DATA, cache=tmp_path / "cache")
+    summary = ingest("w", str(weaves), data=DataParams(max_missing=0.2), cache=tmp_path / "cache")
     assert summary.images == {"train": 2, "val": 1, "test": 1}
     assert "99.png" in summary.unreadable[0]
     found = {str(r["image_id"]): (r["class_id"], r["class_name"]) for r in rows(tmp_path / "cache")}

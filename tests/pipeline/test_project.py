@@ -134,6 +134,7 @@ def test_the_command_says_what_comes_next(weaves: Path, tmp_path: Path, command:
     assert "not empty" in command("pipeline", "init", "mine", cwd=tmp_path, code=2).stderr
 
 
+@pytest.mark.llm
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_five_commands_lead_from_a_folder_of_images_to_a_classifier(

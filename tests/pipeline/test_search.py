@@ -280,6 +280,15 @@ def test_a_query_of_another_encoder_is_refused(made: tuple[Path, Encoder], tmp_p
         embed_query(encoder, image=tmp_path / "bad.png")
 
 
+def test_a_search_without_the_manifest_names_the_manifest(made: tuple[Path, Encoder], tmp_path: Path) -> None:
+    cache, encoder = made
+    copy = shutil.copytree(cache, tmp_path / "copy")
+    ManifestStore(copy, "weaves").file.unlink()
+    for stores in (image_stores, sentence_stores):
+        with pytest.raises(UserError, match=r"manifest.*is not there: run `pipeline ingest weaves"):
+            stores(copy, encoder.name)
+
+
 def test_stores_of_an_earlier_manifest_are_refused(made: tuple[Path, Encoder], tmp_path: Path) -> None:
     cache, encoder = made
     copy = shutil.copytree(cache, tmp_path / "copy")

