@@ -347,13 +347,11 @@ def checkpoint_fit(finished: Finished) -> Judged | None:
     """The fit that becomes the checkpoint: plain AAPE, few-shot with the most shots, first seed; of several prompt
     sources the one that is best on the validation images (never on the test split).
     """
-    able = [
-        fit for judged in finished.fits if (judged.plan.method.name, judged.plan.protocol.name) == ("aape", "few-shot")
-    ]
-    first = min((judged.plan.seed for judged in able), default=0)
-    most = max((judged.plan.protocol.shots for judged in able), default=0)
-    able = [fit for judged in able if (judged.plan.seed, judged.plan.protocol.shots) == (first, most)]
-    return max(able, key=lambda fit: float(judged.predictor.info.get("val_accuracy", 0.0)), default=None)
+    able = [each for each in finished.fits if (each.plan.method.name, each.plan.protocol.name) == ("aape", "few-shot")]
+    first = min((each.plan.seed for each in able), default=0)
+    most = max((each.plan.protocol.shots for each in able), default=0)
+    able = [each for each in able if (each.plan.seed, each.plan.protocol.shots) == (first, most)]
+    return max(able, key=lambda each: float(each.predictor.info.get("val_accuracy", 0.0)), default=None)
 
 
 def _curves(finished: Finished) -> Iterator[Curve]:
