@@ -1,7 +1,7 @@
 """Finished fits on disk, so that an interrupted run goes on where it was and ends with the same bytes.
 
 A fit takes seconds and depends on nothing but its method, settings, task and seed: it is kept whole, or not at all.
-One safetensors file each; the predictor's tree stands in its header. Never pickle.
+One safetensors file each; the predictor's tree and the hash of what decides it stand in its header. Never pickle.
 """
 
 from __future__ import annotations
@@ -45,28 +45,33 @@ class FinishedFits:
         return self.folder / f"{digest.hexdigest()[:32]}.safetensors"
 
     def load(self, file: Path, *, device: torch.device | str = "cpu") -> tuple[Predictor, float] | None:
-        """A finished fit and its seconds; None where there is none, or none that can be read."""
+        """A finished fit and its seconds; None where there is none, none that can be read, or one of something else."""
         try:
             with safe_open(file, framework="pt", device=str(device)) as opened:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
                 about = opened.metadata()
+            if about["key"] != file.stem:
+                return None
             predictor: Predictor = unpack(json.loads(about["predictor"]), tensors)
             return predictor, float(about["seconds"])
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError):
+        except (OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RecursionError):
             return None
 
     def keep(self, file: Path, predictor: Predictor, seconds: float) -> None:
         """Write a finished fit in one step.
 
+        Args:
+            file: of `file`, for what was fitted.
+
         Raises:
             UserError: the folder cannot be written, or the disk is full.
         """
         tree, tensors = pack(predictor)
-        cpu = {name: value.cpu() for name, value in tensors.items()}
-        write_bytes(file, save(cpu, metadata={"predictor": json.dumps(tree), "seconds": repr(seconds)}))
+        metadata = {"key": file.stem, "predictor": json.dumps(tree), "seconds": repr(seconds)}
+        write_bytes(file, save({name: value.cpu() for name, value in tensors.items()}, metadata=metadata))
 
 
-def fit(method: Method, task: Task, *, seed: int) -> tuple[Predictor, float]:
+def timed_fit(method: Method, task: Task, seed: int) -> tuple[Predictor, float]:
     """One fit with one thread, as a file would give it back, and its seconds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.lock import store_lock
+
 from stages import UserError
 from stages.artifacts import NO_LLM
 from stages.command import progress
@@ -18,7 +20,7 @@ from stages.params import Params
 from trainer.checkpoint import save_checkpoint
 from trainer.data import Task, check_task
 from trainer.features import Features, Split
-from trainer.fits import FinishedFits, fit
+from trainer.fits import FinishedFits, timed_fit
 from trainer.inputs import Inputs
 from trainer.methods import Method, Predictor, methods
 from trainer.protocols import Protocol, Score, TestSplits, settled
@@ -97,17 +99,18 @@ def run(params: Params, inputs: Inputs, *, results: Path | None = None, jobs: in
         jobs: see `fit_and_judge`.
 
     Raises:
-        UserError: an unknown name, a class with fewer images than shots, features that cannot be learned from, or a
-            folder that cannot be written.
+        UserError: an unknown name, a class with fewer images than shots, features that cannot be learned from, a
+            folder that cannot be written, or that another run is writing.
     """
     if results is None:
         return fit_and_judge(params, inputs, jobs=jobs).record
     name = inputs.features.dataset
     kept, folder = results / ".fits" / name, results / "runs" / name
-    finished = fit_and_judge(params, inputs, jobs=jobs, keep=kept)
-    with user_errors(folder):
-        write(finished, folder)
-        remove_tree(kept)
+    with store_lock(folder, what=f"trainer run --dataset {name}", beside=kept):
+        finished = fit_and_judge(params, inputs, jobs=jobs, keep=kept)
+        with user_errors(folder):
+            write(finished, folder)
+            remove_tree(kept)
     return finished.record
 
 
@@ -215,10 +218,9 @@ def _fit_or_load(
         return
     finished = FinishedFits(keep)
     files = [finished.file(*each) for each in fits]
-    there = [file.exists() and finished.load(file, device=device) is not None for file in files]
-    fresh = _fit_all([each for each, done in zip(fits, there, strict=True) if not done], jobs=jobs)
-    for file, done in zip(files, there, strict=True):
-        found = finished.load(file, device=device) if done else None
+    kept = [finished.load(file, device=device) for file in files]  # once: the folder may be cleared meanwhile
+    fresh = _fit_all([each for each, found in zip(fits, kept, strict=True) if found is None], jobs=jobs)
+    for file, found in zip(files, kept, strict=True):
         if found is None:
             found = next(fresh)
             finished.keep(file, *found)
@@ -228,12 +230,12 @@ def _fit_or_load(
 def _fit_all(fits: Sequence[tuple[Method, Task, int]], *, jobs: int) -> Iterator[tuple[Predictor, float]]:
     """All fits, in their order, as they get ready."""
     if jobs == 1:
-        return (fit(method, task, seed=seed) for method, task, seed in fits)
+        return (timed_fit(*each) for each in fits)
     from joblib import Parallel, delayed, parallel_config
 
     with parallel_config("loky", inner_max_num_threads=1):
         ready: Iterator[tuple[Predictor, float]] = Parallel(n_jobs=jobs, return_as="generator")(
-            delayed(fit)(method, task, seed=seed) for method, task, seed in fits
+            delayed(timed_fit)(*each) for each in fits
         )
         return ready
 

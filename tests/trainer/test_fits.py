@@ -100,6 +100,14 @@ def test_a_file_that_is_no_fit_is_fitted_anew(tmp_path: Path, content: bytes) ->
 def test_a_cut_off_fit_is_fitted_anew(tmp_path: Path) -> None:
     fits = FinishedFits(tmp_path)
     file = fits.file(method("aape"), TASK, 1)
-    fits.keep(file, method("aape").fit(TASK, seed=1), 1.0)
+    fits.keep(file, fitted_once("aape"), 1.0)
     file.write_bytes(file.read_bytes()[:-7])
     assert fits.load(file) is None
+
+
+def test_a_fit_under_the_name_of_another_is_fitted_anew(tmp_path: Path) -> None:
+    fits = FinishedFits(tmp_path)
+    file, other = (fits.file(method(name), TASK, 1) for name in ("zero-shot", "nearest-centroid"))
+    fits.keep(file, fitted_once("zero-shot"), 1.0)
+    file.rename(other)
+    assert fits.load(other) is None

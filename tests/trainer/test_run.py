@@ -2,12 +2,15 @@
 
 import csv
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import Command
 from small_stores import CLASSES, NAMES, fast, make_stores
+from stages.lock import store_lock
 
 from stages import ImageStore, UserError
 from trainer.draws import few_shot, sample_shots
@@ -189,21 +192,27 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     settings = fast(methods=["aape", "logistic", "cupl"], seeds=[1, 2])
     from trainer import run as module
 
-    whole, fitted = module.fit, []
+    whole, fitted = module.timed_fit, []
 
-    def dying(*asked: object, seed: int) -> object:
+    def dying(*asked: object) -> object:
         if len(fitted) == 4:
             raise KeyboardInterrupt
         fitted.append(asked)
-        return whole(*asked, seed=seed)  # type: ignore[arg-type]
+        return whole(*asked)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "fit", dying)
+        patch.setattr(module, "timed_fit", dying)
         with pytest.raises(KeyboardInterrupt):
             run(settings, inputs(cache), results=tmp_path / "kept", jobs=1)
     again: list[object] = []
+
+    def disturbed(*fit: object) -> object:
+        shutil.rmtree(tmp_path / "kept" / ".fits" / "w", ignore_errors=True)  # as another run's end once did
+        again.append(fit)
+        return whole(*fit)  # type: ignore[arg-type]
+
     with monkeypatch.context() as patch:
-        patch.setattr(module, "fit", lambda *a, seed: (again.append(a), whole(*a, seed=seed))[1])
+        patch.setattr(module, "timed_fit", disturbed)
         run(settings, inputs(cache), results=tmp_path / "kept", jobs=1)
     run(settings, inputs(cache), results=tmp_path / "undisturbed", jobs=1)
     assert len(fitted) == 4
@@ -214,6 +223,14 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     for file in ("run.json", "curves.csv", "outcomes.csv", "predictions.csv", "checkpoint/checkpoint.safetensors"):
         whole_, kept = (tmp_path / name / "runs" / "w" / file for name in ("undisturbed", "kept"))
         assert kept.read_bytes() == whole_.read_bytes(), file
+
+
+def test_a_second_run_into_a_folder_that_one_is_writing_is_told_so(cache: Path, tmp_path: Path) -> None:
+    kept = tmp_path / ".fits" / "w"
+    with store_lock(tmp_path / "runs" / "w", what="trainer run", beside=kept), ThreadPoolExecutor(1) as second:
+        asked = second.submit(run, fast(methods=["zero-shot"]), inputs(cache), results=tmp_path)
+        with pytest.raises(UserError, match=r"runs/w: another .* is writing it"):
+            asked.result()
 
 
 def test_two_classes_leave_base_to_new_out_and_say_so(tmp_path: Path) -> None:
