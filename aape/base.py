@@ -30,6 +30,7 @@ from stages.errors import nearest
 from stages.training import TrainParams
 from trainer.data import ClassText, Images, Task
 from trainer.methods import FOR_STUDIES, METHODS, Method, Predictor, methods
+from trainer.packing import canonical
 
 PROTOTYPES = "image prototypes"
 TILE = 4096
@@ -121,7 +122,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("text holds names, templates and prompts: give either text or these.")
         with plain_errors(), one_thread():
             self.text_ = self._class_text(text, train, method)
-            self.predictor_ = method.fit(Task(self.text_, train, val), seed=self.seed_)
+            self.predictor_ = canonical(method.fit(Task(self.text_, train, val), seed=self.seed_))
         self.info_ = dict(self.predictor_.info)
         return self
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.lock import store_lock
-
 from stages import UserError
 from stages.artifacts import NO_LLM
 from stages.command import progress
 from stages.files import remove_tree, user_errors
+from stages.lock import store_lock
 from stages.params import Params
 from trainer.checkpoint import save_checkpoint
 from trainer.data import Task, check_task

@@ -11,7 +11,7 @@ from stages.training import TrainParams
 from tests.trainer.small_tasks import WIDTH, small_task, unit
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Images
-from trainer.fits import FinishedFits, fit
+from trainer.fits import FinishedFits, timed_fit
 from trainer.methods import METHODS, Method, Predictor, methods
 from trainer.methods.linear import LinearPredictor
 from trainer.packing import canonical
@@ -29,7 +29,7 @@ def method(name: str, settings: TrainParams = SETTINGS) -> Method:
 
 @cache
 def fitted_once(name: str) -> Predictor:
-    return fit(method(name), TASK, seed=1)[0]
+    return timed_fit(method(name), TASK, 1)[0]
 
 
 @pytest.mark.parametrize("name", list(METHODS))

@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import Command
 from small_stores import CLASSES, NAMES, fast, make_stores
-from stages.lock import store_lock
 
 from stages import ImageStore, UserError
+from stages.lock import store_lock
 from trainer.draws import few_shot, sample_shots
 from trainer.features import Features, load_features
 from trainer.inputs import Inputs
