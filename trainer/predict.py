@@ -8,6 +8,7 @@ from typing import Any
 
 from stages import UserError
 from stages.command import progress, table
+from stages.names import is_left_behind
 
 
 def find_checkpoint(results: Path, dataset: str | None) -> Path:
@@ -40,7 +41,8 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        inside = [p for p in inside if not any(map(is_left_behind, p.relative_to(path).parts))]
         if not inside:
             raise UserError(f"{path}: no image in this folder (looked for {', '.join(sorted(SUFFIXES))})")
         files += inside

@@ -17,14 +17,16 @@ app = typer.Typer(
 CACHE = Path("cache")
 
 
-def list_some(what: str, items: list[str], most: int = 10) -> None:
+def list_some(
+    what: str, items: list[str], most: int = 10, *, all_at: str = '`pipeline sql "SELECT * FROM manifest"`'
+) -> None:
     """The first few of a list of findings, and where the rest can be seen."""
     if items:
         say(f"{len(items)} {what}:")
         for item in items[:most]:
             say(f"  {item}")
         if len(items) > most:
-            say(f'  ... and {len(items) - most} more (see `pipeline sql "SELECT * FROM manifest"`)')
+            say(f"  ... and {len(items) - most} more (see {all_at})")
 
 
 def say_note(note: str) -> None:

@@ -1,5 +1,6 @@
 """`pipeline ingest` and `pipeline export`."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ import typer
 from pipeline.cli.app import CACHE, app, list_some
 from stages import command
 from stages.command import CacheOption, EncoderOption, JsonOption, ParamsOption, say
-from stages.errors import UserError
+from stages.errors import UserError, nearest
 
 
 @app.command()
@@ -35,6 +36,13 @@ def ingest(
             metavar="NAME=COLUMN",
         ),
     ] = None,
+    split_folder: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A folder that is a split: FOLDER=train, =val or =test; `none`: folders called so are classes.",
+            metavar="FOLDER=SPLIT",
+        ),
+    ] = None,
     max_missing: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Share of images that may be missing or unreadable.", metavar="SHARE"),
@@ -50,13 +58,15 @@ def ingest(
     settings = command.settings(params)
     if dataset is None and source is not None:
         raise UserError("--source needs the name of the data set: pipeline ingest NAME --source SOURCE", exit_code=2)
-    columns = _columns(column or [])
+    columns = _pairs("--column", column or [], "NAME=COLUMN")
+    folders = None if not split_folder else {} if split_folder == ["none"] else _split_folders(split_folder)
     done = []
     for name in command.chosen(dataset, settings, variants=True):
         data = settings.of(name)
         data = data.model_copy(
             update=({"images": images} if images else {})
             | ({"columns": {**data.columns, **columns}} if columns else {})
+            | ({"split_folders": folders} if folders is not None else {})
             | ({"max_missing": max_missing} if max_missing is not None else {})
         )
         where = source or data.source
@@ -72,6 +82,12 @@ def ingest(
         say(f"{name}: {counts} images; " + ", ".join(f"{n} {what}" for n, what in facts if n))
         for note in summary.notes:
             say(f"{name}: {visible(note)}")
+        for folder, count in summary.unlabelled.items():
+            say(
+                f"{name}: {count} images in {folder} have no class: left out here; once there is a checkpoint, "
+                f"`trainer predict {shlex.quote(folder)} --dataset {name}` classifies them"
+            )
+        list_some("images outside class folders, left out", [visible(p) for p in summary.outside], all_at="--json")
         list_some("missing or unreadable, kept as rows with their error", [visible(t) for t in summary.unreadable])
         list_some("the same file in several splits", [visible(image_id) for image_id in summary.duplicates])
         if summary.ignored:
@@ -81,19 +97,34 @@ def ingest(
         command.show(done, as_json=True, text=str)
 
 
-def _columns(given: list[str]) -> dict[str, str]:
+def _pairs(flag: str, given: list[str], form: str) -> dict[str, str]:
     """`image=FILE` as a mapping.
 
     Raises:
         UserError: no `=`, or a name given twice.
     """
-    columns: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for text in given:
-        name, equals, column = text.partition("=")
-        if not equals or not column or name in columns:
-            raise UserError(f"--column {text!r}: expected NAME=COLUMN, each name once", exit_code=2)
-        columns[name] = column
-    return columns
+        name, equals, value = text.rpartition("=") if flag == "--split-folder" else text.partition("=")
+        if not equals or not name or not value or name in pairs:
+            raise UserError(f"{flag} {text!r}: expected {form}, each name once", exit_code=2)
+        pairs[name] = value
+    return pairs
+
+
+def _split_folders(given: list[str]) -> dict[str, str]:
+    """`training_set=train` as a mapping.
+
+    Raises:
+        UserError: not of this form, or no such split.
+    """
+    from stages.artifacts import SPLITS
+
+    pairs = _pairs("--split-folder", given, "FOLDER=SPLIT (train, val or test), or `none` alone")
+    for folder, split in pairs.items():
+        if split not in SPLITS:
+            raise UserError(f"--split-folder {folder}={split}: {nearest(split, list(SPLITS))}", exit_code=2)
+    return pairs
 
 
 @app.command()

@@ -13,13 +13,14 @@ import pyarrow.compute as pc
 
 from pipeline.blobs import read_bytes
 from pipeline.images import ImageError, open_rgb
-from pipeline.ingest.base import Entry, Listing, Question, Reader, check_listing
+from pipeline.ingest.base import Entry, Listing, Question, Reader, check_listing, without_empty_classes
 from pipeline.ingest.coop import CoOpReader
 from pipeline.ingest.exported import ExportedReader, import_manifest
 from pipeline.ingest.folders import FolderReader
 from pipeline.ingest.huggingface import HubReader, SavedReader
 from pipeline.ingest.lists import ListReader
 from pipeline.ingest.packaged import PackageReader
+from pipeline.ingest.side_tables import weigh
 from pipeline.ingest.splits import draw_splits
 from pipeline.ingest.webdataset import WebDatasetReader
 from pipeline.registry import prepare
@@ -56,6 +57,8 @@ class Summary:
     questions: int
     unreadable: list[str]
     ignored: int
+    outside: list[str]
+    unlabelled: dict[str, int]
     duplicates: list[str]
     notes: list[str]
 
@@ -83,7 +86,7 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summ
     if _matches(ExportedReader(), source):
         return _summary(dataset, import_manifest(store, source))
     place, data = prepare(dataset, source, data)
-    listing = find_reader(place).read(place, data)
+    listing = read_source(place, data)
     check_listing(source, listing)
     entries = draw_splits(listing.entries, data.split)
     facts = list(progress(_looks(listing.root, entries), what=f"reading {dataset}", total=len(entries), unit="image"))
@@ -113,7 +116,24 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summ
         },
     )
     store.write(table, provenance)
-    return _summary(dataset, table, ignored=listing.ignored, notes=listing.notes)
+    return _summary(dataset, table, listing, source)
+
+
+def read_source(source: str, data: DataParams) -> Listing:
+    """What a source holds, as the reader that understands it lists it; classes without an image are left out.
+
+    Raises:
+        UserError: no reader understands it, or the one that does finds a fault; `split_folders` for no folder.
+    """
+    reader = find_reader(source)
+    if data.split_folders is not None and not isinstance(reader, FolderReader | SynsetReader):
+        if not Path(source).is_dir():
+            raise UserError(f"{source}: split_folders is about class folders; leave it away", exit_code=2)
+        reader = FolderReader()  # what is said about the folders says that they are the set
+    listing = reader.read(source, data)
+    if isinstance(reader, ListReader) and Path(source).is_dir() and data.images is None and not data.columns:
+        listing = weigh(source, listing, data)
+    return without_empty_classes(listing)
 
 
 def find_reader(source: str) -> Reader:
@@ -181,7 +201,7 @@ def _require_images(source: str, root: Path, table: pa.Table, dataset: str, max_
     raise UserError(f"{source}: none of {len(table)} files can be read as an image {first}")
 
 
-def _summary(dataset: str, table: pa.Table, *, ignored: int = 0, notes: list[str] | None = None) -> Summary:
+def _summary(dataset: str, table: pa.Table, listing: Listing | None = None, source: str = "") -> Summary:
     readable = table.filter(pc.is_null(table["error"]))
     broken = table.filter(pc.is_valid(table["error"])).select(["path", "error"]).to_pylist()
     counts = {value["values"]: value["counts"] for value in readable["split"].value_counts().to_pylist()}
@@ -199,7 +219,9 @@ def _summary(dataset: str, table: pa.Table, *, ignored: int = 0, notes: list[str
         captions=pc.sum(pc.list_value_length(table["captions"])).as_py() or 0,
         questions=pc.sum(pc.list_value_length(table["questions"])).as_py() or 0,
         unreadable=[f"{row['path']}: {row['error']}" for row in broken],
-        ignored=ignored,
+        ignored=listing.ignored if listing else 0,
+        outside=listing.outside if listing else [],
+        unlabelled={str(Path(source) / path): count for path, count in listing.unlabelled.items()} if listing else {},
         duplicates=sorted(i for i, digest in zip(image_ids, hashes, strict=True) if digest in across),
-        notes=notes or [],
+        notes=listing.notes if listing else [],
     )

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,6 +54,8 @@ class Listing:
         ignored: files that are no images by their name.
         settings: facts for the manifest's provenance.
         notes: lines for the user about what was decided.
+        outside: images that lie there and are not taken, by their paths.
+        unlabelled: folders of images without a class, not taken either -> number of images.
     """
 
     root: Path
@@ -62,6 +64,8 @@ class Listing:
     ignored: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    unlabelled: dict[str, int] = field(default_factory=dict)
 
 
 class Reader(Protocol):
@@ -82,6 +86,20 @@ class Reader(Protocol):
             UserError: the source is missing, empty, or not laid out as it should be.
         """
         ...
+
+
+def without_empty_classes(listing: Listing) -> Listing:
+    """The listing with those classes alone that have an image, and a line about the others; ids stay as they are."""
+    used = {entry.class_id for entry in listing.entries}
+    empty = [name for class_id, name in listing.class_names.items() if class_id not in used]
+    if not empty or len(empty) == len(listing.class_names):
+        return listing
+    shown = ", ".join(name[:40] for name in empty[:5]) + (", ..." if len(empty) > 5 else "")
+    return replace(
+        listing,
+        class_names={class_id: name for class_id, name in listing.class_names.items() if class_id in used},
+        notes=[*listing.notes, f"{len(empty)} classes of the source have no image and are left out: {shown}"],
+    )
 
 
 def check_listing(source: str, listing: Listing) -> None:

@@ -1,11 +1,12 @@
-"""Class folders: `SOURCE/CLASS/*.jpg`, or `SOURCE/{train,val,test}/CLASS/*.jpg`."""
+"""Class folders: `SOURCE/CLASS/*.jpg`, `SOURCE/SPLIT/CLASS/*.jpg` and what `layouts` lists besides."""
 
-import os
+from collections import Counter, defaultdict
 from pathlib import Path
 
-from pipeline.images import SUFFIXES
 from pipeline.ingest.base import Entry, Listing
-from pipeline.ingest.splits import SPLIT_NAMES
+from pipeline.ingest.class_names import join_spellings, spelling_key, tidy
+from pipeline.ingest.layouts import Layout, LayoutError, lay_out
+from pipeline.ingest.trees import Folder, Tree, read_tree
 from stages.errors import UserError
 from stages.params import DataParams
 
@@ -21,84 +22,88 @@ class FolderReader:
         return Path(source).is_dir()
 
     def read(self, source: str, data: DataParams) -> Listing:
-        """List the images of all class folders, nested folders included; symbolic links to folders are not followed."""
-        root = Path(source).resolve()
+        """List the images of all class folders, nested folders included, and what is left out.
+
+        Raises:
+            UserError: no class folders, folders that can be read in more ways than one, or spellings of one class in
+                one split; the line names the setting that decides.
+        """
         if data.images is not None:
             raise UserError(f"{source}: class folders hold their images; leave --images away", exit_code=2)
-        top = _folders(root)
-        splits = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in top}
-        if top and all(splits.values()):
-            groups = [(split, child) for folder, split in splits.items() for child in _folders(folder)]
-        elif any(splits.values()):
-            named = ", ".join(f.name for f, s in splits.items() if s)
-            other = ", ".join(f.name for f, s in splits.items() if not s)
-            raise UserError(
-                f"{source}: split folders ({named[:80]}) beside other folders ({other[:80]}): keep only one kind"
-            )
-        else:
-            groups = [(None, folder) for folder in top]
-        names = sorted({child.name for _, child in groups}, key=_by_number)
-        if not names:
-            raise UserError(
-                f"{source}: no class folders; expected SOURCE/CLASS/image.jpg or SOURCE/train/CLASS/image.jpg, or a "
-                "file that names the images (docs/sources.md lists the kinds)"
-            )
-        shown = _shown_names(source, names, data.class_names)
-        numbers = {name: class_id for class_id, name in enumerate(names)}
-        entries: list[Entry] = []
-        ignored = 0
-        for split, folder in groups:
-            class_id = numbers[folder.name]
-            for path in _files(folder):
-                if os.path.splitext(path)[1].lower() not in SUFFIXES:  # noqa: PTH122 (text, for every file)
-                    ignored += 1
-                    continue
-                image_id = path.removeprefix(f"{root}/")
-                entries.append(Entry(image_id, image_id, class_id, shown[class_id], split))
-        if not entries:
-            raise UserError(
-                f"{source}: {len(names)} class folders but no image in them (looked for {', '.join(sorted(SUFFIXES))})"
-            )
-        return Listing(root, entries, dict(enumerate(shown)), ignored)
+        root = Path(source).resolve()
+        return listing_of(source, root, read_tree(root), data)
+
+
+def listing_of(source: str, root: Path, tree: Tree, data: DataParams) -> Listing:
+    """The listing of a tree of class folders; errors as `FolderReader.read`."""
+    try:
+        layout = lay_out(tree.root, data.split_folders)
+        names, joined = _class_names(layout, data.class_names)
+    except (LayoutError, ValueError) as error:
+        raise UserError(f"{source}: {error}") from error
+    keys = {name: (spelling_key(name), shown) for name, shown in names.items()}
+    order = sorted(set(keys.values()), key=lambda key: min(_by_number(tidy(n)) for n, k in keys.items() if k == key))
+    numbers = {key: class_id for class_id, key in enumerate(order)}
+    entries = [
+        Entry(path, path, numbers[keys[name]], names[name], split)
+        for split, name, folder in layout.groups
+        for path in folder.all_images()
+    ]
+    known = {entry.path for entry in entries}
+    unlabelled = {folder.path: folder.total for folder in layout.unlabelled}
+    known.update(path for folder in layout.unlabelled for path in folder.all_images())
+    return Listing(
+        root,
+        entries,
+        {class_id: shown for (_, shown), class_id in numbers.items()},
+        ignored=sum(folder.others for folder in tree.root.below()),
+        notes=[*layout.notes, *joined, *_empty(layout), *tree.notes()],
+        outside=[path for path in tree.root.all_images() if path not in known],
+        unlabelled=unlabelled,
+    )
+
+
+def _class_names(layout: Layout, wanted: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Folder name -> class name, and lines for the user.
+
+    Raises:
+        ValueError: spellings of one class side by side, or a name in `wanted` that no folder has.
+    """
+    by_split: dict[str | None, Counter[str]] = defaultdict(Counter)
+    for split, name, folder in layout.groups:
+        by_split[split][name] += folder.total
+    given = set(map(tidy, wanted))
+    for split, counts in by_split.items():
+        spelled: dict[str, str] = {}
+        for name in counts:
+            other = spelled.setdefault(spelling_key(name), name)
+            if other != name and not {tidy(name), tidy(other)} <= given:
+                where = f" in {split}" if split else ""
+                raise ValueError(
+                    f"class folders {ascii(other)[:80]} and {ascii(name)[:80]}{where} differ in capitals, spaces or "
+                    "Unicode form alone: one class or two? Put the images of one class into one folder, or name "
+                    "each folder in class_names of the settings, with one name or with two"
+                )
+    empty = {tidy(folder.name) for folder in _unfilled(layout)}
+    return join_spellings(by_split, {name: to for name, to in wanted.items() if tidy(name) not in empty})
 
 
 def _by_number(name: str) -> tuple[int, str]:
     return (int(name) if name.isascii() and name.isdigit() and len(name) < 10 else 10**9), name
 
 
-def _shown_names(source: str, names: list[str], class_names: dict[str, str]) -> list[str]:
-    unknown = sorted(set(class_names) - set(names))
-    if unknown:
-        raise UserError(
-            f"{source}: class_names has {unknown[0]!r}, which is no class folder; found {', '.join(names)[:200]}"
-        )
-    return [class_names.get(name, name) for name in names]
+def _unfilled(layout: Layout) -> list[Folder]:
+    """Folders without images where class folders lie, once by name, unless the class has images elsewhere."""
+    classes = {spelling_key(name) for _, name, _ in layout.groups}
+    parents = {folder.path.rpartition("/")[0] for _, _, folder in layout.groups} | {layout.place.path}
+    found = (child for folder in layout.place.below() if folder.path in parents for child in folder.folders)
+    empty = {spelling_key(child.name): child for child in found if not child.total}
+    return [child for key, child in empty.items() if key not in classes]
 
 
-def _folders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted, hidden ones left out.
-
-    Raises:
-        UserError: it cannot be read, or one is a link to a folder above it.
-    """
-    try:
-        found = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
-    for place in found:
-        if place.is_symlink() and folder.is_relative_to(place.resolve()):
-            raise UserError(f"{place}: a link to a folder that it lies in; remove it")
-    return found
-
-
-def _files(folder: Path) -> list[str]:
-    """All files below a folder, sorted; hidden ones left out, folder links not followed (so no loops)."""
-    found = []
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
-
-    for here, folders, files in os.walk(folder, followlinks=False, onerror=refuse):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [f"{here}/{f}" for f in sorted(files) if not f.startswith(".")]
-    return found
+def _empty(layout: Layout) -> list[str]:
+    empty = _unfilled(layout)
+    if not empty:
+        return []
+    shown = ", ".join(folder.name for folder in empty[:5])[:200] + (", ..." if len(empty) > 5 else "")
+    return [f"{len(empty)} folders hold no image and are no classes: {shown}"]

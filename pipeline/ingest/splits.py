@@ -1,6 +1,7 @@
 """Train, val and test: as sources call them, as file names say them, and as a seed draws them."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,11 +12,18 @@ from pipeline.ingest.base import Entry
 from stages.params import SplitParams
 
 SPLIT_NAMES = {
-    "train": "train", "training": "train", "restval": "train",
-    "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
+    "train": "train", "training": "train", "trainval": "train", "restval": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-"""What sources call the splits -> ours; `restval` is Karpathy's."""
+"""What sources call the splits -> ours, as Hugging Face `datasets` has it too; `restval` is Karpathy's."""
+
+PLAIN_WORDS = frozenset(
+    {"set", "sets", "data", "dataset", "datasets", "split", "splits", "folder", "images", "image", "imgs", "img"}
+    | {"photos", "photo", "pictures", "pics", "samples", "crops", "seg", "raw", "new", "final", "full", "resized"}
+    | {"jpg", "jpeg", "jpegs", "png", "pngs"}
+)
+"""What a split's name is written with and no class is called: `test_set`, `train_images`, `seg_train`, `trainset`."""
 
 
 def split_named(text: str) -> str:
@@ -27,6 +35,26 @@ def split_named(text: str) -> str:
     if text.lower() not in SPLIT_NAMES:
         raise ValueError(f"unknown split {text[:40]!r}; expected train, val or test")
     return SPLIT_NAMES[text.lower()]
+
+
+def split_of_folder(name: str) -> tuple[str, str] | None:
+    """The split that a folder's name says, and what else it says; None where it says none, or several.
+
+    `Training_Set`, `TrainImages`, `train2017`, `seg_train` say nothing else; `flowers-train` says `flowers`.
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", name))
+    found: list[str] = []
+    rest: list[str] = []
+    for word in re.findall(r"[^\W\d_]+", spaced.lower()):
+        stem = next((word.removesuffix(end) for end in _ENDS if word.endswith(end)), word)
+        if word in SPLIT_NAMES or stem in SPLIT_NAMES:
+            found.append(SPLIT_NAMES[word if word in SPLIT_NAMES else stem])
+        elif word not in PLAIN_WORDS:
+            rest.append(word)
+    return (found[0], " ".join(rest)) if len(found) == 1 else None
+
+
+_ENDS = ("images", "dataset", "data", "sets", "set", "imgs", "img")
 
 
 def splits_by_file_name(names: Sequence[str]) -> list[str | None]:

@@ -129,7 +129,7 @@ def _name_from(source: str | None, folder: Path) -> str:
 
 def _look(dataset: str, source: str) -> tuple[dict[str, str], list[str]]:
     """Class names (in the source -> in sentences) and templates, as `pipeline ingest` takes them."""
-    from pipeline.ingest import find_reader
+    from pipeline.ingest import read_source
     from pipeline.ingest.base import check_listing
     from pipeline.ingest.exported import ExportedReader
     from pipeline.registry import prepare
@@ -138,7 +138,7 @@ def _look(dataset: str, source: str) -> tuple[dict[str, str], list[str]]:
     place, data = prepare(dataset, source, DataParams())
     if ExportedReader().matches(place):
         return {}, data.templates
-    listing = find_reader(place).read(place, data.model_copy(update={"class_names": {}}))
+    listing = read_source(place, data.model_copy(update={"class_names": {}}))
     check_listing(source, listing)
     return {name: data.class_names.get(name, name) for name in listing.class_names.values()}, data.templates
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.registry.synsets import imagenet_names
+from stages.names import is_left_behind
 from stages.params import SplitParams, check, read_yaml
 
 TABLE = Path(__file__).with_name("datasets.yaml")
@@ -123,7 +124,7 @@ def _first(folder: Path, paths: list[str]) -> str | None:
 def _folder_names(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
-    return {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    return {entry.name for entry in folder.iterdir() if entry.is_dir() and not is_left_behind(entry.name)}
 
 
 class _Table(_Strict):

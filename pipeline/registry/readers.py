@@ -4,11 +4,13 @@
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.registry.synsets import imagenet_names
 from stages.errors import UserError
+from stages.names import is_left_behind
 from stages.params import DataParams
 
 if TYPE_CHECKING:
@@ -32,32 +34,23 @@ class SynsetReader:
 
     def read(self, source: str, data: DataParams) -> "Listing":
         """List the images; WordNet ids outside the 1,000 classes keep their id as their name."""
-        from pipeline.images import SUFFIXES
-        from pipeline.ingest.base import Entry, Listing
+        from pipeline.ingest.folders import FolderReader
 
-        root = Path(source).resolve()
-        places: dict[str | None, Path] = {None: root}
-        if not _wnids(root):
-            places = {split: root / split for split in ("train", "val", "test") if _wnids(root / split)}
-            if "test" not in places and "train" in places and "val" in places:
-                places["test"] = places.pop("val")
-        wnids = sorted({wnid for place in places.values() for wnid in _wnids(place)})
+        found = FolderReader().read(source, data.model_copy(update={"class_names": {}}))
         known = imagenet_names()
-        names = {wnid: known.get(wnid, wnid) for wnid in wnids}
-        names = {wnid: data.class_names.get(wnid, data.class_names.get(name, name)) for wnid, name in names.items()}
-        entries, ignored = [], 0
-        for split, place in places.items():
-            for class_id, wnid in enumerate(wnids):
-                files = sorted((place / wnid).iterdir()) if (place / wnid).is_dir() else []
-                for file in files:
-                    if file.suffix.lower() not in SUFFIXES:
-                        ignored += 1
-                        continue
-                    path = file.relative_to(root).as_posix()
-                    entries.append(
-                        Entry(path=path, image_id=path, class_id=class_id, class_name=names[wnid], split=split)
-                    )
-        return Listing(root, entries, dict(enumerate(names.values())), ignored, {"wordnet_ids": wnids})
+        wnids = found.class_names
+        plain = {number: known.get(wnid, wnid) for number, wnid in wnids.items()}
+        names = {n: data.class_names.get(wnids[n], data.class_names.get(name, name)) for n, name in plain.items()}
+        swap = {entry.split for entry in found.entries} == {"train", "val"}
+        entries = [
+            replace(
+                entry,
+                class_name=names[entry.class_id or 0],
+                split="test" if swap and entry.split == "val" else entry.split,
+            )
+            for entry in found.entries
+        ]
+        return replace(found, entries=entries, class_names=names, settings={"wordnet_ids": list(wnids.values())})
 
 
 class AircraftReader:
@@ -99,7 +92,7 @@ def _wnids(folder: Path) -> list[str]:
     """The class folders, if all that are there are called by WordNet ids."""
     if not folder.is_dir():
         return []
-    names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not is_left_behind(entry.name)]
     return sorted(names) if all(WNID.fullmatch(name) for name in names) else []
 
 

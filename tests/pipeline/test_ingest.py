@@ -100,7 +100,7 @@ def test_bad_sources_are_one_clear_line(weaves: Path, tmp_path: Path) -> None:
     (tmp_path / "single" / "a").mkdir(parents=True)
     picture((1, 2, 3), 0).save(tmp_path / "single" / "a" / "x.png")
     shutil.copytree(weaves, tmp_path / "mixed")
-    (tmp_path / "mixed" / "train").mkdir()
+    shutil.copytree(weaves / "red weave", tmp_path / "mixed" / "train" / "red weave")
     junk = tmp_path / "junk"
     for name in "ab":
         (junk / name).mkdir(parents=True)
