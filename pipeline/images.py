@@ -1,9 +1,16 @@
-"""Image files to RGB pictures: one place that knows the odd formats and refuses the dangerous ones."""
+"""Image files to RGB pictures: one place that knows the odd formats and refuses the dangerous ones.
 
+Pictures of more than 8 bits a channel are scaled to 8 by what the file says of its range, else by the range of its
+pixels: 12 bits in a 16-bit file, floats of 0 to 1 and signed numbers come out as people see them, and not black. One
+file always gives the same picture, whoever opens it.
+"""
+
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -29,10 +36,27 @@ class ImageError(Exception):
     """A file that cannot be read as a picture; the message is one short line."""
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A decoded file.
+
+    Attributes:
+        scaled: from which range the values were scaled to 8 bits; None for files of 8 bits a channel.
+    """
+
+    image: Image.Image
+    scaled: str | None = None
+
+
 def open_rgb(source: Path | bytes) -> Image.Image:
+    """Decode a file, or its bytes, to an upright RGB picture; `open_picture` tells how."""
+    return open_picture(source).image
+
+
+def open_picture(source: Path | bytes) -> Picture:
     """Decode a file, or its bytes, to an upright RGB picture.
 
-    EXIF rotation is applied, an animation gives its first frame, 16 bit are scaled to 8.
+    EXIF rotation is applied, an animation gives its first frame, more than 8 bits a channel are scaled to 8.
 
     Raises:
         ImageError: missing, empty, truncated, no image, or larger than `MAX_PIXELS`.
@@ -44,9 +68,11 @@ def open_rgb(source: Path | bytes) -> Image.Image:
             with Image.open(BytesIO(data)) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(f"{image.width}x{image.height} pixels: larger than {MAX_PIXELS}")
+                wide = _is_wide(image)
                 image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-                return image if image.mode == "RGB" else _to_rgb(image)
+                picture = _narrowed(image, data) if wide else Picture(image)
+                ImageOps.exif_transpose(picture.image, in_place=True)
+                return Picture(_to_rgb(picture.image), picture.scaled)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -75,13 +101,139 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((values.clip(0, 65_535) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        return Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "RGB":
+        return image
     if image.mode in ("P", "PA", "LA", "RGBA") and ("transparency" in image.info or image.mode != "P"):
         flat = image.convert("RGBA")
         ground = Image.new("RGBA", flat.size, "white")
         return Image.alpha_composite(ground, flat).convert("RGB")
     return image.convert("RGB")
+
+
+# More than 8 bits a channel
+
+GREY_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+DEPTHS = (1, 8, 10, 12, 14, 16)
+"""Bits that pixels of 16-bit files are made with; 1 for masks."""
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+RANGES = ((340, 341), (280, 281))
+"""TIFF tags: SMinSampleValue and SMaxSampleValue, MinSampleValue and MaxSampleValue."""
+
+Range = tuple[float, float]
+
+
+def _is_wide(image: ImageFile.ImageFile) -> bool:
+    """Whether a file that is not yet loaded has more than 8 bits a channel."""
+    return image.mode in GREY_MODES or any(";16" in raw for raw in _raw_modes(image))
+
+
+def _raw_modes(image: ImageFile.ImageFile) -> list[str]:
+    tiles = [tile.args for tile in image.tile]
+    return [str(args[0] if isinstance(args, tuple) and args else args) for args in tiles]
+
+
+def _said_range(image: Image.Image) -> Range | None:
+    """The range that a file says its values have, unless it is but that of its number type."""
+    if image.format in ("PPM", "JPEG2000") and image.mode != "F":
+        return 0, 65_535  # Pillow has scaled the file's own range to 16 bits
+    tags = getattr(image, "tag_v2", {})
+    bits = max(tags.get(BITS, (16,)))
+    if bits in (10, 12, 14):
+        return 0, 2**bits - 1
+    for low_tag, high_tag in RANGES:
+        if high_tag in tags:
+            low, high = (_first(tags.get(tag, 0)) for tag in (low_tag, high_tag))
+            if low < high < np.inf and (low, high) != (0, 2**bits - 1):
+                return low, high
+    return None
+
+
+def _first(value: object) -> float:
+    return float(value[0] if isinstance(value, tuple) else value)  # type: ignore[arg-type]
+
+
+def _narrowed(image: Image.Image, data: bytes) -> Picture:
+    """A loaded picture of more than 8 bits a channel, scaled to 8.
+
+    Raises:
+        ImageError: no pixel is a number.
+    """
+    if image.mode not in GREY_MODES:
+        return _narrowed_colours(image, data)
+    values, said = np.asarray(image), _said_range(image)
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "I" and max(tags.get(SAMPLE_FORMAT, (2,))) == 1:
+        values = values.view(np.uint32)
+    numbers = np.isfinite(values)
+    if not numbers.any():
+        raise ImageError("no pixel is a number (NaN or infinite)")
+    lowest = float(values.min(where=numbers, initial=values[numbers][0]))
+    highest = float(values.max(where=numbers, initial=values[numbers][0]))
+    if said is not None and said[0] <= lowest and highest <= said[1]:
+        (low, high), what = said, "the range that the file says"
+    else:
+        (low, high), what = _range_of(lowest, highest, whole=image.mode != "F")
+    scaled = _to_bytes(values, low, high)
+    if tags.get(PHOTOMETRIC) == 0:  # WhiteIsZero, which Pillow heeds for 8 bits alone
+        scaled = 255 - scaled
+    if not numbers.all():
+        scaled[~numbers] = 0
+        what += " (pixels that are no number are black)"
+    return Picture(_like(image, scaled), what)
+
+
+def _range_of(lowest: float, highest: float, *, whole: bool) -> tuple[Range, str]:
+    """The range that values were most likely made in, and what to call it: the smallest usual one that holds them."""
+    if lowest < 0:
+        if not whole and lowest >= -1 and highest <= 1:
+            return (-1, 1), "-1 to 1"
+        return (lowest, highest), "the range of its own pixels"
+    if not whole and highest <= 1:
+        return (0, 1), "0 to 1"
+    bits = next((bits for bits in DEPTHS if highest <= 2**bits - 1), None)
+    return ((0, 2**bits - 1), f"{bits} bits") if bits else ((0, highest), "the range of its own pixels")
+
+
+def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """0..255 for low..high, rounded, row by row: a large picture is not held as floats."""
+    made = np.empty(values.shape, np.uint8)
+    for row, own in zip(made, values, strict=True):
+        share = (np.nan_to_num(own.astype(np.float64), nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1)
+        row[...] = share.clip(0, 1) * 255 + 0.5
+    return made
+
+
+def _like(image: Image.Image, values: np.ndarray) -> Image.Image:
+    """A picture of these values with the other's EXIF, for its rotation, and transparency."""
+    made = Image.fromarray(values)
+    made.info = dict(image.info)
+    made.getexif().update(image.getexif())
+    return made
+
+
+def _narrowed_colours(image: Image.Image, data: bytes) -> Picture:
+    """Colours of 16 bits, of which Pillow gives the upper 8: with the lower ones where the upper are nearly unused."""
+    upper = np.asarray(image)
+    colours = 3 if image.mode == "RGBA" else upper.shape[-1]
+    if image.mode not in ("RGB", "RGBA") or upper[..., :colours].max() >= 2 ** (DEPTHS[-2] - 8):
+        return Picture(image, f"{DEPTHS[-1]} bits")
+    values = upper.astype(np.uint16) << 8 | _lower_bytes(data)
+    (low, high), what = _range_of(0, float(values[..., :colours].max()), whole=True)
+    made = _to_bytes(values, low, high)
+    made[..., colours:] = upper[..., colours:]
+    return Picture(_like(image, made), what)
+
+
+def _lower_bytes(data: bytes) -> np.ndarray:
+    """The lower byte of each channel: the file read as if its bytes stood in the other order."""
+    other = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    with Image.open(BytesIO(data)) as image:
+        raw = _raw_modes(image)[0]
+        greys = raw.startswith("LA")  # read as RGBA are its two bytes of grey and two of alpha
+        swapped = "RGBA" if greys else raw[:-1] + other[raw[-1]]
+        image.tile = [
+            tile._replace(args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped)
+            for tile in image.tile
+        ]
+        lower = np.asarray(image)
+        return lower[..., [1, 1, 1, 3]] if greys else lower

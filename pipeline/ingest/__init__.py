@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.blobs import read_bytes
-from pipeline.images import ImageError, open_rgb
+from pipeline.images import ImageError, open_picture
 from pipeline.ingest.base import Entry, Listing, Question, Reader, check_listing, without_empty_classes
 from pipeline.ingest.coop import CoOpReader
 from pipeline.ingest.exported import ExportedReader, import_manifest
@@ -116,7 +117,7 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summ
         },
     )
     store.write(table, provenance)
-    return _summary(dataset, table, listing, source)
+    return _summary(dataset, table, replace(listing, notes=[*listing.notes, *_scaled(facts)]), source)
 
 
 def read_source(source: str, data: DataParams) -> Listing:
@@ -156,11 +157,11 @@ def _matches(reader: Reader | ExportedReader, source: str) -> bool:
         raise UserError(f"{str(error.filename or source)[:200]}: cannot be read ({error.strerror})") from error
 
 
-Fact = tuple[int | None, int | None, str | None, str | None]
+Fact = tuple[int | None, int | None, str | None, str | None, str | None]
 
 
 def _looks(root: Path, entries: list[Entry]) -> Iterator[Fact]:
-    """Width, height, sha256 and error of every image, in order; decoded in threads."""
+    """Width, height, sha256, error and `Picture.scaled` of every image, in order; decoded in threads."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(entries), AT_ONCE):
             yield from pool.map(lambda entry: _look(root, entry.path), entries[start : start + AT_ONCE])
@@ -171,13 +172,20 @@ def _look(root: Path, path: str) -> Fact:
     try:
         data = read_bytes(root, path)
     except OSError as error:
-        return None, None, None, f"cannot be read: {error.strerror or error}"
+        return None, None, None, f"cannot be read: {error.strerror or error}", None
     digest = hashlib.sha256(data).hexdigest()
     try:
-        image = open_rgb(data)
+        picture = open_picture(data)
     except ImageError as error:
-        return None, None, digest, str(error)
-    return image.width, image.height, digest, None
+        return None, None, digest, str(error), None
+    return picture.image.width, picture.image.height, digest, None, picture.scaled
+
+
+def _scaled(facts: list[Fact]) -> list[str]:
+    """A line that counts the images of more than 8 bits a channel, by the range that they were scaled from."""
+    ranges = Counter(fact[4] for fact in facts if fact[4] is not None)
+    shown = ", ".join(f"{count} from {what}" for what, count in sorted(ranges.items(), key=lambda item: -item[1]))
+    return [f"{ranges.total()} images of more than 8 bits a channel are scaled to 8: {shown}"] if ranges else []
 
 
 def _require_images(source: str, root: Path, table: pa.Table, dataset: str, max_missing: float) -> None:
