@@ -21,7 +21,8 @@ from pipeline.ingest.folders import FolderReader
 from pipeline.ingest.huggingface import HubReader, SavedReader
 from pipeline.ingest.lists import ListReader
 from pipeline.ingest.packaged import PackageReader
-from pipeline.ingest.side_tables import are_class_folders, weigh
+from pipeline.ingest.pairs import PairReader
+from pipeline.ingest.side_tables import weigh
 from pipeline.ingest.splits import draw_splits
 from pipeline.ingest.webdataset import WebDatasetReader
 from pipeline.registry import prepare
@@ -33,13 +34,14 @@ from stages.params import DataParams
 
 READERS: tuple[Reader, ...] = (
     PackageReader(), HubReader(), CoOpReader(), SavedReader(), AircraftReader(), SynsetReader(), ListReader(),
-    WebDatasetReader(), FolderReader(),
+    WebDatasetReader(), PairReader(), FolderReader(),
 )  # fmt: skip
 """Tried in this order: what is told by a mark of its own comes before what is told by what is in it."""
 
 KINDS = (
-    "a folder of class folders; a CSV, TSV, JSON lines or Parquet file; a CoOp split file; tar archives; COCO captions "
-    "or VQA2 questions; a folder of save_to_disk; hf:OWNER/NAME; package:conformal-clip-data"
+    "a folder of class folders, or of images with texts beside them; a CSV, TSV, JSON or Parquet file that names or "
+    "holds images; a CoOp split file; tar, tar.gz or zip archives; COCO captions or VQA2 questions; a folder of "
+    "save_to_disk; hf:OWNER/NAME; package:conformal-clip-data"
 )
 AT_ONCE = 4096
 """Images handed to the threads at once, so that what waits for them stays small."""
@@ -127,21 +129,12 @@ def read_source(source: str, data: DataParams) -> Listing:
         UserError: no reader understands it, or the one that does finds a fault; `split_folders` for no folder.
     """
     reader = find_reader(source)
-    if data.split_folders is not None and not isinstance(reader, FolderReader | SynsetReader):
+    if data.split_folders is not None and not isinstance(reader, FolderReader | SynsetReader | WebDatasetReader):
         if not Path(source).is_dir():
             raise UserError(f"{source}: split_folders is about class folders; leave it away", exit_code=2)
         reader = FolderReader()  # what is said about the folders says that they are the set
-    told = data.images is not None or bool(data.columns)
-    beside = isinstance(reader, ListReader) and Path(source).is_dir() and not told
-    try:
-        listing = reader.read(source, data)
-    except UserError as error:
-        if not beside or not are_class_folders(source, data):
-            raise
-        raise UserError(
-            f"{error}; or, if it does not list the data set, move it away: class folders lie there"
-        ) from None
-    if beside:
+    listing = reader.read(source, data)
+    if isinstance(reader, ListReader) and Path(source).is_dir() and data.images is None and not data.columns:
         listing = weigh(source, listing, data)
     return without_empty_classes(listing)
 
@@ -155,7 +148,8 @@ def find_reader(source: str) -> Reader:
     for reader in READERS:
         if _matches(reader, source):
             return reader
-    what = "is not a kind of source that is understood" if Path(source).exists() else "does not exist"
+    kind = f"is a file {suffix}" if (suffix := Path(source).suffix[:20]) else "is a file without suffix"
+    what = f"{kind}, which is not a kind of source that is understood" if Path(source).exists() else "does not exist"
     raise UserError(f"source {source!r} {what}; name {KINDS} (docs/sources.md)")
 
 

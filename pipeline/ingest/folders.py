@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.ingest.base import Entry, Listing
 from pipeline.ingest.class_names import join_spellings, spelling_key, tidy
 from pipeline.ingest.layouts import Layout, LayoutError, lay_out
-from pipeline.ingest.trees import Folder, Tree, read_tree
+from pipeline.ingest.trees import Folder, Tree, kinds_in, read_tree
 from stages.errors import UserError
 from stages.params import DataParams
 
@@ -31,7 +31,13 @@ class FolderReader:
         if data.images is not None:
             raise UserError(f"{source}: class folders hold their images; leave --images away", exit_code=2)
         root = Path(source).resolve()
-        return listing_of(source, root, read_tree(root), data)
+        tree = read_tree(root)
+        try:
+            return listing_of(source, root, tree, data)
+        except UserError as error:
+            if tree.root.total:
+                raise
+            raise UserError(f"{error} (found {kinds_in(root)})", exit_code=error.exit_code) from error
 
 
 def listing_of(source: str, root: Path, tree: Tree, data: DataParams) -> Listing:

@@ -271,7 +271,7 @@ def _told(folders: list[Folder]) -> str:
 
 
 def _no_splits() -> str:
-    return "--split-folder none (in the settings split_folders: {})"
+    return "--split-folder none"
 
 
 def _nothing(place: Folder) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from pipeline.blobs import is_inside
+from pipeline.archives import is_inside
 from pipeline.images import SUFFIXES
 from stages.errors import UserError
 from stages.params import DataParams

@@ -97,6 +97,13 @@ def read_tree(place: Path) -> Tree:
     return tree
 
 
+def kinds_in(place: Path) -> str:
+    """How many files of which suffix lie below a folder, the most frequent first, for messages."""
+    names = (name for *_, files in os.walk(place) for name in files)
+    kinds = Counter(os.path.splitext(name)[1].lower()[:12] or "without suffix" for name in names)  # noqa: PTH122
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5)) or "no file"
+
+
 def _fill(tree: Tree, folder: Folder, top: str, *, depth: int) -> None:
     here = f"{top}/{folder.path}" if folder.path else top
     if depth > MOST_DEPTH:

@@ -1,233 +1,279 @@
-"""WebDataset: tar archives whose members `KEY.jpg`, `KEY.cls`, `KEY.json`, `KEY.txt` belong together by key.
+"""WebDataset and other archives: members `KEY.jpg`, `KEY.cls`, `KEY.json`, `KEY.txt` belong together by key.
 
-An archive of class folders, without any text beside the images, is read as such. Nothing is unpacked to disk.
+A key is a member's name up to the first dot, as WebDataset has it. Archives without any such text beside their images
+are read as class folders. Nothing is unpacked to disk.
 """
 
 import re
-from collections import defaultdict
-from dataclasses import replace
-from itertools import product
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from pydantic_core import from_json
-
-from pipeline.blobs import ContainerError, Member, read_member, tar_members
+from pipeline.archives import GZIPPED, ContainerError, Member, members, read_member
 from pipeline.images import SUFFIXES
 from pipeline.ingest.base import Listing
-from pipeline.ingest.lists import class_list
+from pipeline.ingest.folders import listing_of
+from pipeline.ingest.pairs import captioned
 from pipeline.ingest.records import Records
-from pipeline.ingest.splits import SPLIT_NAMES, splits_by_file_name
+from pipeline.ingest.shards import find_shards, is_source
+from pipeline.ingest.sidecars import SIDECARS, Facts, check_size, facts_of
+from pipeline.ingest.splits import splits_by_file_name
+from pipeline.ingest.tables import SUFFIXES as TABLE_SUFFIXES
+from pipeline.ingest.trees import MOST_DEPTH, Folder, Tree
 from stages.errors import UserError
+from stages.names import is_left_behind
 from stages.params import DataParams
 
-PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-MOST_TEXT = 2**22
-"""Bytes of a text member; longer ones are no labels."""
-MOST_SHARDS = 100_000
-TEXT_SUFFIXES = ("cls", "json", "txt", "caption")
-CLASS_KEYS = ("class_name", "class", "label", "cls", "category")
-CAPTION_KEYS = ("captions", "caption", "text")
+DOTTED = tuple(f".{suffix}" for suffix in SIDECARS)
+
+
+@dataclass
+class Group:
+    """The members of one key.
+
+    Attributes:
+        members: suffix, from the first dot on and in lower case -> member.
+        facts: what its texts say about its image.
+    """
+
+    members: dict[str, Member] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+
+    @property
+    def images(self) -> list[str]:
+        """The suffixes of its images, plain ones first."""
+        return sorted(filter(_is_image, self.members), key=lambda suffix: suffix.count("."))
+
+    @property
+    def split_pair(self) -> tuple[str, str] | None:
+        """An image and a text whose names have dots, so that the key parts them: `1.jpg` and `1.txt` of `b.1.jpg`."""
+        texts = {suffix.rpartition(".")[0]: suffix for suffix in self.members if suffix.endswith(DOTTED)}
+        return next(((i, texts[i.rpartition(".")[0]]) for i in self.images if i.rpartition(".")[0] in texts), None)
+
+
+@dataclass
+class Shard:
+    """One archive.
+
+    Attributes:
+        name: below the source's folder.
+        split: what its name says.
+        groups: its members by key.
+        left_behind: names of what systems leave behind -> how often, not among the members.
+    """
+
+    file: Path
+    name: str
+    split: str | None
+    groups: dict[str, Group]
+    left_behind: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of its members that may name images."""
+        found = (member for group in self.groups.values() for member in group.members.values())
+        return [member.name for member in found if member.name.lower().endswith((*TABLE_SUFFIXES, ".json"))]
 
 
 class WebDatasetReader:
     """One archive, a pattern `shard-{000..009}.tar`, or a folder of archives, directly or below train, val and test."""
 
     def matches(self, source: str) -> bool:
-        """A name that ends in `.tar`, or a folder that holds such files."""
-        place = Path(source)
-        if place.is_dir():
-            return bool(_shards_of(place))
-        return source.lower().endswith((".tar", *PACKED)) and (place.exists() or "{" in source)
+        """A name that ends as archives' do, or a folder that holds such files."""
+        return is_source(source)
 
     def read(self, source: str, data: DataParams) -> Listing:
         """List the images of all archives."""
-        shards = _shards(source)
+        files = find_shards(source)
         if data.images is not None:
             raise UserError(f"{source}: archives hold their images; leave --images away", exit_code=2)
-        folder = Path(source) if Path(source).is_dir() else shards[0].parent
-        names = [shard.relative_to(folder).as_posix() for shard in shards]
-        records, ignored = Records(), 0
-        for shard, name, split in zip(shards, names, splits_by_file_name(names), strict=True):
-            try:
-                ignored += _add_shard(records, shard, name, split)
-            except ContainerError as error:
-                raise UserError(f"{shard}: {error.strerror}") from error
-            except ValueError as error:
-                raise UserError(f"{shard}: {error}") from error
-        if not records.images:
-            raise UserError(f"{source}: no image in {len(shards)} archives (looked for {', '.join(sorted(SUFFIXES))})")
-        listing = records.listing(source, folder.resolve(), data, names=class_list(folder), shards=len(shards))
-        return replace(listing, ignored=ignored)
+        folder = Path(source) if Path(source).is_dir() else files[0].parent
+        names = [file.relative_to(folder).as_posix() for file in files]
+        shards = []
+        for file, name, split in zip(files, names, splits_by_file_name(names), strict=True):
+            with _faults_of(file):
+                shards.append(_read(file, name, split))
+        groups = [group for shard in shards for group in shard.groups.values()]
+        if not any(group.images for group in groups):
+            raise UserError(f"{source}: no image in {len(shards)} archives{_found(groups)}")
+        if any(not group.facts.is_empty or group.split_pair for group in groups):
+            return _by_key(source, folder, shards, data)
+        return _by_folder(source, folder, shards, data)
 
 
-def _shards(source: str) -> list[Path]:
-    """The archives of a source, in order.
-
-    Raises:
-        UserError: packed, missing, or in several folders without a common one.
-    """
-    if source.lower().endswith(PACKED):
-        raise UserError(
-            f"{source}: packed archives cannot be read at random; unpack it to a plain .tar (gunzip, xz -d)"
-        )
-    place = Path(source)
-    if place.is_dir():
-        return _shards_of(place)
-    if place.is_file():
-        return [place]
-    shards = [Path(name) for name in _expanded(source)]
-    missing = [shard for shard in shards if not shard.is_file()]
-    if missing:
-        raise UserError(f"{source}: {len(missing)} of {len(shards)} archives are not there (first: {missing[0]})")
-    if len({shard.parent for shard in shards}) > 1:
-        raise UserError(f"{source}: archives of several folders; name the folder above them", exit_code=2)
-    return shards
+@contextmanager
+def _faults_of(shard: Path) -> Iterator[None]:
+    """Say in which archive a fault lies."""
+    try:
+        yield
+    except ContainerError as error:
+        raise UserError(f"{shard}: {error.strerror}") from error
+    except OSError as error:
+        raise UserError(f"{shard}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{shard}: {error}") from error
 
 
-def _shards_of(folder: Path) -> list[Path]:
-    below = sorted(f for f in folder.iterdir() if f.name.lower() in SPLIT_NAMES and f.is_dir())
-    return [
-        file
-        for place in (folder, *below)
-        for file in sorted(place.iterdir())
-        if file.suffix.lower() == ".tar" and file.is_file() and not file.name.startswith(".")
-    ]
-
-
-def _expanded(pattern: str) -> list[str]:
-    """`x-{000..002}-{a,b}.tar` -> the names it stands for.
-
-    Raises:
-        UserError: no such pattern, or more than `MOST_SHARDS` names.
-    """
-    pieces: list[list[str]] = []
-    n_names = 1
-    for text, inside in re.findall(r"([^{}]*)(?:\{([^{}]*)\})?", pattern):
-        span = re.fullmatch(r"([0-9]{1,12})\.\.([0-9]{1,12})", inside)
-        pieces.append([text])
-        if span:
-            first, last = int(span[1]), int(span[2])
-            n_names *= max(0, last - first + 1)
-            if not 0 < n_names <= MOST_SHARDS:
-                raise UserError(
-                    f"{pattern}: {{{inside}}} stands for no names, or for more than {MOST_SHARDS}", exit_code=2
-                )
-            pieces.append([str(number).zfill(len(span[1])) for number in range(first, last + 1)])
-        elif inside:
-            pieces.append(inside.split(","))
-            n_names *= len(pieces[-1])
-    if n_names > MOST_SHARDS:
-        raise UserError(f"{pattern}: stands for more than {MOST_SHARDS} names", exit_code=2)
-    return ["".join(parts) for parts in product(*pieces)]
-
-
-# Members
-
-
-def _add_shard(records: Records, shard: Path, name: str, split: str | None) -> int:
-    """Take the images of one archive; returns how many of its files belong to no image.
-
-    Raises:
-        ContainerError: the archive is damaged or not to be trusted.
-        ValueError: a member cannot be understood.
-    """
-    groups = _groups(shard)
-    bare = not any(suffix in TEXT_SUFFIXES for found in groups.values() for suffix in found)
-    ignored = 0
-    for key, found in groups.items():
-        images = sorted((suffix for suffix in found if _is_image(suffix)), key=lambda suffix: suffix.count("."))
-        ignored += sum(not _is_image(suffix) for suffix in found) if bare or not images else 0
-        if bare:
-            for suffix in images:
-                own_split, label = _from_folder(found[suffix].name)
-                records.add(f"{name}/{found[suffix].name}", split=split or own_split, label=label)
-        elif images:
-            facts = _facts(shard, key, found)
-            path = f"{name}/{found[images[0]].name}"
-            records.add(path, split=split, label=facts.get("label"), captions=facts.get("captions"))
-            ignored += len(images) - 1
-    return ignored
-
-
-def _groups(shard: Path) -> dict[str, dict[str, Member]]:
-    """Key -> suffix -> member, in the archive's order."""
-    groups: dict[str, dict[str, Member]] = defaultdict(dict)
-    for member in tar_members(shard):
-        folder, _, name = member.name.rpartition("/")
-        key, _, suffix = name.partition(".")
-        if not key:
+def _read(file: Path, name: str, split: str | None) -> Shard:
+    """An archive's members by key, in its order, with what the texts among them say."""
+    shard = Shard(file, name, split, defaultdict(Group))
+    for member in members(file):
+        folder, _, last = member.name.rpartition("/")
+        left = next((part for part in PurePosixPath(member.name).parts if is_left_behind(part)), None)
+        if left is not None:
+            shard.left_behind[left] += 1
             continue
-        found = groups[f"{folder}/{key}" if folder else key]
+        key, _, suffix = last.partition(".")
+        found = shard.groups[f"{folder}/{key}" if folder else key].members
         if suffix.lower() in found:
-            raise ValueError(f"member {member.name[:120]!a} stands there twice")
+            raise ValueError(f"member {member.shown} stands there twice")
         found[suffix.lower()] = member
-    return groups
+    _read_facts(shard)
+    return shard
 
 
 def _is_image(suffix: str) -> bool:
     return f".{suffix.rpartition('.')[2]}" in SUFFIXES
 
 
-def _from_folder(name: str) -> tuple[str | None, str]:
-    """Split and class of an image by its folders inside the archive.
+def _found(groups: list[Group]) -> str:
+    """What there is instead of images."""
+    kinds = Counter(f".{suffix}" if suffix else "without suffix" for group in groups for suffix in group.members)
+    shown = ", ".join(f"{count} {kind[:20]}" for kind, count in kinds.most_common(5))
+    return f" (found {shown or 'nothing'}; looked for {', '.join(sorted(SUFFIXES))})"
 
-    Raises:
-        ValueError: it lies in none.
+
+# By key
+
+
+def _read_facts(shard: Shard) -> None:
+    for key, group in shard.groups.items():
+        if group.images:
+            found = {suffix: group.members[suffix] for suffix in SIDECARS if suffix in group.members}
+            try:
+                group.facts = facts_of({s: partial(_text, shard.file, member) for s, member in found.items()})
+            except ValueError as error:
+                raise ValueError(f"key {key[:120]!a}: {error}") from error
+
+
+def _text(file: Path, member: Member) -> bytes:
+    check_size(member.size)
+    return read_member(file, member)
+
+
+def _by_key(source: str, folder: Path, shards: list[Shard], data: DataParams) -> Listing:
+    if data.split_folders is not None:
+        raise UserError(f"{source}: split_folders is about class folders; leave it away", exit_code=2)
+    records = Records()
+    further, alone, ignored = Counter[str](), [], 0
+    for shard in shards:
+        for key, group in shard.groups.items():
+            if not group.images:
+                texts = [member for suffix, member in group.members.items() if suffix in SIDECARS]
+                alone += [f"{shard.name}/{member.name}" for member in texts]
+                ignored += len(group.members) - len(texts)
+                continue
+            with _faults_of(shard.file):
+                _require_one_image(key, group)
+                facts, path = group.facts, f"{shard.name}/{group.members[group.images[0]].name}"
+                records.add(
+                    path, split=shard.split, label=facts.label, unlabelled=facts.unlabelled, captions=facts.captions
+                )
+            further.update(group.images[1:])
+            ignored += sum(suffix not in SIDECARS for suffix in group.members) - len(group.images)
+    if further:
+        shown = ", ".join(sorted(further)[:5])[:120]
+        records.notes.append(f"{further.total()} further images of their keys are left out ({shown})")
+    bare = sum(bool(group.images) and group.facts.is_empty for shard in shards for group in shard.groups.values())
+    if bare:
+        records.notes.append(f"{bare} images have no text of their key")
+    if alone:
+        records.notes.append(f"{len(alone)} texts belong to no image (first: {alone[0][:120]})")
+    records.notes += _slow(shards)
+    tree = _tree(shards)
+    listing = captioned(source, folder.resolve(), tree, records, data, shards=len(shards))
+    return replace(listing, ignored=ignored)
+
+
+def _require_one_image(key: str, group: Group) -> None:
+    """Refuse images whose keys the rule throws together: `b.1.jpg` and `b.2.jpg` are both of key `b`.
+
+    An image with a word of its own before the suffix (`0001.mask.png`) may stand beside one without (`0001.jpg`).
     """
-    folders = PurePosixPath(name).parts[:-1]
-    if not folders:
-        raise ValueError(f"image {name[:120]!a} has no class: no .cls, .json or .txt of its key, and no folder")
-    return (SPLIT_NAMES.get(folders[0].lower()) if len(folders) > 1 else None), folders[-1]
+    plain = [suffix for suffix in group.images if "." not in suffix]
+    words = [suffix for suffix in group.images if re.search(r"[^\W\d_]", suffix.rpartition(".")[0])]
+    several = len(plain) > 1 or len(group.images) > len(plain) + len(words) or (not plain and len(words) > 1)
+    clash = tuple(group.images[:2]) if several and len(group.images) > 1 else group.split_pair
+    if clash:
+        one, other = clash
+        what = "are two images" if _is_image(other) else "are an image and a text that do not meet"
+        raise ValueError(
+            f"members {group.members[one].shown} and {group.members[other].shown} {what} under one key, {key[:120]!a}: "
+            "WebDataset's key is a member's name up to its first dot; rename them so that the only dot is that of the "
+            "suffix (22_05.png for 22.05.png), or unpack the archive: in a folder the last dot counts"
+        )
 
 
-def _facts(shard: Path, key: str, found: dict[str, Member]) -> dict[str, Any]:
-    """What the texts beside an image say: its `label`, its `captions`; `.cls` and `.txt` count before `.json`."""
-    facts: dict[str, Any] = {}
-    if "json" in found:
-        said = _json(shard, found["json"])
-        labels = [said[name] for name in CLASS_KEYS if said.get(name) is not None]
-        captions = [said[name] for name in CAPTION_KEYS if said.get(name) is not None]
-        facts |= {"label": _label(labels[0], key)} if labels else {}
-        facts |= {"captions": _captions(captions[0], key)} if captions else {}
-    for suffix in ("txt", "caption"):
-        if suffix in found:
-            facts["captions"] = [line for line in _text(shard, found[suffix]).splitlines() if line.strip()]
-    if "cls" in found:
-        facts["label"] = _label(_text(shard, found["cls"]), key)
-    return facts
+def _slow(shards: list[Shard]) -> list[str]:
+    """A line about archives that are read more slowly than they could be."""
+    gzipped = sum(shard.name.lower().endswith(GZIPPED) for shard in shards)
+    line = (
+        f"{gzipped} gzipped archives are read in place, unpacked once by each process: plain tars are quicker (gunzip)"
+    )
+    return [line] * bool(gzipped)
 
 
-def _label(value: Any, key: str) -> int | str:
-    if isinstance(value, int):
-        return int(value)
-    text = value.strip() if isinstance(value, str) else ""
-    if not text:
-        raise ValueError(f"key {key[:120]!a}: expected a class, found {str(value)[:80]!r}")
-    return int(text) if re.fullmatch(r"0|[1-9][0-9]{0,8}", text) else text
+# By folder
 
 
-def _captions(value: Any, key: str) -> list[str]:
-    texts = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"key {key[:120]!a}: expected captions, found {str(value)[:80]!r}")
-    return texts
-
-
-def _text(shard: Path, member: Member) -> str:
-    if member.size > MOST_TEXT:
-        raise ValueError(f"member {member.name[:120]!a}: {member.size} bytes are too many for a label or captions")
+def _by_folder(source: str, folder: Path, shards: list[Shard], data: DataParams) -> Listing:
+    named = sorted({name for shard in shards for name in shard.tables})
+    held = f"it holds {', '.join(named)[:120]}: unpack it and name that file as the source; " if named else ""
     try:
-        return read_member(shard, member).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"member {member.name[:120]!a} is not UTF-8") from error
+        listing = listing_of(source, folder.resolve(), _tree(shards), data)
+        if named and len(listing.class_names) < 2:
+            raise UserError(f"{source}: only one folder of images ({next(iter(listing.class_names.values()))[:80]!r})")
+    except UserError as error:
+        mend = f"{held}or put .cls, .json or .txt of the same key beside each image"
+        raise UserError(f"{error}; {mend}", exit_code=error.exit_code) from error
+    return replace(listing, notes=[*listing.notes, *_slow(shards)])
 
 
-def _json(shard: Path, member: Member) -> dict[str, Any]:
-    try:
-        said = from_json(_text(shard, member))
-    except ValueError as error:
-        raise ValueError(f"member {member.name[:120]!a}: not readable as JSON ({error})") from error
-    if not isinstance(said, dict):
-        raise ValueError(f"member {member.name[:120]!a}: expected an object, found {str(said)[:80]!r}")
-    return said
+def _tree(shards: list[Shard]) -> Tree:
+    """The folders of all archives as one; archives called after splits are split folders."""
+    tree = Tree(Folder(""), Counter(), [])
+    folders = {"": tree.root}
+    for shard in shards:
+        tree.left_behind.update(shard.left_behind)
+        top = [shard.split] if shard.split else []
+        for group in shard.groups.values():
+            for suffix, member in group.members.items():
+                parts = [*top, *PurePosixPath(member.name).parts[:-1]]
+                if len(parts) > MOST_DEPTH:
+                    raise UserError(f"{shard.file}: member {member.shown}: more than {MOST_DEPTH} folders")
+                place = _folder(folders, "/".join(parts))
+                if _is_image(suffix):
+                    place.images.append(f"{shard.name}/{member.name}")
+                else:
+                    place.others += 1
+    for place in folders.values():
+        place.folders.sort(key=lambda child: child.name)
+        place.images.sort()
+    _count(tree.root)
+    return tree
+
+
+def _folder(folders: dict[str, Folder], path: str) -> Folder:
+    """The folder of a path, made with those above it if it is not there."""
+    if path not in folders:
+        folders[path] = Folder(path)
+        _folder(folders, path.rpartition("/")[0]).folders.append(folders[path])
+    return folders[path]
+
+
+def _count(folder: Folder) -> int:
+    folder.total = len(folder.images) + sum(map(_count, folder.folders))
+    return folder.total

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import blobs
-from pipeline.blobs import ContainerError, is_inside, read_bytes, tar_members
+from pipeline.archives import ContainerError, is_inside, members
+from pipeline.blobs import read_bytes
 
 IMAGES = [f"image {i}".encode() * (i + 1) for i in range(9)]
 
@@ -83,13 +84,13 @@ def test_a_container_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_what_a_process_keeps_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blobs._tars, "most", 6)
+    monkeypatch.setattr(blobs._archives, "most", 6)
     for shard in range(4):
         write_tar(tmp_path / f"{shard}.tar", {f"{i}": f"{shard}{i}".encode() for i in range(3)})
     for _ in range(2):
         for shard in range(4):
             assert read_bytes(tmp_path, f"{shard}.tar/2") == f"{shard}2".encode()
-            assert sum(map(len, blobs._tars.values.values())) <= 6
+            assert sum(map(len, blobs._archives.values.values())) <= 6
 
 
 @pytest.mark.parametrize(
@@ -123,11 +124,11 @@ def test_cut_damaged_joined_and_packed_archives_are_refused(tmp_path: Path) -> N
     for part, data in cases.items():
         file.write_bytes(data)
         with pytest.raises(ContainerError, match=part):
-            list(tar_members(file))
+            list(members(file))
     with tarfile.open(tmp_path / "g.tar", "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("a"))
     with pytest.raises(ContainerError, match="not a plain tar"):
-        list(tar_members(tmp_path / "g.tar"))
+        list(members(tmp_path / "g.tar"))
 
 
 @settings(deadline=None, max_examples=60)

@@ -47,6 +47,11 @@ def lay_out(weaves: Path, home: Path) -> None:
                     info = tarfile.TarInfo(f"{i:04d}{suffix}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
+    shutil.make_archive(str(home / "pets"), "zip", weaves)
+    for i, (path, name) in enumerate(rows):
+        (home / f"web/{i % 2:05d}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(weaves / path, home / f"web/{i % 2:05d}/{i % 2:05d}{i:04d}.png")
+        (home / f"web/{i % 2:05d}/{i % 2:05d}{i:04d}.txt").write_text(f"A {name}.")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=sorted(COLOURS))})
     found = {"image": [str(weaves / path) for path, _ in rows], "label": [name for _, name in rows]}
     datasets.Dataset.from_dict(found, features=features).save_to_disk(home / "saved")

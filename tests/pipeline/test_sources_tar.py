@@ -113,7 +113,43 @@ def test_files_that_belong_to_no_image_are_counted(tmp_path: Path) -> None:
                              "lost.cls": "z", "README": "?"})  # fmt: skip
     found = read(tmp_path / "w.tar")
     assert [e.path for e in found.entries] == ["w.tar/a.jpg", "w.tar/b.jpg"]
-    assert found.ignored == 3
+    assert found.ignored == 1
+    assert "1 further images of their keys are left out (mask.png)" in found.notes
+    assert "1 texts belong to no image (first: w.tar/lost.cls)" in found.notes
+
+
+def test_images_whose_names_have_dots_are_refused_where_the_key_would_lose_one(tmp_path: Path) -> None:
+    whole: dict[str, bytes | str] = {"a.jpg": image(), "a.txt": "a"}
+    for members in (
+        {"b.1.jpg": image(1), "b.1.txt": "b.1", "b.2.jpg": image(2), "b.2.txt": "b.2"},
+        {"b.1.jpg": image(1), "b.2.jpg": image(2), "b.txt": "b"},
+        {"b.jpg": image(1), "b.1.jpg": image(2), "b.txt": "b"},
+        {"b.jpg": image(1), "b.png": image(2), "b.txt": "b"},
+        {"b.one.jpg": image(1), "b.two.jpg": image(2), "b.txt": "b"},
+    ):
+        tar(tmp_path / "w.tar", {**whole, **members})
+        with pytest.raises(UserError, match=r"are two images under one key, 'b': .* up to its first dot; rename"):
+            read(tmp_path / "w.tar")
+    tar(tmp_path / "w.tar", {**whole, "22.05.png": image(1), "22.05.txt": "c"})
+    with pytest.raises(UserError, match=r"'22.05.png' and '22.05.txt' are an image and a text that do not meet"):
+        read(tmp_path / "w.tar")
+
+
+def test_images_without_a_text_and_empty_texts_are_counted(tmp_path: Path) -> None:
+    texts = {"a.txt": "One.\n\nTwo.", "b.txt": " ", "c.json": json.dumps({"caption": ["Three.", None]})}
+    tar(tmp_path / "w.tar", {**{f"{key}.jpg": image(i) for i, key in enumerate("abcd")}, **texts})
+    found = read(tmp_path / "w.tar")
+    assert [list(e.captions or ()) for e in found.entries] == [["One.", "Two."], [], ["Three."], []]
+    assert "1 images have no text of their key" in found.notes
+    assert "2 empty captions left out; 1 images have no other" in found.notes
+
+
+def test_an_empty_or_negative_class_is_no_class(tmp_path: Path) -> None:
+    members: dict[str, bytes | str] = {f"{key}.jpg": image(i) for i, key in enumerate("abcde")}
+    labels = {"a.cls": "0", "b.cls": "1", "c.cls": "-1", "d.cls": "", "e.json": '{"label": null}'}
+    found = read(tar(tmp_path / "w.tar", {**members, **labels}))
+    assert [e.class_id for e in found.entries] == [0, 1]
+    assert any("3 images are unlabelled" in note and "c.jpg" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -121,15 +157,20 @@ def test_files_that_belong_to_no_image_are_counted(tmp_path: Path) -> None:
     [
         ({"../a.jpg": b"", "../a.cls": b"x"}, "leaves"),
         ({"/abs.jpg": b"", "/abs.cls": b"x"}, "leaves"),
-        ({"a.jpg": b"", "a.cls": b""}, "key 'a': expected a class"),
+        ({"a.jpg": b"", "a.cls": b""}, "1 images are unlabelled"),
         ({"a.jpg": b"", "a.cls": b"\xff"}, "not UTF-8"),
         ({"a.jpg": b"", "a.json": b"{"}, "not readable as JSON"),
         ({"a.jpg": b"", "a.json": b"[]"}, "expected an object"),
         ({"a.jpg": b"", "a.json": b'{"label": []}'}, "expected a class"),
         ({"a.jpg": b"", "a.json": b'{"label": "x", "caption": {}}'}, "expected captions"),
         ({"a.jpg": b"", "a.cls": b"x", "b.jpg": b""}, "has no class, others have one"),
-        ({"a.jpg": b""}, "has no class"),
-        ({"a.txt": b"x"}, "no image in 1 archives"),
+        ({"a.jpg": b""}, r"no class folders; .* or put .cls, .json or .txt of the same key beside each image"),
+        (
+            {"x/a.jpg": b"", "train.csv": b""},
+            r"only one folder of images .'x'.* it holds train.csv: unpack it and name that file",
+        ),
+        ({"/".join("abcdefgh" * 30) + "/a.jpg": b""}, "more than 200 folders"),
+        ({"a.txt": b"x"}, r"no image in 1 archives \(found 1 .txt"),
         ({"a.jpg": b"", "a.txt": b"x" * (2**22 + 1)}, "too many"),
     ],
 )
@@ -146,8 +187,8 @@ def test_twice_the_same_member_and_packed_archives_are_refused(tmp_path: Path) -
             archive.addfile(tarfile.TarInfo("a/x.jpg"))
     with pytest.raises(UserError, match="stands there twice"):
         read(tmp_path / "w.tar")
-    with pytest.raises(UserError, match="unpack it to a plain"):
-        read(tmp_path / "w.tar.gz")
+    with pytest.raises(UserError, match=r"1 archives of a kind that is not read in place .*w.tar.xz.*unpack"):
+        read(tmp_path / "w.tar.xz")
 
 
 def test_the_command_says_what_is_wrong_with_an_archive(command: Command, tmp_path: Path) -> None:
