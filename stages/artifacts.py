@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from stages.content import ContentHash
 from stages.errors import UserError, nearest
 from stages.files import atomic_file
-from stages.lock import store_lock
+from stages.lock import require_free, store_lock
 from stages.names import dataset_name, slug
 from stages.pages import EmbeddingPages, embedding_pages
 from stages.provenance import Provenance, refuse_mixture
@@ -97,6 +97,14 @@ class Store:
             UserError: another one is writing it.
         """
         return store_lock(self.folder, what=command, beside=self.work)
+
+    def require_free(self) -> None:
+        """Tell at once, before a model is loaded, that another command writes this store.
+
+        Raises:
+            UserError: so it is.
+        """
+        require_free(self.folder, beside=self.work)
 
     def exists(self) -> bool:
         """Whether the store has been written."""

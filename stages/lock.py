@@ -35,8 +35,7 @@ def store_lock(folder: Path, *, what: str, beside: Path | None = None) -> Iterat
     Raises:
         UserError: another command holds it; the line says which, since when, and what to do.
     """
-    place = (beside or folder).absolute()
-    file = place.with_name(f".{place.name}.lock")
+    file = _lock_file(beside or folder)
     key, thread = (os.getpid(), file), threading.get_ident()
     if _held.get(key) == thread:
         yield
@@ -57,6 +56,33 @@ def store_lock(folder: Path, *, what: str, beside: Path | None = None) -> Iterat
                 os.close(handle)
     finally:
         del _held[key]
+
+
+def require_free(folder: Path, *, beside: Path | None = None) -> None:
+    """Tell at once, before anything is loaded, that another command writes `folder`; takes no lock, writes nothing.
+
+    Raises:
+        UserError: as `store_lock`.
+    """
+    file = _lock_file(beside or folder)
+    if (os.getpid(), file) in _held:  # closing any handle of it would give the lock away
+        return
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise UserError(_busy(folder, file)) from error
+    finally:
+        os.close(handle)
+
+
+def _lock_file(path: Path) -> Path:
+    path = path.absolute()
+    return path.with_name(f".{path.name}.lock")
 
 
 def _acquire(folder: Path, file: Path) -> int | None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from stages import ImageStore, UserError
-from stages.lock import store_lock
+from stages.lock import require_free, store_lock
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from stages.lock import store_lock
+from stages.lock import require_free, store_lock
 with store_lock(Path(sys.argv[1]), what="pipeline embed-images"):
     if sys.argv[2] == "with a worker" and not os.fork():
         time.sleep(60)
@@ -50,6 +50,9 @@ def test_a_second_command_is_told_which_one_writes_since_when_and_what_to_do(tmp
     try:
         with pytest.raises(UserError) as caught, store_lock(tmp_path / "store", what="pipeline ingest"):
             pytest.fail("two writers")
+        with pytest.raises(UserError) as early:
+            require_free(tmp_path / "store")
+        assert str(early.value) == str(caught.value)
     finally:
         end(process)
     line = str(caught.value)
@@ -65,6 +68,8 @@ def test_the_lock_of_a_killed_command_is_taken_over_at_once_though_its_workers_l
     try:
         with store_lock(tmp_path / "store", what="pipeline ingest"):
             assert locks(tmp_path) == [".store.lock"]
+            require_free(tmp_path / "store")
+            require_free(tmp_path / "other")
     finally:
         end(process)
     assert locks(tmp_path) == []
