@@ -10,14 +10,24 @@ if TYPE_CHECKING:
     from stages.artifacts import ImageStore, ManifestStore, PromptStore, Store, TextStore
     from stages.errors import UserError, nearest
     from stages.names import display_name, slug
-    from stages.provenance import Provenance
+    from stages.provenance import (
+        ImageProvenance,
+        ManifestProvenance,
+        PromptProvenance,
+        Provenance,
+        TextProvenance,
+    )
 
 _HOMES = {
+    "ImageProvenance": "provenance",
     "ImageStore": "artifacts",
+    "ManifestProvenance": "provenance",
     "ManifestStore": "artifacts",
+    "PromptProvenance": "provenance",
     "PromptStore": "artifacts",
     "Provenance": "provenance",
     "Store": "artifacts",
+    "TextProvenance": "provenance",
     "TextStore": "artifacts",
     "UserError": "errors",
     "display_name": "names",
@@ -26,11 +36,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "ImageProvenance",
     "ImageStore",
+    "ManifestProvenance",
     "ManifestStore",
+    "PromptProvenance",
     "PromptStore",
     "Provenance",
     "Store",
+    "TextProvenance",
     "TextStore",
     "UserError",
     "display_name",

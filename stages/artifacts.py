@@ -21,7 +21,14 @@ from stages.files import atomic_file
 from stages.lock import require_free, store_lock
 from stages.names import dataset_name, slug
 from stages.pages import EmbeddingPages, embedding_pages
-from stages.provenance import Provenance, refuse_mixture
+from stages.provenance import (
+    ImageProvenance,
+    ManifestProvenance,
+    PromptProvenance,
+    Provenance,
+    TextProvenance,
+    refuse_mixture,
+)
 
 PART = "part-0.parquet"
 SPLITS = ("train", "val", "test")
@@ -139,10 +146,13 @@ class Store:
             UserError: the disk is full or read-only; the old store, if any, is untouched.
             ValueError: a column is missing or of another type.
         """
-        keys = [(key, "ascending") for key in self.sort_by]
         with self.writing(provenance, precision=_precision(table)) as writer:
-            writer.add(table.sort_by(keys))
+            writer.add(self.in_order(table))
         return writer.provenance
+
+    def in_order(self, table: pa.Table) -> pa.Table:
+        """Rows in the store's order."""
+        return table.sort_by([(key, "ascending") for key in self.sort_by])
 
     @contextmanager
     def writing(self, provenance: Provenance, *, precision: str = "float16") -> "Iterator[StoreWriter]":
@@ -383,6 +393,12 @@ class ManifestStore(Store):
     def __init__(self, cache: Path, dataset: str) -> None:
         super().__init__(cache, dataset=dataset)
 
+    def provenance(self) -> ManifestProvenance:
+        """The footer, typed."""
+        found = super().provenance()
+        assert isinstance(found, ManifestProvenance)
+        return found
+
 
 class PromptStore(Store):
     """What a language model, or a person, wrote about each class; dropped rows stay, with the reason."""
@@ -408,6 +424,12 @@ class PromptStore(Store):
     def __init__(self, cache: Path, dataset: str, llm: str) -> None:
         super().__init__(cache, dataset=dataset, llm=llm)
 
+    def provenance(self) -> PromptProvenance:
+        """The footer, typed."""
+        found = super().provenance()
+        assert isinstance(found, PromptProvenance)
+        return found
+
 
 class TextStore(Store):
     """Unit text embeddings: templates (llm=none) and kept prompts (llm=the source)."""
@@ -428,6 +450,12 @@ class TextStore(Store):
     def __init__(self, cache: Path, dataset: str, encoder: str, llm: str) -> None:
         super().__init__(cache, dataset=dataset, encoder=encoder, llm=llm)
 
+    def provenance(self) -> TextProvenance:
+        """The footer, typed."""
+        found = super().provenance()
+        assert isinstance(found, TextProvenance)
+        return found
+
 
 class ImageStore(Store):
     """Unit image embeddings: view 0 is the centre crop, further views are augmentations."""
@@ -446,6 +474,12 @@ class ImageStore(Store):
 
     def __init__(self, cache: Path, dataset: str, encoder: str) -> None:
         super().__init__(cache, dataset=dataset, encoder=encoder)
+
+    def provenance(self) -> ImageProvenance:
+        """The footer, typed."""
+        found = super().provenance()
+        assert isinstance(found, ImageProvenance)
+        return found
 
 
 STORES: tuple[type[Store], ...] = (ManifestStore, PromptStore, TextStore, ImageStore)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 
 from stages.artifacts import Store
 from stages.files import atomic_file, remove_tree
-from stages.provenance import Provenance
+from stages.provenance import EmbeddingProvenance, Provenance
+
+LEFT_OUT = b"left_out"
 
 
 class Parts:
@@ -21,7 +23,7 @@ class Parts:
     """
 
     def __init__(self, store: Store, provenance: Provenance, *, part_rows: int) -> None:
-        key = json.dumps([_origin(provenance), part_rows], sort_keys=True)
+        key = json.dumps([provenance.made_from, part_rows], sort_keys=True)
         self.store = store
         self.folder: Path = store.work / hashlib.sha256(key.encode()).hexdigest()[:16]
 
@@ -38,37 +40,34 @@ class Parts:
         """Whether part `index` is complete."""
         return self.part(index).is_file()
 
-    def save(self, index: int, table: pa.Table) -> None:
-        """Keep a finished part, whole or not at all."""
+    def save(self, index: int, table: pa.Table, left_out: Mapping[str, str] | None = None) -> None:
+        """Keep a finished part, whole or not at all, and with it what had to be left out, and why."""
+        noted = {LEFT_OUT: json.dumps(dict(left_out or {}))}
         with atomic_file(self.part(index)) as path:
-            pq.write_table(table, path, compression="zstd")
+            pq.write_table(table.replace_schema_metadata(noted), path, compression="zstd")
 
-    def finish(
-        self, parts: int, *, provenance: Provenance, merge: Callable[[pa.Table], pa.Table] | None = None
-    ) -> Provenance:
-        """Join all parts, write the store, and remove the work folder.
+    def left_out(self, index: int) -> dict[str, str]:
+        """What had to be left out of a finished part, and why."""
+        found: dict[str, str] = json.loads((pq.read_schema(self.part(index)).metadata or {}).get(LEFT_OUT, b"{}"))
+        return found
 
-        Parts of an embedding store lie in the store's order and are passed on one by one, so that memory does not grow
-        with their number; `merge` sees all rows at once.
+    def tables(self, parts: int) -> Iterator[pa.Table]:
+        """The finished parts, one after the other."""
+        return (pq.read_table(self.part(i), partitioning=None).replace_schema_metadata(None) for i in range(parts))
+
+    def finish(self, tables: Iterable[pa.Table], *, provenance: Provenance) -> Provenance:
+        """Write the store from tables that come in its order, and remove the work folder; returns what was stored.
+
+        Memory does not grow with the number of tables.
         """
-        tables = (pq.read_table(self.part(i), partitioning=None) for i in range(parts))
-        if merge is not None:
-            written = self.store.write(merge(pa.concat_tables(tables)), provenance)
-        else:
-            with self.store.writing(provenance, precision=str(provenance.settings["precision"])) as writer:
-                for table in tables:
-                    writer.add(table)
-            written = writer.provenance
+        precision = provenance.precision if isinstance(provenance, EmbeddingProvenance) else "float16"
+        with self.store.writing(provenance, precision=precision) as writer:
+            for table in tables:
+                writer.add(table)
         remove_tree(self.folder.parent)
-        return written
+        return writer.provenance
 
 
 def is_current(store: Store, provenance: Provenance) -> bool:
     """Whether the store on disk was already made from exactly these inputs and settings."""
-    return store.exists() and _origin(store.provenance()) == _origin(provenance)
-
-
-def _origin(provenance: Provenance) -> dict[str, object]:
-    origin = provenance.model_dump(exclude={"store", "dataset", "content"})
-    origin["settings"] = {k: v for k, v in origin["settings"].items() if not k.startswith("found_")}
-    return origin
+    return store.exists() and store.provenance().made_from == provenance.made_from

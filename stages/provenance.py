@@ -3,14 +3,14 @@
 import json
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any, Self
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.errors import UserError
 
 FOOTER_KEY = b"aape"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def code_version() -> str:
@@ -30,6 +30,8 @@ class Provenance(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    found: ClassVar[frozenset[str]] = frozenset()
+    """Fields that tell what was found while the rows were made, and do not decide them."""
 
     store: str = Field(description="manifest, prompts, text or images")
     dataset: str = Field(description="data-set name")
@@ -40,23 +42,23 @@ class Provenance(BaseModel):
     width: int | None = Field(None, description="D, length of an embedding")
     llm: str | None = Field(None, description="LLM or prompt source as the user writes it")
     llm_fingerprint: str | None = Field(None, description="sha256 or revision that pins the LLM or the source file")
-    settings: dict[str, Any] = Field(default_factory=dict, description="everything else that decides the rows")
+    settings: dict[str, Any] = Field(default_factory=dict, description="what else decided the rows; never read again")
     note: str = Field("", description="one honest line that every output repeats")
     code_version: str = Field(default_factory=code_version)
     format_version: int = FORMAT_VERSION
-
-    @property
-    def class_names(self) -> dict[int, str]:
-        """class_id -> class name, of a manifest."""
-        return {int(class_id): name for class_id, name in self.settings["class_names"].items()}
 
     def to_footer(self) -> dict[bytes, bytes]:
         """The key and value that go into the Parquet footer."""
         return {FOOTER_KEY: json.dumps(self.model_dump(), sort_keys=True, ensure_ascii=True).encode()}
 
-    @classmethod
-    def from_footer(cls, metadata: Mapping[bytes, bytes] | None, *, where: str) -> Self:
-        """Read the entry back from the key-value metadata of a Parquet file.
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """All that decides the rows, without what was found on the way: where it is the same, so are the rows."""
+        return self.model_dump(exclude={"store", "dataset", "content", *self.found})
+
+    @staticmethod
+    def from_footer(metadata: Mapping[bytes, bytes] | None, *, where: str) -> "Provenance":
+        """Read the entry back from the key-value metadata of a Parquet file, as the class of its store.
 
         Raises:
             UserError: the file has none, or one of another format.
@@ -65,15 +67,76 @@ class Provenance(BaseModel):
         if raw is None:
             raise UserError(f"{where}: no provenance in the Parquet footer; this store was not written by pipeline")
         try:
-            version = json.loads(raw)["format_version"]
+            entry = json.loads(raw)
+            version = entry["format_version"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{where}: unreadable provenance in the Parquet footer; write the store again") from error
-        if version != FORMAT_VERSION:
+        if version not in (2, FORMAT_VERSION):
             raise UserError(f"{where}: store format {version}, this version reads {FORMAT_VERSION}; write it again")
         try:
-            return cls.model_validate_json(raw)
-        except ValidationError as error:
+            return KINDS[entry["store"]].model_validate(_from_version_2(entry) if version == 2 else entry)
+        except (ValidationError, KeyError, TypeError) as error:
             raise UserError(f"{where}: unreadable provenance in the Parquet footer; write the store again") from error
+
+
+class ManifestProvenance(Provenance):
+    """The origin of a manifest."""
+
+    store: Literal["manifest"] = "manifest"
+    source: str | None = Field(None, description="what was ingested, as the user named it")
+    root: str | None = Field(None, description="folder that the paths of the rows lie below; None: no image files")
+    features: str | None = Field(None, description="folder whose embeddings stand for the images, where there are none")
+    class_names: dict[int, str] = Field(default_factory=dict, description="class_id -> name, empty classes too")
+    templates: list[str] | None = Field(None, description="those of a known data set, or of the settings")
+
+
+class PromptProvenance(Provenance):
+    """The origin of a prompt store: the questions that a language model was asked, or the file that was imported."""
+
+    store: Literal["prompts"] = "prompts"
+    questions: dict[str, str] | None = Field(None, description="question_id -> text; None: imported")
+    file: str | None = Field(None, description="the imported file as the user named it; None: captions, or generated")
+
+
+class EmbeddingProvenance(Provenance):
+    """The origin of a store of embeddings."""
+
+    precision: Literal["float16", "float32"] = Field("float16", description="of the stored embeddings")
+
+
+class TextProvenance(EmbeddingProvenance):
+    """The origin of a text store."""
+
+    store: Literal["text"] = "text"
+    templates: list[str] = Field(default_factory=list, description="one `{}` each; [] in a store of prompts")
+    llm_note: str = Field("", description="the honest line about the language model")
+
+
+class ImageProvenance(EmbeddingProvenance):
+    """The origin of an image store."""
+
+    store: Literal["images"] = "images"
+    views: int = Field(0, description="augmentations an image, beside the centre crop")
+    seed: int | None = Field(None, description="of the augmentations; None without them")
+    left_out: dict[str, str] = Field(
+        default_factory=dict, description="image_id -> why an image that the manifest could read could not be embedded"
+    )
+    found: ClassVar[frozenset[str]] = frozenset({"left_out"})
+
+
+KINDS: dict[str, type[Provenance]] = {
+    "manifest": ManifestProvenance, "prompts": PromptProvenance, "text": TextProvenance, "images": ImageProvenance,
+}  # fmt: skip
+"""Store name -> the class of its provenance."""
+
+
+def _from_version_2(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of the version that kept everything under `settings`; its list of unreadable files is left behind."""
+    kind, settings = KINDS[entry["store"]], dict(entry["settings"])
+    settings.pop("found_unreadable", None)
+    own = kind.model_fields.keys() - Provenance.model_fields.keys()
+    typed = {name: settings.pop(name) for name in own if name in settings}
+    return {**entry, **typed, "settings": settings, "format_version": FORMAT_VERSION}
 
 
 def refuse_mixture(first: Provenance, second: Provenance) -> None:

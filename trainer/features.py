@@ -106,7 +106,7 @@ def load_features(
             )
     stores = [TextStore(cache, dataset, encoder, source) for source in wanted]
     origins = read_together(manifest, images, templates, *stores)
-    names = origins[0].class_names
+    names = manifest.provenance().class_names
     class_ids = tuple(sorted(names))
     train = _read_split(images, "train", class_ids, target)
     val = _read_split(images, "val", class_ids, target)
@@ -115,7 +115,7 @@ def load_features(
     each = _templates(templates, class_ids, target)
     template = each[:, 0].clone()
     text = {NO_LLM: ClassText(names=tuple(names[i] for i in class_ids), template=template, templates=each)}
-    said = [note for o in origins for note in (o.note, o.settings.get("llm_note", ""))]
+    said = [origin.note for origin in origins] + [store.provenance().llm_note for store in stores]
     notes = dict.fromkeys(note for note in said if note)
     for source, store in zip(wanted, stores, strict=True):
         found, mask, without = _prompts(store, class_ids, template, most=prompts)

@@ -43,7 +43,7 @@ def bench_images(
         rows = rows.filter(pc.is_null(rows["error"])).combine_chunks()
         paths, ids = (rows[name].combine_chunks().slice(0, images) for name in ("path", "image_id"))
         pictures = Pictures(
-            Path(store.provenance().settings["root"]), paths, ids, preprocess=encoder.preprocess,
+            Path(store.provenance().root or ""), paths, ids, preprocess=encoder.preprocess,
             augment=encoder.augment,
         )  # fmt: skip
         decoding = process_time()

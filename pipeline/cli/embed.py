@@ -36,12 +36,14 @@ def embed_text(
 ) -> None:
     """Embed the templates and the kept prompts of every source."""
     from pipeline.embed import embed_text as run
-    from stages import ManifestStore
+    from stages import ManifestStore, TextStore
+    from stages.artifacts import NO_LLM
 
     settings = command.settings(params)
     names = command.chosen(dataset, settings, variants=True)
     for name in names:
         ManifestStore(cache, name).require()
+        TextStore(cache, name, encoder or settings.encoder, NO_LLM).require_free()
     model = _encoder(encoder, settings, device, precision)
     done: list[dict[str, Any]] = []
     faults: list[str] = []
@@ -81,24 +83,29 @@ def embed_images(
     settings = command.settings(params)
     wanted = encoder or settings.encoder
     embed = settings.embed if views is None else settings.embed.model_copy(update={"views": views})
+    names = command.chosen(dataset, settings, variants=True)
+    for name in names:
+        ImageStore(cache, name, wanted).require_free()
     model: Any = None
     done: list[dict[str, Any]] = []
-    for name in command.chosen(dataset, settings, variants=True):
+    for name in names:
         manifest = ManifestStore(cache, name).provenance()
-        features = manifest.settings.get("features")
+        features = manifest.features
         if features is not None:
             store = ImageStore(cache, name, wanted)
-            rows = import_images(store, features, encoder=wanted, manifest=manifest)
+            with store.locked("pipeline embed-images"):
+                rows = import_images(store, features, encoder=wanted, manifest=manifest)
             say(f"{name}: {rows} image embeddings of {wanted} taken from {features}")
             say_note(store.provenance().note)
             done.append({"dataset": name, "store": "images", "encoder": wanted, "rows": rows, "imported": features})
             continue
         model = model or _encoder(wanted, settings, device, precision)
-        summary = run(name, model, embed=embed, cache=cache)
+        summary = run(name, model, embed=embed, cache=cache, max_missing=settings.of(name).max_missing)
         again = " (up to date)" if summary.skipped else ""
         drawn = f", each with {summary.views} augmented views," if summary.views else ""
         say(f"{name}: {summary.rows} images{drawn} embedded with {summary.encoder}{again}")
-        list_some("unreadable, not embedded", summary.unreadable)
+        list_some("unreadable when they were ingested, not embedded", summary.unreadable)
+        list_some("could not be read now, not embedded; the next embed-images tries them again", summary.left_out)
         say_note(model.note)
         done.append(asdict(summary))
     if as_json:

@@ -5,16 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages import Provenance
-from stages.artifacts import Store
-
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What was embedded, for the user and for --json; `fault` says why a source was not, and its mend."""
+    """What was embedded, for the user and for --json.
+
+    Attributes:
+        unreadable: images that `ingest` could not read, each with the reason.
+        left_out: images that it could read and that cannot be read now; the next call tries them again.
+        fault: why a source of sentences was not embedded, and its mend.
+    """
 
     dataset: str
     store: str
@@ -24,22 +27,19 @@ class Summary:
     llm: str | None = None
     views: int = 0
     unreadable: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     skipped: bool = False
     fault: str = ""
 
 
-def origin_of(store: Store, encoder: "Encoder", **more: Any) -> Provenance:
-    """The provenance of a store that `encoder` is about to fill."""
-    return Provenance(
-        store=store.name,
-        dataset=store.dataset,
-        content="",
-        encoder=encoder.name,
-        encoder_fingerprint=encoder.fingerprint,
-        width=encoder.width,
-        note=encoder.note,
-        **more,
-    )
+def facts_of(encoder: "Encoder") -> dict[str, Any]:
+    """What the provenance of a store says about the encoder that fills it."""
+    return {
+        "encoder": encoder.name,
+        "encoder_fingerprint": encoder.fingerprint,
+        "width": encoder.width,
+        "note": encoder.note,
+    }
 
 
 def no_vectors(width: int) -> np.ndarray:

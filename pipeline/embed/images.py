@@ -1,6 +1,8 @@
-"""Images to image stores: decoded in worker processes, encoded, saved part by part, joined when complete."""
+"""Images to image stores: decoded in worker processes, encoded, saved part by part, joined when complete;
+what could not be read is tried again."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline.embed.base import Summary, no_vectors, origin_of
-from stages import ImageStore, ManifestStore, Provenance, UserError
+from pipeline.embed.base import Summary, facts_of, no_vectors
+from pipeline.embed.reading import read_picture
+from stages import ImageProvenance, ImageStore, ManifestStore, UserError
 from stages.artifacts import embedding_array
 from stages.command import progress_bar
-from stages.params import EmbedParams
+from stages.params import DataParams, EmbedParams
 from stages.parts import Parts, is_current
 from stages.stopping import keeping
 
@@ -25,94 +27,168 @@ if TYPE_CHECKING:
 
 AHEAD = 4
 """Batches that each worker process may have ready."""
+MAX_MISSING = DataParams().max_missing
 
 
-def embed_images(dataset: str, encoder: "Encoder", *, embed: EmbedParams, cache: Path) -> Summary:
+def embed_images(
+    dataset: str, encoder: "Encoder", *, embed: EmbedParams, cache: Path, max_missing: float = MAX_MISSING
+) -> Summary:
     """Embed every readable image of a data set: view 0, the centre crop, then `embed.views` seeded augmentations.
 
-    An image that cannot be decoded is left out of the store, listed in its footer and in the summary. Memory does not
-    grow with the number of images beyond their names.
+    An image that the manifest could read and that cannot be read now (missing, unreadable, undecodable) is left out of
+    the store, listed in its footer and in the summary, and tried again by the next call: the store is then as if it had
+    been there at once. Memory does not grow with the number of images beyond their names.
+
+    Args:
+        max_missing: share of the readable images that may be left out.
 
     Raises:
-        UserError: no manifest yet, the image folder is gone, or no image can be decoded.
+        UserError: no manifest yet, the image folder is gone, no image can be read, or too many cannot; what could be
+            embedded is kept for the next call.
     """
     manifest_store = ManifestStore(cache, dataset)
     manifest = manifest_store.provenance()
-    root = manifest.settings.get("root")
-    if root is None:
+    if manifest.root is None:
         raise UserError(f"{manifest_store.file}: this data set has no image files, only embeddings")
+    root = Path(manifest.root)
     store = ImageStore(cache, dataset, encoder.name)
-    views = {"views": embed.views} | ({"seed": embed.seed} if embed.views else {})
-    origin = origin_of(
-        store,
-        encoder,
+    origin = ImageProvenance(
+        dataset=dataset,
+        content="",
         inputs={"manifest": manifest.content, "classes": manifest.inputs["classes"]},
-        settings={"precision": embed.precision, **views},
+        precision=embed.precision,
+        views=embed.views,
+        seed=embed.seed if embed.views else None,
+        **facts_of(encoder),
     )
     rows = manifest_store.read(["image_id", "path", "class_id", "split", "error"])
     broken = rows.filter(pc.is_valid(rows["error"])).to_pylist()
-    unreadable = [f"{row['path']}: {row['error']}" for row in broken]
-    if is_current(store, origin):
-        unreadable = store.provenance().settings["found_unreadable"]
-        embedded = len(rows) - len(unreadable)
-        return Summary(
-            dataset, "images", encoder.name, embedded, encoder.note, views=embed.views, unreadable=unreadable,
-            skipped=True,
-        )  # fmt: skip
-    if not Path(root).exists():
-        raise UserError(f"image folder {root} is gone: run `pipeline ingest {dataset}` again")
     rows = rows.filter(pc.is_null(rows["error"])).drop_columns(["error"]).combine_chunks()
-    with store.locked("pipeline embed-images"):
-        return _embed(store, encoder, origin, rows, root=Path(root), unreadable=unreadable, embed=embed)
+    if not len(rows):
+        raise UserError(
+            f"{manifest_store.file}: no image could be read when it was ingested: run `pipeline ingest` again"
+        )
+    left_out = store.provenance().left_out if is_current(store, origin) else None
+    skipped = left_out is not None and not _come_back(rows, left_out, root)
+    if not skipped:
+        if not root.exists():
+            raise UserError(f"image folder {root} is gone: bring it back, or run `pipeline ingest {dataset}` again")
+        with store.locked("pipeline embed-images"):
+            left_out = _embed(store, encoder, origin, rows, root=root, embed=embed, max_missing=max_missing)
+    assert left_out is not None
+    _require_most(dataset, rows, left_out, max_missing)
+    return Summary(
+        dataset,
+        "images",
+        encoder.name,
+        len(rows) - len(left_out),
+        encoder.note,
+        views=embed.views,
+        unreadable=[f"{row['path']}: {row['error']}" for row in broken],
+        left_out=_lines(rows, left_out),
+        skipped=skipped,
+    )
 
 
 def _embed(
-    store: ImageStore, encoder: "Encoder", origin: Provenance, rows: pa.Table, *, root: Path, unreadable: list[str],
-    embed: EmbedParams,
-) -> Summary:  # fmt: skip
-    """Embed what is not there yet, part by part, and join the parts."""
+    store: ImageStore, encoder: "Encoder", origin: ImageProvenance, rows: pa.Table, *, root: Path, embed: EmbedParams,
+    max_missing: float,
+) -> dict[str, str]:  # fmt: skip
+    """Write the store, or add to the one that is there what it lacks; image_id -> why it was left out."""
     # Whole batches: an embedding leans a little on its batch, and a run that goes on has to cut them as this one does.
     at_once = max(1, embed.batch // (1 + embed.views))
     a_part = max(1, embed.part // (1 + embed.views) // at_once) * at_once
-    done = Parts(store, origin, part_rows=a_part)
-    cuts = [rows.slice(start, a_part) for start in range(0, len(rows), a_part)]
-    todo = [part for part in range(len(cuts)) if not done.has(part)]
-    kept = len(rows) - sum(len(cuts[part]) for part in todo)
-    schema = store.schema(width=encoder.width, precision=embed.precision)
-    wanted = pa.concat_tables([cuts[part] for part in todo] or [rows.slice(0, 0)])
-    bar = progress_bar(f"images {store.dataset}", total=len(wanted), unit="image")
-    told = keeping(lambda: f"{kept} of {len(rows)} images of {store.dataset} are kept")
-    with told, bar, ThreadPoolExecutor(1) as writer:
-        stream = _vectors(encoder, root, wanted, embed)
+    again = is_current(store, origin)
+    wanted, key = rows, origin
+    if again:
+        there = store.provenance()
+        lacking = np.flatnonzero(pc.is_in(rows["image_id"], pa.array(list(there.left_out), pa.string())).to_numpy())
+        wanted = rows.filter(pa.array(np.isin(np.arange(len(rows)) // at_once, lacking // at_once))).combine_chunks()
+        key = origin.model_copy(update={"inputs": {**origin.inputs, "images": there.content}})
+    parts = Parts(store, key, part_rows=a_part)
+    cuts = [wanted.slice(start, a_part) for start in range(0, len(wanted), a_part)]
+    _fill(parts, cuts, encoder, root=root, embed=embed)
+    left_out = {image_id: why for part in range(len(cuts)) for image_id, why in parts.left_out(part).items()}
+    _require_most(store.dataset, rows, left_out, max_missing)
+    tables = parts.tables(len(cuts))
+    if again:
+        tables = _joined(store, pa.concat_tables(list(tables)), rows["image_id"].combine_chunks())
+    parts.finish(tables, provenance=origin.model_copy(update={"left_out": left_out}))
+    return left_out
+
+
+def _fill(parts: Parts, cuts: list[pa.Table], encoder: "Encoder", *, root: Path, embed: EmbedParams) -> None:
+    """Embed the parts that are not complete, and save each with what had to be left out of it."""
+    todo = [part for part in range(len(cuts)) if not parts.has(part) or parts.left_out(part)]
+    total = sum(map(len, cuts))
+    kept = total - sum(len(cuts[part]) for part in todo)
+    dataset = parts.store.dataset
+    wanted = pa.concat_tables([cuts[part] for part in todo] or [cuts[0].slice(0, 0)])
+    stream = _vectors(encoder, root, wanted, embed)
+    told = keeping(lambda: f"{kept} of {total} images of {dataset} are kept")
+    with told, progress_bar(f"images {dataset}", total=len(wanted), unit="image") as bar, ThreadPoolExecutor(1) as pool:
         saving = None
         for part in todo:
-            good = []
+            found = []
             for _ in range(len(cuts[part])):
-                good.append(next(stream))
+                found.append(next(stream))
                 bar.update()
-            table = _table(cuts[part], good, schema, encoder, views=1 + embed.views, precision=embed.precision)
+            table = _table(cuts[part], found, encoder, views=1 + embed.views, precision=embed.precision)
+            names = cuts[part]["image_id"].to_pylist()
+            left_out = {name: why for name, why in zip(names, found, strict=True) if isinstance(why, str)}
             if saving is not None:
                 saving.result()
-            saving = writer.submit(done.save, part, table)
+            saving = pool.submit(parts.save, part, table, left_out)
             kept += len(cuts[part])
         if saving is not None:
             saving.result()
-    n_embedded = 0
-    for part, chunk in enumerate(cuts):
-        there = set(pq.read_table(done.part(part), columns=["image_id"])["image_id"].to_pylist())
-        missing = [path for i, path in zip(*(chunk[c].to_pylist() for c in ("image_id", "path")), strict=True)
-                   if i not in there]  # fmt: skip
-        unreadable += [f"{path}: could not be decoded" for path in missing]
-        n_embedded += len(there)
-    if not n_embedded:
-        raise UserError(
-            f"{root}: none of {len(unreadable)} images can be decoded (first: {(unreadable or ['none'])[0]})"
-        )
-    final = origin.model_copy(update={"settings": {**origin.settings, "found_unreadable": sorted(unreadable)}})
-    done.finish(len(cuts), provenance=final)
-    return Summary(
-        store.dataset, "images", encoder.name, n_embedded, encoder.note, views=embed.views, unreadable=unreadable
-    )  # fmt: skip
+
+
+def _joined(store: ImageStore, fresh: pa.Table, image_ids: pa.Array) -> Iterator[pa.Table]:
+    """The store's rows with the fresh ones among them, or in their place, in the store's order.
+
+    Args:
+        image_ids: of the manifest, in the store's order.
+    """
+    at = pc.index_in(fresh["image_id"], image_ids).to_numpy()
+    taken = 0
+    for piece in store.batches():
+        here = pc.index_in(piece["image_id"], image_ids).to_numpy()
+        stop = int(np.searchsorted(at, here[-1], side="right"))
+        kept = piece.filter(pa.array(~np.isin(here, at)))
+        yield store.in_order(pa.concat_tables([kept, fresh.slice(taken, stop - taken)]))
+        taken = stop
+    yield fresh.slice(taken)
+
+
+def _come_back(rows: pa.Table, left_out: dict[str, str], root: Path) -> bool:
+    """Whether any image that was left out can be read now."""
+    there = rows.filter(pc.is_in(rows["image_id"], pa.array(list(left_out), pa.string())))
+    return any(not isinstance(read_picture(root, path), str) for path in there["path"].to_pylist())
+
+
+def _require_most(dataset: str, rows: pa.Table, left_out: dict[str, str], max_missing: float) -> None:
+    """Refuse a store without too many of its images."""
+    if len(left_out) < len(rows) and len(left_out) <= max_missing * len(rows):
+        return
+    raise UserError(
+        f"{dataset}: {len(left_out)} of {len(rows)} images cannot be read ({_reasons(left_out)}; first: "
+        f"{next(iter(_lines(rows, left_out)), 'none')}), more than the share that data.{dataset}.max_missing allows "
+        f"({max_missing:g}): bring them back and run this again, what could be embedded is kept; or run `pipeline "
+        f"ingest {dataset}` again"
+    )
+
+
+def _reasons(left_out: dict[str, str]) -> str:
+    """`12 missing, 1 undecodable`."""
+    counts = Counter(why.partition(":")[0] for why in left_out.values())
+    return ", ".join(f"{n} {why}" for why, n in sorted(counts.items()))
+
+
+def _lines(rows: pa.Table, left_out: dict[str, str]) -> list[str]:
+    """`PATH: why` of each image that was left out."""
+    there = rows.filter(pc.is_in(rows["image_id"], pa.array(list(left_out), pa.string()))).select(["image_id", "path"])
+    return [f"{row['path']}: {left_out[row['image_id']]}" for row in there.to_pylist()]
 
 
 def worker_count(asked: int | str, *, cpu: bool) -> int:
@@ -126,8 +202,8 @@ def worker_count(asked: int | str, *, cpu: bool) -> int:
     return 0 if cpu else max(1, min(16, _cores() - 1))
 
 
-def _vectors(encoder: "Encoder", root: Path, rows: pa.Table, embed: EmbedParams) -> Iterator[np.ndarray | None]:
-    """Yield the embeddings (1 + views, D) of each image, in order, or None for one that cannot be decoded."""
+def _vectors(encoder: "Encoder", root: Path, rows: pa.Table, embed: EmbedParams) -> Iterator[np.ndarray | str]:
+    """Yield the embeddings (1 + views, D) of each image, in order, or why it cannot be read."""
     import torch
 
     from pipeline.embed.pictures import Pictures
@@ -144,7 +220,7 @@ def _vectors(encoder: "Encoder", root: Path, rows: pa.Table, embed: EmbedParams)
             found = encoder.encode_images(pixels).numpy() if pixels is not None else no_vectors(encoder.width)
         vectors = iter(found.reshape(-1, each, encoder.width))
         for error in errors:
-            yield None if error else next(vectors)
+            yield error or next(vectors)
 
 
 def _batches(pictures: "Pictures", encoder: "Encoder", size: int, asked: int | str) -> "Iterator[Batch]":
@@ -170,12 +246,11 @@ def _cores() -> int:
 
 
 def _table(
-    rows: pa.Table, vectors: list[np.ndarray | None], schema: pa.Schema, encoder: "Encoder", *, views: int,
-    precision: str,
-) -> pa.Table:  # fmt: skip
+    rows: pa.Table, vectors: list[np.ndarray | str], encoder: "Encoder", *, views: int, precision: str
+) -> pa.Table:
     """One part of the store: the readable images, each with all its views."""
-    good = [i for i, vector in enumerate(vectors) if vector is not None]
-    found = [vector for vector in vectors if vector is not None]
+    found = [vector for vector in vectors if not isinstance(vector, str)]
+    good = [i for i, vector in enumerate(vectors) if not isinstance(vector, str)]
     matrix = np.concatenate(found) if found else no_vectors(encoder.width)
     rows = rows.take(pa.array(np.repeat(np.array(good, dtype=np.int64), views)))
     columns = {
@@ -186,4 +261,5 @@ def _table(
         "encoder_name": pa.array([encoder.name] * len(rows), pa.string()),
         "embedding": embedding_array(matrix, precision=precision),
     }
+    schema = ImageStore.schema(width=encoder.width, precision=precision)
     return pa.table([columns[name] for name in schema.names], schema=schema)

@@ -11,9 +11,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.blobs import read_bytes
+from pipeline.embed.reading import read_picture
 from pipeline.encoders.base import Augment, Preprocess
-from pipeline.images import ImageError, open_rgb
 
 Batch = tuple[Tensor | None, list[str | None]]
 """Pixels of the readable images, view after view; and for each image None, or why it cannot be read."""
@@ -43,12 +42,9 @@ class Pictures(Dataset["Tensor | str"]):
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "views 3 height width"] | str:
         path = self.paths[index].as_py()
-        try:
-            image = open_rgb(read_bytes(self.root, path))
-        except ImageError as error:
-            return str(error)
-        except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
+        image = read_picture(self.root, path)
+        if isinstance(image, str):
+            return image
         image_id = self.image_ids[index].as_py()
         drawn = [self.augment(image, view_rng(self.seed, image_id, view)) for view in range(1, self.views + 1)]
         return _stacked([self.preprocess(image), *drawn])

@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.embed.base import Summary, no_vectors, origin_of
+from pipeline.embed.base import Summary, facts_of, no_vectors
 from pipeline.prompts.commands import pasteable, remake
-from stages import ManifestStore, PromptStore, Provenance, TextStore, UserError, display_name
+from stages import (
+    ManifestProvenance,
+    ManifestStore,
+    PromptStore,
+    Provenance,
+    TextProvenance,
+    TextStore,
+    UserError,
+    display_name,
+)
 from stages.artifacts import NO_LLM, embedding_array, partition_values
 from stages.command import progress_bar
 from stages.params import DataParams, EmbedParams
@@ -36,16 +45,14 @@ def embed_text(dataset: str, encoder: "Encoder", *, data: DataParams, embed: Emb
     classes = {"classes": manifest.inputs["classes"]}
     said = list(_of_images(store))
     # A known data set brings its templates; `ingest` kept them where the settings set none.
-    known = None if "templates" in data.model_fields_set else manifest.settings.get("templates")
+    known = None if "templates" in data.model_fields_set else manifest.templates
     templates = data.templates if known is None else list(known)
     rows = pa.Table.from_pylist([*_templates(manifest, templates), *said], schema=ROWS)
     inputs = classes | ({"manifest": manifest.content} if said else {})
     own = TextStore(cache, dataset, encoder.name, NO_LLM)
-    done = [
-        _embed_rows(
-            own, origin_of(own, encoder, inputs=inputs, settings={"templates": templates}), rows, encoder, embed
-        )
-    ]
+    common = {"dataset": dataset, "content": "", "precision": embed.precision, **facts_of(encoder)}
+    origin = TextProvenance(**common, inputs=inputs, templates=templates)
+    done = [_embed_rows(own, origin, rows, encoder, embed)]
     now = {**classes, "manifest": manifest.content}
     for source in partition_values(cache, PromptStore, "llm", dataset=dataset):
         try:
@@ -56,13 +63,12 @@ def embed_text(dataset: str, encoder: "Encoder", *, data: DataParams, embed: Emb
             continue
         rows = kept.append_column("kind", pa.array(["prompt"] * len(kept), pa.string())).select(ROWS.names)
         text = TextStore(cache, dataset, encoder.name, source)
-        origin = origin_of(
-            text,
-            encoder,
+        origin = TextProvenance(
+            **common,
             inputs={**classes, "prompts": found.content},
             llm=found.llm,
             llm_fingerprint=found.llm_fingerprint,
-            settings={"llm_note": found.note},
+            llm_note=found.note,
         )
         done.append(_embed_rows(text, origin, rows, encoder, embed))
     return done
@@ -87,7 +93,7 @@ def _kept(prompts: PromptStore, now: Mapping[str, str]) -> tuple[Provenance, pa.
     return found, kept.filter(kept["kept"]).drop_columns(["kept"])
 
 
-def _templates(manifest: Provenance, templates: list[str]) -> Iterator[dict[str, Any]]:
+def _templates(manifest: ManifestProvenance, templates: list[str]) -> Iterator[dict[str, Any]]:
     for class_id, name in manifest.class_names.items():
         for k, template in enumerate(templates):
             yield {
@@ -114,13 +120,12 @@ def _of_images(store: ManifestStore) -> Iterator[dict[str, Any]]:
 
 
 def _embed_rows(
-    store: TextStore, origin: Provenance, rows: pa.Table, encoder: "Encoder", embed: EmbedParams
+    store: TextStore, origin: TextProvenance, rows: pa.Table, encoder: "Encoder", embed: EmbedParams
 ) -> Summary:
-    origin = origin.model_copy(update={"settings": {**origin.settings, "precision": embed.precision}})
     source = origin.llm or NO_LLM
     if is_current(store, origin):
         return Summary(store.dataset, "text", encoder.name, len(rows), encoder.note, llm=source, skipped=True)
-    rows = rows.sort_by([(key, "ascending") for key in store.sort_by])
+    rows = store.in_order(rows)
     twice = len(rows) - pc.count_distinct(rows["prompt_id"]).as_py()
     if twice:
         raise UserError(f"{store.dataset}: {twice} sentences share their id with another; ingest the data set again")
@@ -141,5 +146,5 @@ def _embed_rows(
                 done.save(part, filled.select(schema.names))
             kept += len(chunk)
             bar.update(len(chunk))
-        done.finish(len(parts), provenance=origin)
+        done.finish(done.tables(len(parts)), provenance=origin)
     return Summary(store.dataset, "text", encoder.name, len(rows), encoder.note, llm=source)

@@ -27,7 +27,7 @@ from pipeline.ingest.splits import draw_splits
 from pipeline.ingest.webdataset import WebDatasetReader
 from pipeline.registry import prepare
 from pipeline.registry.readers import AircraftReader, SynsetReader
-from stages import ManifestStore, Provenance, UserError
+from stages import ManifestProvenance, ManifestStore, UserError
 from stages.artifacts import SPLITS
 from stages.command import progress
 from stages.params import DataParams
@@ -104,19 +104,15 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summ
     table = pa.table({name: pa.array(columns[name], kind) for name, kind in store.columns})
     _require_images(source, listing.root, table, dataset, data.max_missing)
     seeded = any(entry.split is None for entry in listing.entries)
-    provenance = Provenance(
-        store="manifest",
+    provenance = ManifestProvenance(
         dataset=dataset,
         content="",
         inputs={"classes": classes_hash(listing.class_names)},
-        settings={
-            "source": source,
-            "root": str(listing.root),
-            "class_names": {str(i): name for i, name in listing.class_names.items()},
-            "split": data.split.model_dump() if seeded else "as found",
-            "templates": data.templates,
-            **listing.settings,
-        },
+        source=source,
+        root=str(listing.root),
+        class_names=listing.class_names,
+        templates=data.templates,
+        settings={"split": data.split.model_dump() if seeded else "as found", **listing.settings},
     )
     store.write(table, provenance)
     return _summary(dataset, table, replace(listing, notes=[*listing.notes, *_scaled(facts)]), source)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages import ImageStore, ManifestStore, Provenance, UserError, slug
+from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, UserError, slug
 from stages.artifacts import Store
 from stages.files import user_errors, write_bytes
 
@@ -31,9 +31,7 @@ def _read(file: Path) -> tuple[pa.Table, Provenance]:
 def import_manifest(store: ManifestStore, source: str) -> pa.Table:
     """Take over the manifest of an exported data set; its images stay known by their embeddings alone."""
     table, origin = _read(Path(source) / MANIFEST)
-    settings = {**origin.settings, "source": source, "features": source}
-    settings.pop("root", None)
-    store.write(table, origin.model_copy(update={"settings": settings}))
+    store.write(table, origin.model_copy(update={"source": source, "features": source, "root": None}))
     return table
 
 
@@ -66,11 +64,12 @@ def export(cache: Path, dataset: str, encoder: str, folder: Path) -> list[Path]:
     written = []
     for store, name in stores:
         origin = store.provenance()
-        settings = {k: v for k, v in origin.settings.items() if k not in ("root", "source", "features")}
+        if isinstance(origin, ManifestProvenance):
+            origin = origin.model_copy(update={"root": None, "source": None, "features": None})
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, store.read().schema, compression="zstd") as parquet:
             parquet.write_table(store.read())
-            parquet.add_key_value_metadata(origin.model_copy(update={"settings": settings}).to_footer())
+            parquet.add_key_value_metadata(origin.to_footer())
         with user_errors(folder):
             write_bytes(folder / name, sink.getvalue().to_pybytes())
         written.append(folder / name)

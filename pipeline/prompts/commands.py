@@ -2,16 +2,21 @@
 
 import shlex
 
-from stages.provenance import Provenance
+from stages.provenance import PromptProvenance
 
 
-def remake(origin: Provenance) -> tuple[str, ...]:
+def remake(origin: PromptProvenance) -> tuple[str, ...]:
     """The words after `pipeline` that make the prompt store of this provenance again."""
     dataset, name = ("--dataset", origin.dataset), origin.llm or ""
-    if "questions" in origin.settings:
+    if origin.questions is not None:
         return ("generate-prompts", *dataset, "--llm", name)
-    file = origin.settings.get("file")
-    return ("import-prompts", *dataset, "--name", name, *(("--captions",) if file is None else ("--file", str(file))))
+    return (
+        "import-prompts",
+        *dataset,
+        "--name",
+        name,
+        *(("--captions",) if origin.file is None else ("--file", origin.file)),
+    )
 
 
 def pasteable(words: tuple[str, ...]) -> str:

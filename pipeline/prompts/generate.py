@@ -19,7 +19,7 @@ from pipeline.prompts.near import NearDuplicates
 from pipeline.prompts.questions import Question, fill, questions_for
 from pipeline.prompts.rounds import Ask, batches, first_round, next_round
 from pipeline.prompts.summary import Summary, summarise
-from stages import ManifestStore, PromptStore, Provenance, UserError
+from stages import ManifestStore, PromptProvenance, PromptStore, UserError
 from stages.command import say
 from stages.params import DataParams, PromptParams
 from stages.parts import Parts, is_current
@@ -66,16 +66,15 @@ def generate(
     questions = questions_for(dataset, data.questions)
     found = find_llm(llm, options, prompts.server, aliases)
     store = PromptStore(cache, dataset, llm)
-    origin = Provenance(
-        store="prompts",
+    origin = PromptProvenance(
         dataset=dataset,
         content="",
         inputs={"classes": manifest.inputs["classes"]},
         llm=llm,
         llm_fingerprint=found.fingerprint,
         note=found.note,
+        questions={q.question_id: q.text for q in questions},
         settings={
-            "questions": {q.question_id: q.text for q in questions},
             "samples": data.samples,
             "system": found.system,
             # batch too: an answer depends a little on the others of its batch
@@ -112,10 +111,10 @@ def generate(
                 break
         for row in rows:
             row["kept"] = row["drop_reason"] is None
-        table = pa.Table.from_pylist(rows, schema=store.schema())
+        table = store.in_order(pa.Table.from_pylist(rows, schema=store.schema()))
         # A hub model that has just been downloaded is known by its commit from now on.
         known = find_llm(llm, options, prompts.server, aliases).fingerprint
-        done.finish(part, provenance=origin.model_copy(update={"llm_fingerprint": known}), merge=lambda _: table)
+        done.finish([table], provenance=origin.model_copy(update={"llm_fingerprint": known}))
     return summarise(dataset, llm, rows, names, wanted=wanted, note=found.note)
 
 

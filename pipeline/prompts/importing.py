@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.prompts.clean import mark_duplicates, one_line, storable
 from pipeline.prompts.sentence_files import read_sentences
 from pipeline.prompts.summary import Summary, summarise
-from stages import ManifestStore, PromptStore, Provenance, UserError, display_name
+from stages import ManifestStore, PromptProvenance, PromptStore, UserError, display_name
 from stages.artifacts import NO_LLM
 from stages.files import sha256_file
 from stages.names import slug
@@ -46,7 +46,7 @@ def import_prompts(dataset: str, name: str, file: Path, *, cache: Path) -> Summa
         rows,
         inputs={"classes": manifest.inputs["classes"]},
         fingerprint=sha256_file(file),
-        settings={"file": str(file)},  # as the user named it: an error gives the command again
+        file=str(file),  # as the user named it: an error gives the command again
     )
     return summarise(dataset, name, rows, names, ignored=sorted(set(given) - set(found.values())))
 
@@ -74,7 +74,6 @@ def import_captions(dataset: str, name: str, *, cache: Path) -> Summary:
         rows,
         inputs={"classes": manifest.inputs["classes"], "manifest": manifest.content},
         fingerprint=manifest.content,
-        settings={"file": None},
     )
     return summarise(dataset, name, rows, {})
 
@@ -147,14 +146,13 @@ def _write(
     *,
     inputs: dict[str, str],
     fingerprint: str,
-    settings: dict[str, Any],
+    file: str | None = None,
 ) -> None:
     mark_duplicates(rows)
     for row in rows:
         row["kept"] = row["drop_reason"] is None
-    origin = Provenance(
-        store="prompts", dataset=store.dataset, content="", inputs=inputs, llm=rows[0]["llm_name"],
-        llm_fingerprint=fingerprint, settings=settings,
+    origin = PromptProvenance(dataset=store.dataset, content="", inputs=inputs, llm=rows[0]["llm_name"],
+        llm_fingerprint=fingerprint, file=file,
     )  # fmt: skip
     with store.locked("pipeline import-prompts"):
         store.write(pa.Table.from_pylist(rows, schema=store.schema()), origin)

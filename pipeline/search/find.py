@@ -173,7 +173,7 @@ def find_images(
             image_id=row["image_id"],
             class_name=names[store.dataset].get(row["class_id"], ""),
             split=row["split"],
-            root=origins[store.dataset].settings.get("root"),
+            root=origins[store.dataset].root,
             path=paths[store.dataset][row["image_id"]],
         )
         for rank, (store, row) in enumerate(best, 1)

@@ -10,7 +10,15 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.ingest import classes_hash
-from stages import ManifestStore, PromptStore, Provenance, UserError
+from stages import (
+    ImageProvenance,
+    ManifestProvenance,
+    ManifestStore,
+    PromptStore,
+    Provenance,
+    TextProvenance,
+    UserError,
+)
 from stages.artifacts import NO_LLM, SPLITS, Store
 from stages.provenance import refuse_mixture
 
@@ -22,10 +30,12 @@ class Fault:
     Attributes:
         text: one line that names the file.
         stores: what has to be made again to mend it; empty where no command can.
+        sound: what is there is right, and only lacks something that its command adds.
     """
 
     text: str
     stores: tuple[Store, ...] = ()
+    sound: bool = False
 
 
 def parents(store: Store) -> list[Store]:
@@ -61,6 +71,15 @@ def chain_faults(store: Store) -> list[str]:
             return [f"{store.file}: out of date: {error}"]
     check = {"manifest": _manifest, "prompts": _prompts, "text": _text, "images": _images}[store.name]
     return [f"{store.file}: {what}" for what in check(store, origin)]
+
+
+def lacking(store: Store) -> dict[str, list[str]]:
+    """Why images were left out of an image store -> which: `missing`, `unreadable` or `undecodable`."""
+    found: dict[str, list[str]] = {}
+    origin = store.provenance()
+    for image_id, why in (origin.left_out if isinstance(origin, ImageProvenance) else {}).items():
+        found.setdefault(why.partition(":")[0], []).append(image_id)
+    return found
 
 
 def encoder_faults(stores: list[Store]) -> list[Fault]:
@@ -108,6 +127,7 @@ def _manifest(store: Store, origin: Provenance) -> list[str]:
     found = _ask(
         "SELECT DISTINCT class_id, class_name FROM s WHERE class_id IS NOT NULL OR class_name IS NOT NULL", s=s
     )
+    assert isinstance(origin, ManifestProvenance)
     unknown = set(found) - set(origin.class_names.items())
     return [
         *[f"{twice} images stand in it twice"] * bool(twice),
@@ -166,7 +186,7 @@ def _text(store: Store, origin: Provenance) -> list[str]:
             """,
             {
                 "classes": list(manifest.provenance().class_names),
-                "templates": len(origin.settings.get("templates", [])),
+                "templates": len(origin.templates) if isinstance(origin, TextProvenance) else 0,
             },
             s=s, m=manifest.read(["image_id", "class_id", "captions", "questions"]),
         )  # fmt: skip
@@ -175,19 +195,19 @@ def _text(store: Store, origin: Provenance) -> list[str]:
 
 def _images(store: Store, origin: Provenance) -> list[str]:
     s = store.read(["image_id", "view", "class_id", "split"])
-    m = ManifestStore(store.cache, store.dataset).read(["image_id", "path", "class_id", "split", "error"])
-    # The footer lists what could not be decoded as `path: reason`.
-    excused = pa.table({"line": pa.array([str(x) for x in origin.settings.get("found_unreadable", [])], pa.string())})
+    m = ManifestStore(store.cache, store.dataset).read(["image_id", "class_id", "split", "error"])
+    left_out = list(origin.left_out) if isinstance(origin, ImageProvenance) else []
+    excused = pa.table({"image_id": pa.array(left_out, pa.string())})
     [(missing, extra)] = _ask(
         """
         WITH there AS (SELECT DISTINCT image_id, class_id, split FROM s),
              joined AS (
-                SELECT m.path, t.image_id AS found FROM (SELECT * FROM m WHERE error IS NULL) m FULL JOIN there t
+                SELECT m.image_id, t.image_id AS found FROM (SELECT * FROM m WHERE error IS NULL) m FULL JOIN there t
                 ON m.image_id = t.image_id AND m.split = t.split AND m.class_id IS NOT DISTINCT FROM t.class_id
              ),
-             gone AS (SELECT path FROM joined WHERE found IS NULL)
-        SELECT (SELECT count(*) FROM gone WHERE NOT EXISTS (FROM excused WHERE starts_with(line, path || ': '))),
-               (SELECT count(*) FROM joined WHERE path IS NULL)
+             gone AS (SELECT image_id FROM joined WHERE found IS NULL)
+        SELECT (SELECT count(*) FROM gone WHERE image_id NOT IN (FROM excused)),
+               (SELECT count(*) FROM joined WHERE image_id IS NULL)
         """,
         s=s, m=m, excused=excused,
     )  # fmt: skip
@@ -216,10 +236,7 @@ def _miscounted(what: str, missing: int | None, extra: int | None) -> list[str]:
 
 def _class_names(origin: Provenance) -> bool:
     """Whether a manifest's footer lists classes, and those of its hash."""
-    try:
-        return classes_hash(origin.class_names) == origin.inputs.get("classes")
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return False
+    return isinstance(origin, ManifestProvenance) and classes_hash(origin.class_names) == origin.inputs.get("classes")
 
 
 def _ask(sql: str, values: dict[str, Any] | None = None, /, **tables: pa.Table | Store) -> list[tuple[Any, ...]]:

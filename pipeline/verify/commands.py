@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.prompts.commands import pasteable, remake
 from pipeline.verify.places import stores_in
-from stages import Provenance, UserError, slug
+from stages import ManifestProvenance, PromptProvenance, Provenance, UserError, slug
 from stages.artifacts import Store
 from stages.params import Params
 
@@ -30,7 +30,7 @@ def command_for(store: Store, params: Params) -> tuple[str, ...]:
 
 def _ingest(store: Store, params: Params) -> tuple[str, ...]:
     origin = readable_origin(store)
-    source = (origin.settings.get("source") if origin else None) or params.of(store.dataset).source
+    source = (origin.source if isinstance(origin, ManifestProvenance) else None) or params.of(store.dataset).source
     if not source:
         raise UserError(
             f"its source is unknown: run `pipeline ingest {store.dataset} --source SOURCE`, or give "
@@ -45,8 +45,8 @@ def _prompts(store: Store, params: Params) -> tuple[str, ...]:
     listed = _named(place, (item.name for item in params.imports if item.dataset == store.dataset))
     if listed is not None:
         return ("import-prompts", dataset, f"--name={listed}")
-    if origin is not None and "questions" not in origin.settings:
-        file = origin.settings.get("file")
+    if isinstance(origin, PromptProvenance) and origin.questions is None:
+        file = origin.file
         if file is not None and not Path(file).is_file():
             raise UserError(
                 f"its sentences were imported from {file!r}, which is not there and not listed in the settings: run "

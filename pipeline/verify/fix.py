@@ -61,6 +61,7 @@ def _mend(
     aside: bool = True,
 ) -> None:  # fmt: skip
     """Run the command of each faulty store once; `aside` where the command would take the store for a good one."""
+    damaged = {store.file for fault in faults if not fault.sound for store in fault.stores}
     jobs: dict[tuple[str, ...], list[Store]] = {}
     for store in {store.file: store for fault in faults for store in fault.stores}.values():
         unsound = [parent.file for parent in parents(store) if parent.file not in inspection.sound]
@@ -75,7 +76,7 @@ def _mend(
         say(f"fix: {line}")
         before = {store.file: readable_origin(store) for store in stores}
         try:
-            with _put_aside(stores if aside else []):
+            with _put_aside([store for store in stores if aside and store.file in damaged]):
                 run(words)
         except Exception as error:  # whatever it is, the other stores can still be mended
             left += [f"{store.file}: not made again: `{line}` failed: {error}" for store in stores]
@@ -108,6 +109,12 @@ def _changes(before: Provenance | None, store: Store) -> str:
     """Which settings are no longer those that the store was made with before, e.g. flags given by hand then."""
     if before is None:
         return ""
-    old, new = before.settings, store.provenance().settings
-    changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and not k.startswith("found_")]
+    old, new = _settings(before), _settings(store.provenance())
+    changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
     return f" (settings that differ from before: {', '.join(changed)})" if changed else ""
+
+
+def _settings(origin: Provenance) -> dict[str, object]:
+    """What the user can set, of all that decides the rows."""
+    made_from = origin.made_from
+    return {**{k: v for k, v in made_from.items() if k not in Provenance.model_fields}, **made_from["settings"]}

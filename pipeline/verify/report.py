@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.verify.checks import Fault, chain_faults, encoder_faults, own_faults, parents
+from pipeline.verify.checks import Fault, chain_faults, encoder_faults, lacking, own_faults, parents
 from pipeline.verify.places import leftovers, stores_in, strays
 from stages import UserError
 from stages.artifacts import STORES, Store
@@ -56,6 +56,7 @@ class Inspection:
             found = [str(error)]
         if not found and self.judged(store):
             self.sound.add(store.file)
+            return [Fault(text, (store,), sound=True) for text in _lacking(store)]
         return [Fault(text, (store,)) for text in found]
 
     def judged(self, store: Store) -> bool:
@@ -65,6 +66,17 @@ class Inspection:
     def encoders(self) -> list[Fault]:
         """Faults between the sound stores of one encoder."""
         return encoder_faults([s for s in stores_in(self.cache, self.dataset) if s.file in self.sound])
+
+
+def _lacking(store: Store) -> list[str]:
+    """One line a reason for which an image store lacks images of its manifest."""
+    again = f"run `pipeline embed-images --dataset {store.dataset}` again once they are back"
+    mends = {"undecodable": f"run `pipeline ingest {store.dataset}` again to have them marked as such"}
+    return [
+        f"{store.file}: {len(images)} images were {why} when it was made (first: {images[0]!r:.200}): "
+        + mends.get(why, again)
+        for why, images in sorted(lacking(store).items())
+    ]
 
 
 def verify(cache: Path, dataset: str | None = None) -> Report:
