@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from stages.errors import UserError
 
@@ -75,7 +75,7 @@ class Provenance(BaseModel):
             raise UserError(f"{where}: store format {version}, this version reads {FORMAT_VERSION}; write it again")
         try:
             return KINDS[entry["store"]].model_validate(_from_version_2(entry) if version == 2 else entry)
-        except (ValidationError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{where}: unreadable provenance in the Parquet footer; write the store again") from error
 
 

@@ -73,8 +73,8 @@ def _lacking(store: Store) -> list[str]:
     again = f"run `pipeline embed-images --dataset {store.dataset}` again once they are back"
     mends = {"undecodable": f"run `pipeline ingest {store.dataset}` again to have them marked as such"}
     return [
-        f"{store.file}: {len(images)} images were {why} when it was made (first: {images[0]!r:.200}): "
-        + mends.get(why, again)
+        f"{store.file}: {len(images)} image{'s were' if len(images) > 1 else ' was'} {why} when it was made (first: "
+        f"{images[0]!r:.200}): " + mends.get(why, again)
         for why, images in sorted(lacking(store).items())
     ]
 

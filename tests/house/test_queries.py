@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from pipeline.catalog import query
 from pipeline.cli import app
-from stages import ImageStore, ManifestStore, PromptStore, Provenance, TextStore
+from stages import ImageStore, ManifestProvenance, ManifestStore, PromptStore, TextStore
 from stages.artifacts import embedding_matrix
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ class Small:
         }  # fmt: skip
         ManifestStore(self.cache, "spoken").write(
             pa.Table.from_pylist([row], schema=ManifestStore.schema()),
-            Provenance(store="manifest", dataset="spoken", content="", settings={"class_names": {}}),
+            ManifestProvenance(dataset="spoken", content=""),
         )
         self.manifest = ManifestStore(self.cache, "weaves").read().to_pylist()
         self.prompts = PromptStore(self.cache, "weaves", "people").read().to_pylist()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline.catalog import copy_out, mismatches, query, unique
 from pipeline.printing import plain, table, write_csv, write_json
-from stages import ImageStore, ManifestStore, Provenance, UserError
+from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, UserError
 from stages.artifacts import embedding_array
 from stages.command import visible
 
@@ -38,7 +38,7 @@ def fill(cache: Path, *, dataset: str = "w", precision: str = "float16", manifes
     schema = ManifestStore.schema()
     made = ManifestStore(cache, dataset).write(
         pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema),
-        Provenance(store="manifest", dataset=dataset, content="", settings={"class_names": {0: HOSTILE, 1: "blue"}}),
+        ManifestProvenance(dataset=dataset, content="", class_names={0: HOSTILE, 1: "blue"}),
     )
     vectors = np.eye(3, WIDTH)
     columns = {

@@ -21,7 +21,7 @@ from pipeline.prompts.commands import pasteable, remake
 from pipeline.prompts.importing import import_prompts
 from pipeline.torchvision_mend import mend_torchvision
 from pipeline.verify import verify
-from stages import ImageStore, ManifestStore, PromptStore, Provenance, TextStore, UserError
+from stages import ImageStore, ManifestProvenance, ManifestStore, PromptStore, TextStore, UserError
 from stages.artifacts import embedding_matrix
 from stages.params import DataParams, EmbedParams
 
@@ -70,7 +70,7 @@ def test_every_readable_image_is_embedded_as_the_encoder_alone_does(cache: Path,
     assert len(summary.unreadable) == 1
     table = ImageStore(cache, "w", encoder.name).read()
     rows = {r["image_id"]: r for r in ManifestStore(cache, "w").read().to_pylist()}
-    root = Path(ManifestStore(cache, "w").provenance().settings["root"])
+    root = Path(ManifestStore(cache, "w").provenance().root or "")
     vectors = embedding_matrix(table["embedding"])
     for image_id, class_id, split, vector in zip(
         *(table[c].to_pylist() for c in ("image_id", "class_id", "split")), vectors, strict=True
@@ -153,9 +153,7 @@ def test_captions_questions_and_answers_are_embedded_with_the_templates(tmp_path
         for k in range(3)
     ]  # fmt: skip
     store = ManifestStore(tmp_path, "bears")
-    origin = Provenance(
-        store="manifest", dataset="bears", content="", inputs={"classes": "none"}, settings={"class_names": {}}
-    )
+    origin = ManifestProvenance(dataset="bears", content="", inputs={"classes": "none"})
     store.write(pa.Table.from_pylist(rows, schema=store.schema()), origin)
     assert embed_text("bears", encoder, data=DataParams(), embed=EMBED, cache=tmp_path)[0].rows == 3 * 2 + 1 + 2
     found = TextStore(tmp_path, "bears", encoder.name, "none")
@@ -305,3 +303,77 @@ def test_a_stale_source_is_left_out_with_its_mend_and_the_others_are_embedded(
     ]
     origin = PromptStore(cache, "w", "people").provenance()
     assert pasteable(remake(origin)).endswith(f"--file '{tmp_path / 'all of them.json'}'")
+
+
+# images that are away for a moment
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_images_that_come_back_are_embedded_as_if_they_had_been_there(
+    cache: Path, encoder: Encoder, weaves: Path, views: int
+) -> None:
+    embed = EmbedParams(batch=8, part=10, workers=0, views=views)
+    store = ImageStore(cache, "w", encoder.name)
+    embed_images("w", encoder, embed=embed, cache=cache)
+    undisturbed = store.file.read_bytes()
+    store.file.unlink()
+
+    away = [weaves / "grey weave" / "03.png", weaves / "red weave" / "07.png"]
+    for file in away:
+        file.rename(file.with_suffix(".away"))
+    (weaves / "blue weave" / "00.png").rename(weaves / "blue weave" / "whole")
+    (weaves / "blue weave" / "00.png").write_bytes(b"half")
+    first = embed_images("w", encoder, embed=embed, cache=cache)
+    assert (first.rows, first.skipped) == (45, False)
+    assert sorted(first.left_out) == [
+        "blue weave/00.png: undecodable: not an image that can be read",
+        "grey weave/03.png: missing: No such file or directory",
+        "red weave/07.png: missing: No such file or directory",
+    ]
+    lines = "\n".join(fault.text for fault in verify(cache).faults)
+    assert "2 images were missing when it was made" in lines
+    assert "1 image was undecodable" in lines
+
+    lacking = store.file.read_bytes()
+    same = embed_images("w", encoder, embed=embed, cache=cache)
+    assert (same.rows, same.skipped, same.left_out) == (45, True, first.left_out)
+    assert store.file.read_bytes() == lacking
+
+    away[0].with_suffix(".away").rename(away[0])
+    second = embed_images("w", encoder, embed=embed, cache=cache)
+    assert (second.rows, second.skipped, len(second.left_out)) == (46, False, 2)
+
+    away[1].with_suffix(".away").rename(away[1])
+    (weaves / "blue weave" / "whole").rename(weaves / "blue weave" / "00.png")
+    assert embed_images("w", encoder, embed=embed, cache=cache).left_out == []
+    assert store.file.read_bytes() == undisturbed
+    assert verify(cache).faults == []
+
+
+def test_too_many_images_away_is_a_failure_that_keeps_what_could_be_embedded(
+    cache: Path, encoder: Encoder, weaves: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (weaves / "grey weave").rename(weaves.parent / "away")
+    store = ImageStore(cache, "w", encoder.name)
+    line = r"w: 12 of 48 images cannot be read \(12 missing; first: grey weave/.*data\.w\.max_missing allows \(0\.1\)"
+    with pytest.raises(UserError, match=line):
+        embed_images("w", encoder, embed=EMBED, cache=cache)
+    assert not store.exists()
+    (weaves.parent / "away").rename(weaves / "grey weave")
+    whole, seen = type(encoder).encode_images, []
+
+    def counting(self: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        return whole(self, pixels)  # type: ignore[no-any-return, arg-type]
+
+    monkeypatch.setattr(type(encoder), "encode_images", counting)
+    assert embed_images("w", encoder, embed=EMBED, cache=cache).rows == 48
+    assert sum(seen) < 48, "parts without a fault were kept"
+
+
+def test_a_share_of_images_that_may_be_away_is_a_setting(cache: Path, encoder: Encoder, weaves: Path) -> None:
+    (weaves / "grey weave").rename(weaves.parent / "away")
+    summary = embed_images("w", encoder, embed=EMBED, cache=cache, max_missing=0.25)
+    assert (summary.rows, len(summary.left_out)) == (36, 12)
+    with pytest.raises(UserError, match="max_missing allows"):
+        embed_images("w", encoder, embed=EMBED, cache=cache, max_missing=0.2)

@@ -20,7 +20,7 @@ from pipeline.prompts.near import NearDuplicates, near_duplicates
 from pipeline.prompts.questions import Question
 from pipeline.prompts.rounds import Ask, batches, first_round, next_round
 from pipeline.prompts.summary import Summary, lines, summarise
-from stages import ManifestStore, PromptStore, Provenance, UserError
+from stages import ManifestProvenance, ManifestStore, PromptStore, UserError
 from stages.params import DataParams, PromptParams
 
 LLM = "some/model"
@@ -35,10 +35,8 @@ def manifest(cache: Path, names: Mapping[int, str] = NAMES, dataset: str = "d") 
         {"image_id": f"{i}.png", "path": f"{i}.png", "class_id": i, "class_name": name, "split": "train"}
         for i, name in names.items()
     ]
-    origin = Provenance(
-        store="manifest", dataset=dataset, content="", inputs={"classes": classes_hash(dict(names))},
-        settings={"class_names": {str(i): name for i, name in names.items()}},
-    )  # fmt: skip
+    inputs = {"classes": classes_hash(dict(names))}
+    origin = ManifestProvenance(dataset=dataset, content="", inputs=inputs, class_names=dict(names))
     store = ManifestStore(cache, dataset)
     store.write(pa.Table.from_pylist(rows, schema=store.schema()), origin)
 

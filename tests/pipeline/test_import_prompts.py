@@ -15,7 +15,7 @@ from pipeline.cli import prompts as command_line
 from pipeline.ingest import classes_hash
 from pipeline.prompts.importing import import_captions, import_prompts, match
 from pipeline.prompts.sentence_files import LONGEST, read_sentences
-from stages import ManifestStore, PromptStore, Provenance, UserError
+from stages import ManifestProvenance, ManifestStore, PromptStore, UserError
 
 NAMES = {0: "water lilly", 1: "Sea_horse", 2: "T-shirt"}
 Captions = Mapping[str, list[str] | None]
@@ -28,10 +28,8 @@ def manifest(cache: Path, names: Mapping[int, str] = NAMES, captions: Captions |
         {"image_id": image, "path": image, "class_id": ids[k % len(ids)], "split": "test", "captions": each}
         for k, (image, each) in enumerate(captions.items())
     ]
-    origin = Provenance(
-        store="manifest", dataset="d", content="", inputs={"classes": classes_hash(dict(names))},
-        settings={"class_names": {str(i): name for i, name in names.items()}},
-    )  # fmt: skip
+    inputs = {"classes": classes_hash(dict(names))}
+    origin = ManifestProvenance(dataset="d", content="", inputs=inputs, class_names=dict(names))
     store = ManifestStore(cache, "d")
     store.write(pa.Table.from_pylist(rows, schema=store.schema()), origin)
 

@@ -35,7 +35,7 @@ from pipeline.search import (
     sentence_stores,
 )
 from pipeline.search.sheet import HEAD, MOST, SIDE
-from stages import ImageStore, ManifestStore, Provenance, TextStore, UserError
+from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, TextStore, UserError
 from stages.artifacts import embedding_array, embedding_matrix
 
 
@@ -67,7 +67,7 @@ def write_store(cache: Path, vectors: np.ndarray, *, splits: list[str] | None = 
             rows = rows.append_column(field, pa.nulls(n, field.type))
     manifest = ManifestStore(cache, "g").write(
         rows.select(schema.names),
-        Provenance(store="manifest", dataset="g", content="", settings={"class_names": {0: "c"}}),
+        ManifestProvenance(dataset="g", content="", class_names={0: "c"}),
     )
     noise = np.random.default_rng(9).normal(size=(n, views, vectors.shape[1]))
     noise[:, 0] = vectors
@@ -119,7 +119,7 @@ def test_exact_search_finds_what_sorting_all_cosines_finds(
 
 def test_an_image_finds_itself_and_a_sentence_its_own_text(made: tuple[Path, Encoder]) -> None:
     cache, encoder = made
-    file = Path(ManifestStore(cache, "weaves").provenance().settings["root"]) / "red weave" / "05.png"
+    file = Path(ManifestStore(cache, "weaves").provenance().root or "") / "red weave" / "05.png"
     first = find_images(image_stores(cache, encoder.name, "weaves"), embed_query(encoder, image=file), top=1)[0]
     assert (first.image_id, round(first.score, 2)) == ("red weave/05.png", 1)
     texts = sentence_stores(cache, encoder.name)

@@ -50,7 +50,7 @@ def test_a_saved_data_set_is_read_as_its_own_library_reads_it(weaves: Path, tmp_
     assert (summary.images, summary.classes) == ({"train": 24, "val": 4, "test": 20}, 4)
     store = ManifestStore(tmp_path / "cache", "w")
     found = store.read().to_pylist()
-    root = Path(store.provenance().settings["root"])
+    root = Path(store.provenance().root or "")
     expected = datasets.load_from_disk(tmp_path / "saved")
     names = expected.features["label"].names
     ours = Counter((r["class_id"], r["class_name"], open_rgb(read_bytes(root, r["path"])).tobytes()) for r in found)

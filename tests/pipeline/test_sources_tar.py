@@ -56,7 +56,7 @@ def test_an_archive_is_a_source_and_nothing_is_unpacked(tmp_path: Path) -> None:
     store = ManifestStore(tmp_path / "cache", "w")
     row = next(r for r in store.read().to_pylist() if r["path"] == "w.tar/0007.jpg")
     assert (row["class_name"], row["captions"]) == (sorted(COLOURS)[3], ["weave 7"])
-    assert read_bytes(Path(store.provenance().settings["root"]), row["path"]) == image(7)
+    assert read_bytes(Path(store.provenance().root or ""), row["path"]) == image(7)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "w.tar"]
 
 

@@ -363,7 +363,7 @@ def test_fix_says_what_it_cannot_mend_and_keeps_it(cache: Path, project: Path, s
     shutil.copy(rewrite_from, stores["manifest"].file)
     found = fix(project, cache, params="poor.yaml")
     assert found["not_fixed"] == []
-    rewrite(stores["prompts"], lambda rows: rows, settings={"file": "/gone/sentences.json"})
+    rewrite(stores["prompts"], lambda rows: rows, file="/gone/sentences.json")
     edit(stores["prompts"], "text", "edited")
     command = "pipeline import-prompts --dataset w --name people --file /gone/sentences.json"
     assert (

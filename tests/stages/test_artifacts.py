@@ -1,5 +1,6 @@
 """Stores: what is written is read back, nothing is half-written, and stores that do not belong together are refused."""
 
+import json
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stages import ImageStore, ManifestStore, Provenance, TextStore, UserError
+from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, TextStore, UserError
 from stages.artifacts import embedding_array, embedding_matrix, partition_values, read_together
 
 
@@ -178,3 +179,25 @@ def test_partitions_on_disk_are_listed(tmp_path: Path) -> None:
         store = ImageStore(tmp_path, "d", encoder)
         store.write(image_table(store, unit(2)), origin())
     assert partition_values(tmp_path, ImageStore, "encoder", dataset="d") == ["lite", "open_clip-ViT-B-16-openai"]
+
+
+def test_a_footer_of_the_format_before_is_read_as_the_same_origin() -> None:
+    old = {
+        "store": "manifest", "dataset": "d", "content": "c", "inputs": {"classes": "x"}, "encoder": None,
+        "encoder_fingerprint": None, "width": None, "llm": None, "llm_fingerprint": None, "note": "",
+        "code_version": "0.1.0", "format_version": 2,
+        "settings": {"source": "s", "root": "/r", "class_names": {"0": "cat"}, "templates": ["a {}."], "split": "as found"},
+    }  # fmt: skip
+    found = Provenance.from_footer({b"aape": json.dumps(old).encode()}, where="here")
+    assert isinstance(found, ManifestProvenance)
+    assert (found.root, found.class_names, found.templates) == ("/r", {0: "cat"}, ["a {}."])
+    assert found.settings == {"split": "as found"}
+    assert Provenance.from_footer(found.to_footer(), where="here") == found
+
+
+@pytest.mark.parametrize(
+    "entry", [[], 3, {"format_version": 2}, {"format_version": 3, "store": "no"}, {"store": "text"}]
+)
+def test_a_footer_that_makes_no_sense_is_one_line(entry: object) -> None:
+    with pytest.raises(UserError, match="here: unreadable provenance"):
+        Provenance.from_footer({b"aape": json.dumps(entry).encode()}, where="here")

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.ingest import classes_hash
-from stages import ImageStore, ManifestStore, Provenance, TextStore
+from stages import ImageProvenance, ImageStore, ManifestProvenance, ManifestStore, Provenance, TextStore
 from stages.artifacts import embedding_array
 from stages.params import Params
 
@@ -45,13 +45,7 @@ def make_stores(
         [{"image_id": i, "path": i, "class_id": c, "class_name": names[c], "split": s} for i, s, c in rows],
         schema=manifest.schema(),
     )
-    origin = Provenance(
-        store="manifest",
-        dataset=dataset,
-        content="",
-        inputs=classes,
-        settings={"class_names": {str(k): v for k, v in names.items()}},
-    )
+    origin = ManifestProvenance(dataset=dataset, content="", inputs=classes, class_names=names)
     written = manifest.write(table, origin)
     facts = {
         "dataset": dataset,
@@ -73,10 +67,9 @@ def make_stores(
     ]  # fmt: skip
     images.write(
         pa.table(columns, schema=images.schema(width=WIDTH)),
-        Provenance(
-            store="images",
+        ImageProvenance(
             inputs={**classes, "manifest": written.content},
-            settings={"views": views},
+            views=views,
             **facts,
         ),
     )
