@@ -186,7 +186,9 @@ def test_a_footer_of_the_format_before_is_read_as_the_same_origin() -> None:
         "store": "manifest", "dataset": "d", "content": "c", "inputs": {"classes": "x"}, "encoder": None,
         "encoder_fingerprint": None, "width": None, "llm": None, "llm_fingerprint": None, "note": "",
         "code_version": "0.1.0", "format_version": 2,
-        "settings": {"source": "s", "root": "/r", "class_names": {"0": "cat"}, "templates": ["a {}."], "split": "as found"},
+        "settings": {
+            "source": "s", "root": "/r", "class_names": {"0": "cat"}, "templates": ["a {}."], "split": "as found",
+        },
     }  # fmt: skip
     found = Provenance.from_footer({b"aape": json.dumps(old).encode()}, where="here")
     assert isinstance(found, ManifestProvenance)
