@@ -6,21 +6,28 @@
 It re-exports and adapts `trainer`, and nothing imports it. No encoder, language model, DVC or database is loaded.
 """
 
-from typing import Any
-
-from aape import estimators
+from aape.base import Classifier
 from aape.classes import Classes
-from aape.estimators import CLASSES, AAPEClassifier, MethodClassifier, classifier, load
+from aape.estimators import CLASSES, AAPEClassifier, AAPEPlusClassifier, MethodClassifier, classifier, load
+from aape.stores import StoredFeatures, StoredImages, open_features
 
 __all__ = [
     "AAPEClassifier",
+    "AAPEPlusClassifier",
     "Classes",
     "MethodClassifier",
+    "StoredFeatures",
+    "StoredImages",
     "classifier",
     "load",
-    *(c.__name__ for c in CLASSES.values()),
+    "open_features",
+    *sorted({made.__name__ for made in CLASSES.values()} - {"AAPEClassifier", "AAPEPlusClassifier"}),
 ]
 
 
-def __getattr__(name: str) -> Any:
-    return getattr(estimators, name)
+def __getattr__(name: str) -> type[Classifier]:
+    """The generated classes, which a type checker does not see otherwise."""
+    for made in CLASSES.values():
+        if made.__name__ == name:
+            return made
+    raise AttributeError(f"module 'aape' has no attribute {name!r}")

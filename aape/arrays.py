@@ -41,15 +41,16 @@ def unit_rows(values: Float[np.ndarray, "*rows D"], *, name: str) -> Float[np.nd
     Raises:
         ValueError: a row is zero and has no direction.
     """
-    rows = np.ascontiguousarray(values, dtype=np.float64 if values.dtype == np.float64 else np.float32)
-    largest = np.abs(rows).max(axis=-1, keepdims=True, initial=0)
+    rows = np.array(values, dtype=np.float64 if values.dtype == np.float64 else np.float32, order="C")
+    largest = np.maximum(rows.max(axis=-1, keepdims=True), -rows.min(axis=-1, keepdims=True))
     zero = np.flatnonzero(largest == 0)
     if len(zero):
         raise ValueError(
             f"Input {name} contains {len(zero)} zero vectors (first: row {zero[0]}): they have no direction to compare."
         )
-    rows = rows / largest
-    return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), dtype=np.float32)
+    rows /= largest
+    rows /= np.sqrt(np.einsum("...d,...d->...", rows, rows))[..., None]
+    return rows.astype(np.float32, copy=False)
 
 
 def checked(values: Any, *, name: str, dims: Sequence[int] = (2,)) -> Float[np.ndarray, "*rows D"]:

@@ -26,6 +26,7 @@ from torch.nn.functional import normalize
 from aape.arrays import DTYPES, ArrayLike, as_array, one_thread, plain_errors, unit_rows
 from aape.classes import Classes
 from aape.saving import UNKNOWN, described, read, save
+from stages.device import pick_device
 from stages.errors import nearest
 from stages.training import TrainParams
 from trainer.data import ClassText, Images, Task
@@ -33,6 +34,8 @@ from trainer.methods import FOR_STUDIES, METHODS, Method, Predictor, methods
 from trainer.packing import canonical
 
 PROTOTYPES = "image prototypes"
+IMAGES_ALONE = ("nearest-centroid", "logistic")
+"""Methods whose result does not depend on class text."""
 TILE = 4096
 """Images scored at once."""
 RandomState = int | np.random.RandomState | None
@@ -222,7 +225,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return hasattr(self, "predictor_")  # scikit-learn would take `lambda_`, an argument, for a fitted attribute
 
     def _device(self) -> torch.device:
-        return torch.device(self.device or "cpu")
+        with plain_errors():
+            return pick_device(self.device or "cpu")
 
     def _seed(self) -> int:
         """An integer stays what it is, so that it means what it means to `trainer run --seeds`."""
@@ -261,7 +265,6 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"X has {self.n_features_in_} features, but {classes.source} have {classes.width}: all must come from "
                 "the same encoder."
             )
-        name = type(self).__name__
         unused = len(classes.names) - len(rows)
         if unused:
             first = next(each for i, each in enumerate(classes.names) if i not in rows)
@@ -273,13 +276,15 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         self.text_source_ = classes.source or PROTOTYPES
         if classes.source:
-            return self._with_prompts(classes.tensors(train.labels.device).select(rows), method)
-        warnings.warn(
-            f"{name} was given no class text: the mean image of each class stands in for it (text_source_ = "
-            f"{PROTOTYPES!r}). Give fit templates= or prompts=, embedded by the same encoder.",
-            UserWarning,
-            stacklevel=3,
-        )
+            text = classes.tensors(train.labels.device).select(rows)
+            return self._by_template(text) if text.prompts is None and _needs_prompts(method) else text
+        if method.name not in IMAGES_ALONE:
+            warnings.warn(
+                f"{type(self).__name__} was given no class text: the mean image of each class stands in for it "
+                f"(text_source_ = {PROTOTYPES!r}). Give fit templates= or prompts=, embedded by the same encoder.",
+                UserWarning,
+                stacklevel=3,
+            )
         sums = train.embeddings.new_zeros(len(rows), self.n_features_in_)
         template = normalize(sums.index_add_(0, train.labels, train.embeddings), dim=-1)
         text = ClassText(tuple(classes.names[row] for row in rows), template)
@@ -303,9 +308,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         return [row for row in found if row is not None]
 
-    def _with_prompts(self, text: ClassText, method: Method) -> ClassText:
-        if text.prompts is not None or not _needs_prompts(method):
-            return text
+    def _by_template(self, text: ClassText) -> ClassText:
         warnings.warn(
             f"{type(self).__name__} reads reference prompts and was given none: the template of each class stands in.",
             UserWarning,
@@ -342,7 +345,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 UserWarning,
                 stacklevel=4,
             )
-        return self._with_prompts(classes.tensors(self.text_.template.device), method)
+        text = classes.tensors(self.text_.template.device)
+        if text.prompts is None and self.info_.get("class_text") == "prompts":
+            return self._by_template(text)
+        return text
 
 
 def plain(value: Any) -> Any:

@@ -176,6 +176,19 @@ class AAPEClassifier(_OneMethod):
         return {name: getattr(self, name) for name in TrainParams.model_fields}
 
 
+class AAPEPlusClassifier(NamedClassifier):
+    """AAPE+ (this project's own): the image attends over each class's prompts, beside a ridge regression on the shots.
+
+    Nothing is trained by descent, and there are no settings.
+
+    Args:
+        random_state: seed of the validation images that are drawn; an integer means what it means to `--seeds`.
+        device: where to compute, such as `cuda`; None: the CPU.
+    """
+
+    _name = "aape-plus"
+
+
 def class_name(method: str) -> str:
     """What the class of a method is called: `tip-adapter-f` is `TipAdapterFClassifier`."""
     words = method.removesuffix("-plus").split("-")
@@ -185,7 +198,7 @@ def class_name(method: str) -> str:
 
 def _generated() -> dict[str, type[Classifier]]:
     """A class for each method of the registry."""
-    found: dict[str, type[Classifier]] = {"aape": AAPEClassifier}
+    found: dict[str, type[Classifier]] = {"aape": AAPEClassifier, "aape-plus": AAPEPlusClassifier}
     for name, make in METHODS.items():
         if name in found:
             continue
@@ -229,8 +242,3 @@ def load(folder: str | Path, *, device: str | None = None) -> Classifier:
     _, saved = read(Path(folder), device=device)
     made: type[Classifier] = CLASSES.get(saved.method, MethodClassifier)
     return made.load(folder, device=device)
-
-
-def __getattr__(name: str) -> type[NamedClassifier]:
-    """For type checkers, which do not see generated classes."""
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

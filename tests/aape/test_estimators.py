@@ -154,6 +154,7 @@ def test_without_text_the_mean_images_stand_in_and_it_says_so() -> None:
     assert made.text_source_ == "templates"
     made = AAPEPlusClassifier().fit(DATA.X, DATA.y, prompts=DATA.text["prompts"])
     assert made.text_source_ == "prompts"
+    assert classifier("logistic").fit(DATA.X, DATA.y).score(DATA.X_new, DATA.y_new) > 0.6, "reads none and misses none"
 
 
 def test_classes_never_seen_are_served_by_their_text() -> None:

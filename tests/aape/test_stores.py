@@ -1,0 +1,94 @@
+"""The stores as arrays: what `trainer run` sees, the test split by its own call only, docs/python.md as written."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aape import AAPEPlusClassifier, open_features
+from aape.base import IMAGES_ALONE
+from aape.estimators import CLASSES
+from tests.trainer.small_stores import NAMES, WIDTH, make_stores
+from trainer import features as trainer_features
+from trainer.methods import METHODS
+
+ROOT = Path(__file__).parents[2]
+DOC = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+
+
+def test_the_stores_come_as_arrays_and_fit_as_they_are(tmp_path: Path) -> None:
+    make_stores(tmp_path, views=2)
+    data = open_features(tmp_path, dataset="w")
+    assert (data.encoder, data.encoder_fingerprint, data.width) == ("lite", "f", WIDTH)
+    assert data.class_names == tuple(NAMES.values())
+    assert data.train.X.shape == (32, WIDTH)
+    assert data.train.views is not None
+    assert data.train.views.shape == (32, 2, WIDTH)
+    assert data.train.image_ids[:2] == ("train/0/0", "train/0/1")
+    assert (data.train.y == np.repeat(range(4), 8)).all()
+    assert len(data.val) == 12
+    assert data.sources == ("llm", "people")
+    assert data.notes == ("not CLIP",)
+    text = data.classes("people")
+    assert text.prompts is not None
+    assert [len(rows) for rows in text.prompts] == [len(said) for said in data.sentences("people")] == [5] * 4
+    made = AAPEPlusClassifier().fit(**data.few_shot(4, seed=2), text=text)
+    assert made.score(data.val.X, data.val.y) > 0.6
+    made.save(tmp_path / "head", encoder=data.encoder, encoder_fingerprint=data.encoder_fingerprint)
+    with pytest.raises(ValueError, match="no prompts of 'llama'; it has: llm, people"):
+        data.classes("llama")
+    with pytest.raises(ValueError, match="9 shots asked, but 4 classes have fewer"):
+        data.few_shot(9)
+
+
+def test_the_test_split_is_read_by_its_own_call_and_by_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_stores(tmp_path)
+    opened: list[str] = []
+    whole = trainer_features._read_split
+
+    def watched(store: object, split: str, *rest: object) -> object:
+        opened.append(split)
+        return whole(store, split, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer_features, "_read_split", watched)
+    data = open_features(tmp_path, dataset="w", encoder="lite")
+    AAPEPlusClassifier().fit(**data.few_shot(4), text=data.classes()).predict(data.val.X)
+    assert opened == ["train", "val"]
+    assert data.read_test_split_for_final_evaluation().X.shape == (48, WIDTH)
+    assert opened == ["train", "val", "test"]
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    make_stores(tmp_path)
+    with pytest.raises(
+        ValueError, match="data set 'x' has no embedded images: run `pipeline embed-images --dataset x`"
+    ):
+        open_features(tmp_path, dataset="x")
+    (tmp_path / "images/dataset=w/encoder=other").mkdir()
+    (tmp_path / "images/dataset=w/encoder=other/part-0.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"embeddings of 2 encoders \(lite, other\): name one with encoder="):
+        open_features(tmp_path, dataset="w")
+
+
+def test_every_snippet_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_stores(tmp_path / "cache", dataset="clothes")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    snippets = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
+    for snippet in snippets:
+        exec(compile(snippet, "docs/python.md", "exec"), names)
+    assert len(snippets) >= 6
+    assert (tmp_path / "head" / "checkpoint.json").exists()
+
+
+def test_the_table_of_estimators_is_that_of_the_registry() -> None:
+    rows = []
+    for name in METHODS:
+        method = CLASSES[name]()._method()
+        reads = "images" if name in IMAGES_ALONE else "prompts, templates" if method.uses_prompts else "templates"
+        serves = "yes" if method.serves_new_classes else "no"
+        rows.append(f"| `{name}` | `{CLASSES[name].__name__}` | {reads} | {serves} |")
+    assert re.findall(r"^\| `.*Classifier` .*$", DOC, re.MULTILINE) == rows
