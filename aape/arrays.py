@@ -41,7 +41,8 @@ def unit_rows(values: Float[np.ndarray, "*rows D"], *, name: str) -> Float[np.nd
     Raises:
         ValueError: a row is zero and has no direction.
     """
-    rows = np.array(values, dtype=np.float64 if values.dtype == np.float64 else np.float32, order="C")
+    precision = np.float64 if values.dtype == np.float64 else np.float32
+    rows: npt.NDArray[np.floating[Any]] = np.array(values, dtype=precision, order="C")
     largest = np.maximum(rows.max(axis=-1, keepdims=True), -rows.min(axis=-1, keepdims=True))
     zero = np.flatnonzero(largest == 0)
     if len(zero):

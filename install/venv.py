@@ -88,7 +88,7 @@ def main() -> None:
     run(
         python, "-m", "uv", "pip", "install", "--quiet", "--python", python,
         "--override", str(overrides), "--constraint", str(HERE / f"constraints-{variant}.txt"),
-        "--editable", f".[{variant},demo,dev,hf]",
+        "--editable", f".[{variant},all,demo,dev]",
         env=uv_environment(python),
     )  # fmt: skip
     STAMP.write_text(wanted)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from stages.errors import UserError
+from stages.extras import missing_extra
 from stages.stopping import Stopped, stop_on_signals
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def main(app: typer.Typer) -> None:
     except Exception as error:
         if debug:
             raise
-        _complain(f"{type(error).__name__}: {' '.join(str(error).split())[:500]} (--debug shows where)")
+        line = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
+        _complain(line or f"{type(error).__name__}: {' '.join(str(error).split())[:500]} (--debug shows where)")
         sys.exit(1)
 
 

@@ -7,7 +7,8 @@ from pipeline.doctor.disk import check_disk, check_shared_memory
 from pipeline.doctor.encoder import check_encoder
 from pipeline.doctor.hub import Hub
 from pipeline.doctor.llm import check_llm
-from pipeline.doctor.machine import check_devices, check_torchvision, check_versions
+from pipeline.doctor.machine import check_devices, check_extras, check_torchvision, check_versions
+from pipeline.doctor.names import check_names
 from pipeline.doctor.sources import check_sources
 from stages.params import Params
 
@@ -22,11 +23,13 @@ def doctor(params: Params, cache: Path, results: Path) -> list[Check]:
     downloads = {"encoder": encoder.download, "llm": llm.download}
     return [
         *check_versions(llm_in_process=llm.needed and params.prompts.server.url is None),
+        *check_extras(),
+        *check_names(),
         *check_devices(),
         check_torchvision(),
         encoder.check,
         llm.check,
         *check_sources(params, cache),
-        *check_disk(params, cache, results, width=encoder.width, downloads=downloads, convert=llm.convert),
+        *check_disk(params, cache, results, hub.cache, width=encoder.width, downloads=downloads, convert=llm.convert),
         check_shared_memory(params, side=encoder.side),
     ]

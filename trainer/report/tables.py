@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from stages.command import table
-from trainer.record import Estimate, RunRecord, summarize
+from trainer.record import Estimate, ProtocolRecord, RunRecord, summarize
 
 ORDER = ("accuracy", "macro_accuracy", "base", "new", "h", "generalized")
 
@@ -20,6 +20,15 @@ def metrics_of(by_method: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
     """The metrics of a protocol, in the field's order."""
     found = {metric for by_metric in by_method.values() for metric in by_metric}
     return [m for m in ORDER if m in found] + sorted(found - set(ORDER))
+
+
+def most_shots(record: RunRecord) -> dict[str, ProtocolRecord]:
+    """Of each protocol the one with the most shots, by key."""
+    found: dict[str, tuple[str, ProtocolRecord]] = {}
+    for key, about in record.protocols.items():
+        if about.name not in found or about.shots > found[about.name][1].shots:
+            found[about.name] = (key, about)
+    return dict(found.values())
 
 
 def text_tables(record: RunRecord) -> str:

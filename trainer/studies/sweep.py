@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stages import UserError
 from stages.command import say, table
+from stages.extras import installed, mend
 from stages.files import write_text
 from stages.params import Params, changed
 from stages.provenance import code_version
@@ -14,7 +15,6 @@ from trainer.inputs import Inputs, load_inputs
 from trainer.record import RUN, RunRecord, csv_text, load_record, save_record, summarize
 from trainer.report.tables import cell
 from trainer.run import run
-from trainer.studies.picture import picture
 from trainer.studies.recipe import Recipe, SweepRow, describe, plain
 
 
@@ -51,6 +51,11 @@ def sweep(
                 ]
     write_text(folder / "table.csv", _csv(rows))
     write_text(folder / "table.md", f"# {recipe.title}\n\n{recipe.about}\n\n{as_table(rows, markdown=True)}\n")
+    if not installed("matplotlib"):
+        say(f"no pictures: matplotlib is not installed: {mend('matplotlib')}")
+        return rows
+    from trainer.studies.picture import picture
+
     for name in datasets:
         picture(recipe, [row for row in rows if row.dataset == name], folder / f"{name}.png")
     return rows
