@@ -1,4 +1,4 @@
-"""The built wheel, in an empty environment outside the clone, gives both commands and everything they read."""
+"""The built wheel, in an empty environment outside the clone: the core alone gives both commands and `import aape`."""
 
 import importlib.util
 import subprocess
@@ -8,7 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.small_stores import make_stores
+
 ROOT = Path(__file__).parents[2]
+FIT = """
+import numpy as np
+from aape import AAPEPlusClassifier
+centres = np.random.default_rng(0).normal(size=(3, 16))
+y = np.repeat([0, 1, 2], 4)
+print(AAPEPlusClassifier().fit(centres[y], y, templates=centres).score(centres[y], y))
+"""
+LACKING = {
+    "pipeline embed-images --dataset w --encoder open_clip:ViT-B-32/openai": (
+        'is not installed: pip install "aape[encoders]"'
+    ),
+    "pipeline doctor": 'note   extras: matplotlib is not installed -> pip install "aape[plots]"',
+}
+"""Commands that need or look for an extra that is not there, and what they say."""
 
 
 def run(*command: object, cwd: Path, env: dict[str, str] | None = None) -> str:
@@ -33,6 +49,7 @@ def test_the_wheel_works_in_an_empty_environment_outside_the_clone(tmp_path: Pat
     for file in ("questions.yaml", "llms.yaml"):
         assert f"pipeline/prompts/{file}" in inside
     assert "pipeline/encoders/lite_mean.npy" in inside
+    assert "aape/__init__.py" in inside
     assert "pipeline/registry/datasets.yaml" in inside
     for file in ("params.yaml", "stages.yaml", "gitignore", "README.md"):
         assert f"pipeline/project/templates/{file}" in inside
@@ -46,7 +63,23 @@ def test_the_wheel_works_in_an_empty_environment_outside_the_clone(tmp_path: Pat
         cwd=tmp_path, env=env,
     )  # fmt: skip
     commands = tmp_path / "venv" / "bin"
+    there = run(*uv, "pip", "list", "--python", commands / "python", "--format", "freeze", cwd=tmp_path, env=env)
+    for name in ("vllm", "open", "torchvision", "timm", "transformers", "openai", "dvc", "matplotlib"):
+        assert f"\n{name}" not in there, f"the core brings {name}"
     assert "ingest" in run(commands / "pipeline", "--help", cwd=tmp_path)
     assert "predict" in run(commands / "trainer", "--help", cwd=tmp_path)
     assert "4 classes" in run(commands / "pipeline", "ingest", "w", "--source", weaves, cwd=tmp_path)
     assert "48" in run(commands / "pipeline", "sql", "SELECT count(*) FROM manifest", cwd=tmp_path)
+    (tmp_path / "fit.py").write_text(FIT)
+    assert "1.0" in run(commands / "python", tmp_path / "fit.py", cwd=tmp_path)
+    make_stores(tmp_path / "cache", dataset="s")
+    fast = ("--dataset", "s", "--methods", "aape-plus,zero-shot", "--shots", "4", "--seeds", "1", "--jobs", "1")
+    done = run(commands / "trainer", "run", *fast, cwd=tmp_path)
+    assert 'no pictures: matplotlib is not installed: pip install "aape[plots]"' in done
+    assert "aape-plus" in (tmp_path / "results" / "tables.md").read_text()
+    for words, line in LACKING.items():
+        lacking = subprocess.run(
+            [commands / words.split()[0], *words.split()[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert lacking.returncode == 1, lacking.stderr
+        assert line in lacking.stdout + lacking.stderr
