@@ -62,6 +62,7 @@ def read_files(
         UserError: a file cannot be understood, or two files contradict each other.
     """
     records = Records()
+    places = Places(folder, data)  # first: an image folder that is not there is told before all else
     said = _splits_of(files, folder) if said is None else said
     names: list[str] | None = None
     counted: Counter[str] = Counter()
@@ -71,10 +72,9 @@ def read_files(
             if names is not None and names != table.names:
                 raise UserError(f"{file}: its class names are not those of the files before it")
             names = table.names
-        places = _places(folder, file, data)
-        add_table(records, table, places, said[file], at=folder.resolve() / _told(folder, file))
-        counted.update(places.counted)
-    places = Places(folder, data)
+        own = _places(folder, file, data)
+        add_table(records, table, own, said[file], at=folder.resolve() / _told(folder, file))
+        counted.update(own.counted)
     for file, entries in _add_json(records, [f for f in files if f.suffix.lower() == ".json"], places, said):
         own = _places(folder, file, data)
         add_table(records, json_table(file, entries, data.columns), own, said[file], at=folder)
