@@ -1,9 +1,13 @@
 """What the two console commands share: one-line errors, exit codes, plain tables, progress for terminals and logs."""
 
+import functools
+import inspect
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from stages.params import Params
 
 DEFAULT_PARAMS = Path("params.yaml")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 ParamsOption = Annotated[
     Path | None, typer.Option("--params", help="Settings file; default params.yaml where there is one.", metavar="FILE")
@@ -35,11 +40,94 @@ EncoderOption = Annotated[
 ]
 
 
-def settings(path: Path | None) -> "Params":
-    """The settings file the user named, params.yaml where it exists, the defaults otherwise."""
-    from stages.params import load_params
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any setting, such as train.lambda=3; repeatable.", metavar="SECTION.KEY=VALUE"),
+]
+_CHANGES: ContextVar[tuple[str, ...]] = ContextVar("changes", default=())
+"""What --set says on the line of the command that runs."""
 
-    return load_params(path if path is not None else DEFAULT_PARAMS if DEFAULT_PARAMS.exists() else None)
+
+class App(typer.Typer):
+    """A command line whose every command takes --params and --set; `settings` answers for both."""
+
+    def __init__(self, *, help: str) -> None:
+        super().__init__(
+            add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=help
+        )
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Function], Function]:
+        """As in Typer; the function itself stays as it is."""
+        declare = super().command(name, **options)
+
+        def decorate(function: Function) -> Function:
+            declare(_with_settings(function))
+            return function
+
+        return decorate
+
+
+def _with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with --set, and with --params where it has none of its own."""
+    own = inspect.signature(function)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [inspect.Parameter("set_", keyword, default=None, annotation=SetOption)]
+    if "params" not in own.parameters:
+        added.append(inspect.Parameter("params", keyword, default=None, annotation=ParamsOption))
+
+    @functools.wraps(function)
+    def run(*args: Any, set_: list[str] | None = None, **kwargs: Any) -> Any:
+        token = _CHANGES.set((*_CHANGES.get(), *(set_ or ())))
+        try:
+            file = kwargs["params"]
+            if set_ or (file is not None and "params" not in own.parameters):
+                settings(file)  # a wrong one is refused by every command, before anything is done
+            return function(*args, **{k: v for k, v in kwargs.items() if k in own.parameters})
+        finally:
+            _CHANGES.reset(token)
+
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {**function.__annotations__, **{each.name: each.annotation for each in added}}
+    return run
+
+
+def settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> "Params":
+    """The settings file the user named, params.yaml where it exists, the defaults otherwise; with --set and flags.
+
+    Args:
+        flags: setting -> value of a flag of the command; None where it was not given.
+
+    Raises:
+        UserError: faults of the file, of --set and of the flags, all in one message, or a setting that is given twice.
+    """
+    from stages.params import load_params, read_yaml_text
+
+    changes: dict[str, Any] = {}
+    for text in _CHANGES.get():
+        setting, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set {text!r}: expected SECTION.KEY=VALUE, such as train.lambda=3", exit_code=2)
+        if setting in changes:
+            raise UserError(f"--set {text!r}: {setting} is set twice", exit_code=2)
+        changes[setting] = read_yaml_text(value, where=f"--set {setting}")
+    for setting, value in (flags or {}).items():
+        if value is None:
+            continue
+        if setting in changes:
+            raise UserError(f"{setting} is given twice: by --set and by a flag of its own", exit_code=2)
+        changes[setting] = value
+    return load_params(path if path is not None else DEFAULT_PARAMS if DEFAULT_PARAMS.exists() else None, changes)
+
+
+def words(text: str | None) -> list[str] | None:
+    """Words with commas between them; None of None."""
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def numbers(text: str | None) -> list[int | str] | None:
+    """Whole numbers with commas between them; what is none stays text, which the settings then refuse by its place."""
+    found = words(text)
+    return None if found is None else [int(word) if re.fullmatch(r"-?[0-9]{1,30}", word) else word for word in found]
 
 
 def chosen(dataset: str | None, params: "Params", *, variants: bool = False) -> list[str]:

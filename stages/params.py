@@ -1,9 +1,11 @@
 """params.yaml as typed models, one section a stage. Unknown keys and all other faults are reported together.
 
-`load_params` reads a file; every command reads it first, and any flag overrides it.
+`load_params` reads a file; every command reads it first, and `--set` and flags change it under the same rules.
 """
 
-from collections.abc import Mapping
+import re
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,15 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stages.errors import UserError, nearest
 from stages.names import dataset_name
+from stages.numbers import Count, Fraction, Number, Positive, Seed
 from stages.training import TrainParams
 
 Model = TypeVar("Model", bound=BaseModel)
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Shots = Annotated[int, Field(ge=1)]
+MOST_FAULTS = 20
+"""Faults that are listed; further ones are counted."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class SplitParams(_Section):
@@ -29,7 +32,7 @@ class SplitParams(_Section):
     train: Fraction = Field(0.5, description="share of each class, fraction")
     val: Fraction = Field(0.1, description="share of each class, fraction")
     test: Fraction = Field(0.4, description="share of each class, fraction")
-    seed: int = Field(1, ge=0, description="seed of the draw")
+    seed: Seed = Field(1, description="seed of the draw")
 
     @model_validator(mode="after")
     def _sum(self) -> "SplitParams":
@@ -76,7 +79,7 @@ class ServerParams(_Section):
     url: str | None = Field(None, description="base address, such as http://localhost:8000/v1; null = in process")
     key_variable: str = Field("OPENAI_API_KEY", description="environment variable that holds the key, if one is needed")
     concurrency: int = Field(32, ge=1, le=1024, description="requests on their way at once")
-    timeout: float = Field(120.0, gt=0, description="longest wait for one answer, seconds")
+    timeout: Positive = Field(120.0, le=86_400, description="longest wait for one answer, seconds")
     retries: int = Field(5, ge=0, le=100, description="times a failed request is sent again, with growing pauses")
 
 
@@ -84,13 +87,13 @@ class PromptParams(_Section):
     """How the language model is asked (CuPL protocol, section 3.1)."""
 
     llm: str = Field("smollm2", min_length=1, description="alias, hub id or local folder")
-    temperature: float = Field(0.99, ge=0, le=5, description="softmax temperature of sampling")
+    temperature: Number = Field(0.99, ge=0, le=5, description="softmax temperature of sampling")
     top_p: Fraction = Field(1.0, description="nucleus of sampling")
     max_tokens: int = Field(50, ge=1, le=4096, description="longest answer, tokens")
-    seed: int = Field(1, ge=0, description="every request derives its own seed from it")
-    min_words: int = Field(4, ge=1, description="shorter sentences are dropped, words")
-    max_words: int = Field(60, ge=1, description="longer sentences are dropped, words")
-    batch: int = Field(1000, ge=1, description="answers asked of the LLM, and saved, at once")
+    seed: Seed = Field(1, description="every request derives its own seed from it")
+    min_words: Count = Field(4, description="shorter sentences are dropped, words")
+    max_words: Count = Field(60, description="longer sentences are dropped, words")
+    batch: Count = Field(1000, description="answers asked of the LLM, and saved, at once")
     near_duplicate: Fraction | None = Field(
         0.98, description="sentences of a class closer than this cosine (settings' encoder) are dropped; null = keep"
     )
@@ -111,16 +114,16 @@ class ImportParams(_Section):
 class EmbedParams(_Section):
     """How images and sentences are embedded."""
 
-    batch: int = Field(64, ge=1, description="pictures encoded at once")
+    batch: Count = Field(64, description="pictures encoded at once")
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = Field(
         "auto",
         description="processes that decode ahead of the encoder; 0 = all cores between two batches; auto = 0 where the "
         "encoder runs on the CPU, else one a core",
     )
-    part: int = Field(1024, ge=1, description="embeddings saved at once: what a killed run does again at most")
+    part: Count = Field(1024, description="embeddings saved at once: what a killed run does again at most")
     precision: Literal["float16", "float32"] = Field("float16", description="of the stored embeddings")
     views: int = Field(0, ge=0, le=1000, description="seeded augmentations an image, beside the centre crop")
-    seed: int = Field(1, ge=0, description="seed of the augmentations")
+    seed: Seed = Field(1, description="seed of the augmentations")
 
 
 class EvaluationParams(_Section):
@@ -132,18 +135,28 @@ class EvaluationParams(_Section):
         description="protocol names: few-shot, base-to-new, cross-dataset, domain-generalization, label-noise",
     )
     methods: list[str] = Field(["all"], min_length=1, description="method names, or `all`")
-    shots: Shots | list[Shots] = Field(16, description="training images a class; a list runs each number")
-    seeds: list[int] = Field([1, 2, 3], min_length=1, description="one run each; the interval is over them")
+    shots: Count | Annotated[list[Count], Field(min_length=1)] = Field(
+        16, description="training images a class; a list runs each number"
+    )
+    seeds: list[Seed] = Field([1, 2, 3], min_length=1, description="one run each; the interval is over them")
     noise: Fraction = Field(0.25, description="label-noise: share of wrong labels, fraction")
     targets: list[str] = Field([], description="cross-dataset: data sets to test on; [] = the others under datasets")
     shifts: dict[str, list[str]] = Field(
         {}, description="domain-generalization: data set -> its shifted variants to test on"
     )
     sources: list[str] | None = Field(None, description="prompt sources to use, the main one first; null = all")
-    prompts: int | None = Field(None, ge=1, description="reference prompts a class, at most; null = all")
+    prompts_per_class: Count | None = Field(None, description="reference prompts a class, at most; null = all")
     indices: str | None = Field(
         None, description="CSV seed,shots,split,image_id of the images to train and validate on; null = drawn by seed"
     )
+
+    @field_validator("seeds", "shots")
+    @classmethod
+    def _once(cls, value: int | list[int]) -> int | list[int]:
+        if isinstance(value, list) and len(set(value)) < len(value):
+            twice = next(number for number in value if value.count(number) > 1)
+            raise ValueError(f"{twice} stands twice: each counts once")
+        return value
 
     @property
     def shot_numbers(self) -> list[int]:
@@ -168,7 +181,10 @@ class Params(_Section):
 
     @model_validator(mode="after")
     def _names(self) -> "Params":
-        for name in [*self.datasets, *self.data, *(item.dataset for item in self.imports)]:
+        asked = self.evaluation
+        variants = [name for source, names in asked.shifts.items() for name in (source, *names)]
+        imported = [item.dataset for item in self.imports]
+        for name in [*self.datasets, *self.data, *imported, *asked.targets, *variants]:
             try:
                 dataset_name(name)
             except UserError as error:
@@ -193,9 +209,11 @@ class _UniqueKeys(yaml.SafeLoader):
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a word, not a list", key.start_mark)
         if key.value in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
-        seen.add(str(key.value))
+        seen.add(key.value)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -217,7 +235,9 @@ def read_yaml_text(text: str, *, where: object) -> Any:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise UserError(f"{where}{place}: {error.problem}", exit_code=2) from error
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise UserError(f"{where}: lists in lists, too deep to be read", exit_code=2) from error
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise UserError(f"{where}: {' '.join(str(error).split())[:200]}", exit_code=2) from error
 
 
@@ -236,34 +256,85 @@ def read_yaml(path: Path) -> Any:
     return read_yaml_text(text, where=path)
 
 
-def load_params(path: Path | None) -> Params:
+def load_params(path: Path | None, changes: Mapping[str, Any] | None = None) -> Params:
     """Read and check params.yaml; None gives the defaults.
 
+    Args:
+        changes: setting -> value in place of the file's, such as `{"train.lambda": 3.0}`.
+
     Raises:
-        UserError: every fault of the file in one message, each with its path and value.
+        UserError: every fault of the file and of the changes in one message, each with its path and value.
     """
-    if path is None:
-        return Params()
-    raw = read_yaml(path)
-    return check(Params, {} if raw is None else raw, where=str(path))
+    raw = None if path is None else read_yaml(path)
+    return _check({} if raw is None else raw, changes or {}, where=str(path or "settings"))
 
 
 def changed(params: Params, changes: Mapping[str, Any], *, where: str) -> Params:
-    """Settings with some of them changed, by path such as `train.lambda`; validated like the file.
+    """Settings with some of them changed, validated like the file.
+
+    Args:
+        where: what an error names.
 
     Raises:
         UserError: unknown paths and values that do not fit, all in one message.
     """
-    raw: dict[str, Any] = params.model_dump(by_alias=True, exclude_unset=True, mode="python")
-    for path, value in changes.items():
+    raw = params.model_dump(by_alias=True, exclude_unset=True, mode="python")
+    return _check(raw, changes, where=where, of_changes=where)
+
+
+def _check(raw: Any, changes: Mapping[str, Any], *, where: str, of_changes: str = "command line") -> Params:
+    """Settings from a file's content and changes to it; a fault says in which of the two it stands."""
+    paths = [path_of(setting) for setting in changes]
+    faults = []
+    for path, value in zip(paths, changes.values(), strict=True):
         here = raw
-        *folders, name = path.split(".")
-        for folder in folders:
-            here = here.setdefault(folder, {})
-            if not isinstance(here, dict):
-                raise UserError(f"{where}: {path}: {folder} has no settings below it", exit_code=2)
-        here[name] = value
-    return check(Params, raw, where=where)
+        for depth, key in enumerate(path[:-1], 1):
+            below = here.setdefault(key, {}) if isinstance(here, dict) else None
+            if not isinstance(below, dict):
+                faults.append(f"{of_changes}: {'.'.join(path)}: {'.'.join(path[:depth])} has no settings below it")
+                break
+            here = below
+        else:
+            if isinstance(here, dict):
+                here[path[-1]] = value
+    try:
+        params = Params.model_validate(raw)
+    except ValidationError as error:
+        found = error.errors()
+        for fault in found[:MOST_FAULTS]:
+            loc = tuple(str(part) for part in fault["loc"])
+            theirs = any(loc[: len(path)] == path[: len(loc)] for path in paths if loc)
+            faults.append(f"{of_changes if theirs else where}: {_fault(Params, fault)}")
+        faults += [f"and {len(found) - MOST_FAULTS} more"] * (len(found) > MOST_FAULTS)
+        raise UserError("; ".join(_prefixed_once(faults)), exit_code=2) from error
+    if faults:
+        raise UserError("; ".join(_prefixed_once(faults)), exit_code=2)
+    return params
+
+
+def _prefixed_once(faults: Sequence[str]) -> Iterator[str]:
+    """Faults without the place where it is that of the fault before."""
+    last = ""
+    for fault in faults:
+        place, _, rest = fault.partition(": ")
+        yield rest if place == last and rest else fault
+        last = place
+
+
+_KEY = re.compile(r'"([^"]+)"|([^."]+)')
+
+
+def path_of(setting: str) -> tuple[str, ...]:
+    """`data."my.set".samples` -> data, my.set, samples.
+
+    Raises:
+        UserError: a part is empty.
+    """
+    found = [quoted or plain for quoted, plain in _KEY.findall(setting)]
+    whole = ".".join(f'"{key}"' if f'"{key}"' in setting else key for key in found)
+    if not found or whole != setting:
+        raise UserError(f"setting {setting!r}: expected SECTION.KEY, such as train.lambda", exit_code=2)
+    return tuple(found)
 
 
 def check(model: type[Model], raw: Any, *, where: str) -> Model:
@@ -271,7 +342,10 @@ def check(model: type[Model], raw: Any, *, where: str) -> Model:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{where}: " + "; ".join(_fault(model, f) for f in error.errors()), exit_code=2) from error
+        found = error.errors()
+        more = [f"and {len(found) - MOST_FAULTS} more"] * (len(found) > MOST_FAULTS)
+        faults = [_fault(model, fault) for fault in found[:MOST_FAULTS]]
+        raise UserError(f"{where}: " + "; ".join(faults + more), exit_code=2) from error
 
 
 def _fault(model: type[BaseModel], fault: Any) -> str:
@@ -282,7 +356,7 @@ def _fault(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{path}: missing"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{path}: {message[0].lower()}{message[1:]}, found {fault['input']!r:.80}"
+    return f"{path}: {message[0].lower()}{message[1:]}, found {reprlib.repr(fault['input'])[:80]}"
 
 
 def _keys_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

@@ -6,23 +6,22 @@ Declared here and not in `trainer/` because params.yaml belongs to the contract.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from stages.numbers import Count, Number, Positive, Size
 
 CLASSIC_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200}
 """CoOp's epochs by number of shots; 16 and more train as long as 8."""
 
 
-Positive = Annotated[float, Field(gt=0)]
-
-
 class TrainParams(BaseModel):
     """Settings of AAPE. Lengths count vector entries; rates, weights and temperatures have no unit."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
 
-    lambda_: float = Field(
+    lambda_: Number = Field(
         5.0, alias="lambda", ge=0, description="weight of L_distill beside the task loss (paper: 5, robust in 3..9)"
     )
     tau: Literal["auto", "learnt"] | Positive = Field(
@@ -49,20 +48,19 @@ class TrainParams(BaseModel):
         description="learning rate of h, as a share of g's; with 1 the large weight of L_distill drives most units of "
         "h to zero for all images",
     )
-    epochs: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+    epochs: Literal["auto"] | Count = Field(
         "auto", description="passes over the shots; auto: CoOp's 50 / 100 / 200 for 1 / 2-4 / 8+ shots"
     )
-    max_steps: int = Field(
+    max_steps: Count = Field(
         500,
-        ge=1,
         description="most batches of a run; it has fewer epochs where those would take more",
     )
-    batch: int = Field(32, ge=0, description="images a step; 0: the whole set")
+    batch: int = Field(32, ge=0, le=10_000_000, description="images a step; 0: the whole set")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd as CoOp, or adamw")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
-    weight_decay: float = Field(5e-4, ge=0, description="weight decay of either optimizer")
-    warmup_epochs: int = Field(1, ge=0, description="epochs at warmup_lr before the cosine")
-    warmup_lr: float = Field(1e-5, gt=0, description="learning rate of the warm-up")
+    momentum: Number = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    weight_decay: Number = Field(5e-4, ge=0, description="weight decay of either optimizer")
+    warmup_epochs: int = Field(1, ge=0, le=10_000_000, description="epochs at warmup_lr before the cosine")
+    warmup_lr: Positive = Field(1e-5, description="learning rate of the warm-up")
 
     head: Literal["residual", "literal", "full", "none"] = Field(
         "residual",
@@ -70,7 +68,7 @@ class TrainParams(BaseModel):
         "full: relu(A w + B h) in full width, the paper's one layer; none: h(x) is the query",
     )
     image: bool = Field(True, description="false: h(x) = 0, the control without image conditioning")
-    hidden: int = Field(32, ge=1, description="entries of both bottlenecks (33k parameters of h at width 512)")
+    hidden: Size = Field(32, description="entries of both bottlenecks (33k parameters of h at width 512)")
     distill: Literal["squared", "cosine"] = Field(
         "squared", description="L_distill: squared distance (paper) or 1 - cosine"
     )
@@ -85,21 +83,21 @@ class TrainParams(BaseModel):
     query: Literal["mean", "image", "mean+image"] = Field(
         "mean", description="the attention's query; the paper does not say whether it sees the image"
     )
-    heads: int = Field(4, ge=1, description="attention heads")
-    head_width: int = Field(64, ge=1, description="entries of one head")
-    feed_forward: int = Field(
-        128, ge=1, description="hidden entries of the aggregator's feed-forward part and of the mlp kind"
+    heads: Size = Field(4, description="attention heads")
+    head_width: Size = Field(64, description="entries of one head")
+    feed_forward: Size = Field(
+        128, description="hidden entries of the aggregator's feed-forward part and of the mlp kind"
     )
-    dropout: float = Field(
+    dropout: Number = Field(
         0.0, ge=0, lt=1, description="share of the attention's weights that are left out in each step of its training"
     )
-    reward_weight: float = Field(
+    reward_weight: Number = Field(
         1.0, ge=0, description="weight of the CLIP reward; 0 leaves the aggregator as it starts"
     )
-    reward_scale: float = Field(2.5, gt=0, description="s of CLIP-S(x, p^a) = s max(cos(x, p^a), 0)")
-    aggregator_lr: float = Field(1e-3, gt=0, description="learning rate of the aggregator (AdamW)")
+    reward_scale: Positive = Field(2.5, description="s of CLIP-S(x, p^a) = s max(cos(x, p^a), 0)")
+    aggregator_lr: Positive = Field(1e-3, description="learning rate of the aggregator (AdamW)")
     aggregator_steps: int = Field(
-        30, ge=0, description="steps of the aggregator over all shots before h is learned (detach: true)"
+        30, ge=0, le=10_000_000, description="steps of the aggregator over all shots before h is learned (detach: true)"
     )
     detach: bool = Field(
         True, description="true: L_distill does not reach the aggregator, so p^a is one constant vector a class"

@@ -1,5 +1,6 @@
 """What several test files use: folders of small pictures and a way to run the commands."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -65,5 +66,25 @@ def command() -> Command:
         if code:
             assert "Traceback" not in done.stderr
         return done
+
+    return run
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """As `command`, in this process, which has the heavy imports behind it; warnings are errors here."""
+
+    def run(name: str, *args: object, cwd: Path, code: int = 0) -> "subprocess.CompletedProcess[str]":
+        words = [name, *map(str, args)]
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", words)
+            patch.setattr("stages.command.stop_on_signals", lambda: None)
+            with pytest.raises(SystemExit) as stop:
+                importlib.import_module(f"{name}.cli").main()
+        out, err = capsys.readouterr()
+        assert (stop.value.code or 0) == code, f"{words}: exit {stop.value.code}\n{out}\n{err}"
+        return subprocess.CompletedProcess(words, code, out, err)
 
     return run

@@ -33,7 +33,7 @@ def load_training(params: Params, dataset: str, *, cache: Path, device: str = "a
     """
     asked = params.evaluation
     features = load_features(
-        cache, dataset, params.encoder, device=device, prompts=asked.prompts,
+        cache, dataset, params.encoder, device=device, prompts=asked.prompts_per_class,
         sources=None if asked.sources is None else [slug(source) for source in asked.sources],
         indices=None if asked.indices is None else Path(asked.indices),
     )  # fmt: skip
@@ -53,7 +53,7 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
     features = load_training(params, dataset, cache=cache, device=device)
     loaded = {
         name: load_features(
-            cache, name, params.encoder, device=device, prompts=params.evaluation.prompts, only_test=True
+            cache, name, params.encoder, device=device, prompts=params.evaluation.prompts_per_class, only_test=True
         )
         for name in dict.fromkeys(name for each in names.values() for name in each)
     }

@@ -27,8 +27,8 @@ class Measured:
     detail: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """For --json."""
-        return asdict(self)
+        """For --json: all but the detail."""
+        return {name: value for name, value in asdict(self).items() if name != "detail"}
 
 
 def compare(

@@ -2,15 +2,9 @@
 
 from pathlib import Path
 
-import typer
+from stages.command import App, say
 
-from stages.command import say
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = App(
     help="Stage one: images, questions, a language model and an image-text encoder to Parquet stores in cache/.",
 )
 

@@ -33,16 +33,16 @@ def sql(
     from pipeline.catalog import query as run
     from pipeline.printing import show
 
-    settings = command.settings(params)
     form = _form(as_json=as_json, as_csv=as_csv)
-    for line in mismatches(cache, encoder or settings.encoder):
+    asked = command.settings(params, {"encoder": encoder}).encoder
+    for line in mismatches(cache, asked):
         say(f"note: {line}")
     if write is None:
-        show(*run(cache, encoder or settings.encoder, query), form=form)
+        show(*run(cache, asked, query), form=form)
     elif form != "table":
         raise UserError(f"--write {write} takes the format from the name: leave --{form} away", exit_code=2)
     else:
-        say(f"wrote {write}: {copy_out(cache, encoder or settings.encoder, query, write)} rows")
+        say(f"wrote {write}: {copy_out(cache, asked, query, write)} rows")
 
 
 class Target(StrEnum):
@@ -110,8 +110,7 @@ def search(
 
     if split not in (None, *SPLITS):
         raise UserError(f"--split {split!r}: {nearest(str(split), list(SPLITS))}", exit_code=2)
-    settings = command.settings(params)
-    wanted = encoder or settings.encoder
+    wanted = command.settings(params, {"encoder": encoder}).encoder
     if to is Target.prompts:
         texts = sentence_stores(cache, wanted, dataset)
         model = load_encoder(wanted, device=device)

@@ -1,4 +1,4 @@
-"""`pipeline ingest` and `pipeline export`."""
+"""`pipeline ingest` and `pipeline export-features`."""
 
 import shlex
 from dataclasses import asdict
@@ -9,15 +9,14 @@ import typer
 
 from pipeline.cli.app import CACHE, app, list_some
 from stages import command
-from stages.command import CacheOption, EncoderOption, JsonOption, ParamsOption, say
+from stages.command import CacheOption, DatasetOption, EncoderOption, JsonOption, ParamsOption, say
 from stages.errors import UserError, nearest
 
 
 @app.command()
 def ingest(
-    dataset: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Data set; default all of the settings.")
-    ] = None,
+    named: Annotated[str | None, typer.Argument(metavar="NAME", help="Data set; default all of the settings.")] = None,
+    dataset: DatasetOption = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -54,29 +53,34 @@ def ingest(
     """Read images and write the manifest: what there is, of which class, in which split."""
     from pipeline.ingest import ingest as run
     from stages.command import visible
+    from stages.params import changed
 
     settings = command.settings(params)
+    if named is not None and dataset is not None and named != dataset:
+        raise UserError(f"NAME {named!r} and --dataset {dataset!r}: give one of the two", exit_code=2)
+    dataset = dataset or named
     if dataset is None and source is not None:
         raise UserError("--source needs the name of the data set: pipeline ingest NAME --source SOURCE", exit_code=2)
     columns = _pairs("--column", column or [], "NAME=COLUMN")
     folders = None if not split_folder else {} if split_folder == ["none"] else _split_folders(split_folder)
     done = []
     for name in command.chosen(dataset, settings, variants=True):
-        data = settings.of(name)
-        data = data.model_copy(
-            update=({"images": images} if images else {})
-            | ({"columns": {**data.columns, **columns}} if columns else {})
-            | ({"split_folders": folders} if folders is not None else {})
-            | ({"max_missing": max_missing} if max_missing is not None else {})
-        )
-        where = source or data.source
-        if where is None:
+        flags = {
+            "source": source,
+            "images": images,
+            "columns": {**settings.of(name).columns, **columns} if columns else None,
+            "split_folders": folders,
+            "max_missing": max_missing,
+        }
+        given = {f'data."{name}".{key}': value for key, value in flags.items() if value is not None}
+        data = changed(settings, given, where="command line").of(name)
+        if data.source is None:
             raise UserError(
                 f"data set {name!r}: no source; give --source SOURCE, or data.{name}.source in the settings file "
                 f"(it has {', '.join(settings.data) or 'none'})",
                 exit_code=2,
             )
-        summary = run(name, where, data=data, cache=cache)
+        summary = run(name, data.source, data=data, cache=cache)
         counts = ", ".join(f"{n} {split}" for split, n in summary.images.items())
         facts = [(summary.classes, "classes"), (summary.captions, "captions"), (summary.questions, "questions")]
         say(f"{name}: {counts} images; " + ", ".join(f"{n} {what}" for n, what in facts if n))
@@ -127,10 +131,10 @@ def _split_folders(given: list[str]) -> dict[str, str]:
     return pairs
 
 
-@app.command()
-def export(
-    dataset: Annotated[str, typer.Argument(metavar="NAME", help="Data set.")],
+@app.command("export-features")
+def export_features(
     to: Annotated[Path, typer.Option(help="Folder to write manifest.parquet and images.parquet to.", metavar="DIR")],
+    dataset: DatasetOption = None,
     encoder: EncoderOption = None,
     params: ParamsOption = None,
     cache: CacheOption = CACHE,
@@ -138,6 +142,9 @@ def export(
     """Copy manifest and image embeddings, no pixels, into a folder that `pipeline ingest` reads."""
     from pipeline.ingest.exported import export as run
 
-    settings = command.settings(params)
-    for path in run(cache, dataset, encoder or settings.encoder, to):
+    settings = command.settings(params, {"encoder": encoder})
+    names = command.chosen(dataset, settings)
+    if len(names) > 1:
+        raise UserError(f"one data set fits into {to}: choose with --dataset: {', '.join(names)}", exit_code=2)
+    for path in run(cache, names[0], settings.encoder, to):
         say(f"wrote {path}")

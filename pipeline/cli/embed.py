@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from stages.params import Params
 
 
-def _encoder(name: str | None, settings: "Params", device: str, precision: str) -> Any:
+def _encoder(settings: "Params", device: str, precision: str) -> Any:
     from pipeline.encoders import load_encoder
 
-    return load_encoder(name or settings.encoder, device=device, precision=precision)
+    return load_encoder(settings.encoder, device=device, precision=precision)
 
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
@@ -39,12 +39,12 @@ def embed_text(
     from stages import ManifestStore, TextStore
     from stages.artifacts import NO_LLM
 
-    settings = command.settings(params)
+    settings = command.settings(params, {"encoder": encoder})
     names = command.chosen(dataset, settings, variants=True)
     for name in names:
         ManifestStore(cache, name).require()
-        TextStore(cache, name, encoder or settings.encoder, NO_LLM).require_free()
-    model = _encoder(encoder, settings, device, precision)
+        TextStore(cache, name, settings.encoder, NO_LLM).require_free()
+    model = _encoder(settings, device, precision)
     done: list[dict[str, Any]] = []
     faults: list[str] = []
     for name in names:
@@ -80,9 +80,8 @@ def embed_images(
     from pipeline.ingest.exported import import_images
     from stages import ImageStore, ManifestStore
 
-    settings = command.settings(params)
-    wanted = encoder or settings.encoder
-    embed = settings.embed if views is None else settings.embed.model_copy(update={"views": views})
+    settings = command.settings(params, {"encoder": encoder, "embed.views": views})
+    wanted = settings.encoder
     names = command.chosen(dataset, settings, variants=True)
     for name in names:
         ImageStore(cache, name, wanted).require_free()
@@ -99,8 +98,8 @@ def embed_images(
             say_note(store.provenance().note)
             done.append({"dataset": name, "store": "images", "encoder": wanted, "rows": rows, "imported": features})
             continue
-        model = model or _encoder(wanted, settings, device, precision)
-        summary = run(name, model, embed=embed, cache=cache, max_missing=settings.of(name).max_missing)
+        model = model or _encoder(settings, device, precision)
+        summary = run(name, model, embed=settings.embed, cache=cache, max_missing=settings.of(name).max_missing)
         again = " (up to date)" if summary.skipped else ""
         drawn = f", each with {summary.views} augmented views," if summary.views else ""
         say(f"{name}: {summary.rows} images{drawn} embedded with {summary.encoder}{again}")

@@ -28,16 +28,6 @@ def generate_prompts(
     llm: LlmOption = None,
     params: ParamsOption = None,
     cache: CacheOption = CACHE,
-    samples: Annotated[int | None, typer.Option(min=1, max=1000, help="Answers per question and class.")] = None,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, max=20, help="Times a class short of sentences is asked.")
-    ] = None,
-    near_duplicate: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Drop sentences of a class closer than this cosine; 1 keeps all.")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=5, help="Softmax temperature of sampling.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, max=4096, help="Longest answer, tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Every request derives its own seed from it.")] = None,
     server: Annotated[
         str | None, typer.Option(help="OpenAI-compatible server, such as http://localhost:8000/v1.", metavar="URL")
     ] = None,
@@ -55,20 +45,14 @@ def generate_prompts(
     from pipeline.prompts.engines import EngineOptions, load_engine
     from pipeline.prompts.generate import generate
 
-    settings = command.settings(params)
-    prompts = settings.prompts.model_copy(
-        update=_given(
-            rounds=rounds, near_duplicate=near_duplicate, temperature=temperature, max_tokens=max_tokens, seed=seed,
-            server=settings.prompts.server.model_copy(update=_given(url=server)),
-        )
-    )  # fmt: skip
+    settings = command.settings(params, {"prompts.llm": llm, "prompts.server.url": server})
+    prompts, model = settings.prompts, settings.prompts.llm
     options = EngineOptions(
         **_given(
             revision=revision, dtype=dtype, tensor_parallel_size=tensor_parallel_size, max_model_len=max_model_len,
             quantization=quantization,
         )
     )  # fmt: skip
-    model = llm or prompts.llm
     names = _with_classes(command.chosen(dataset, settings), cache)
     drops_near = prompts.near_duplicate is not None and prompts.near_duplicate < 1
     encoder = _encoder(settings) if names and drops_near else None
@@ -82,10 +66,9 @@ def generate_prompts(
             return loaded
 
         for name in names:
-            data = settings.of(name).model_copy(update=_given(samples=samples))
             summary = generate(
-                name, model, data=data, prompts=prompts, cache=cache, engine=engine, encoder=encoder, options=options,
-                aliases=settings.llms,
+                name, model, data=settings.of(name), prompts=prompts, cache=cache, engine=engine, encoder=encoder,
+                options=options, aliases=settings.llms,
             )  # fmt: skip
             _say(summary)
             done.append(asdict(summary))

@@ -75,11 +75,7 @@ def doctor(
 
     from pipeline.doctor import doctor as run
 
-    settings = command.settings(params)
-    if encoder is not None:
-        settings = settings.model_copy(update={"encoder": encoder})
-    if llm is not None:
-        settings = settings.model_copy(update={"prompts": settings.prompts.model_copy(update={"llm": llm})})
+    settings = command.settings(params, {"encoder": encoder, "prompts.llm": llm})
     checks = run(settings, cache, results)
     command.show([asdict(check) for check in checks], as_json=as_json, text=lambda: "\n".join(map(str, checks)))
     if any(check.state == "fault" for check in checks):

@@ -1,4 +1,4 @@
-"""A data set without pixels: a folder with `manifest.parquet` and `images.parquet`, as `pipeline export` writes it."""
+"""A data set without pixels: a folder with `manifest.parquet` and `images.parquet`, of `pipeline export-features`."""
 
 from pathlib import Path
 

@@ -367,7 +367,7 @@ def test_a_data_set_without_pixels_is_searched_and_the_sheet_left_out(
     cache, encoder = made
     out, other = tmp_path / "out", tmp_path / "other"
     common = ["--encoder", encoder.name, "--cache", other]
-    typed("export", "weaves", "--to", out, "--encoder", encoder.name, "--cache", cache)
+    typed("export-features", "--dataset", "weaves", "--to", out, "--encoder", encoder.name, "--cache", cache)
     typed("ingest", "weaves", "--source", out, "--cache", other)
     typed("embed-images", "--dataset", "weaves", *common)
     done = typed("search", "a red weave", *common, "--sheet", tmp_path / "s.png")

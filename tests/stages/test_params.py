@@ -43,12 +43,48 @@ def test_all_faults_are_reported_together_with_path_and_value(tmp_path: Path) ->
         ("- 1\n- 2\n", "top level"),
         ("datasets: ['../x']\n", "data-set name"),
         ("data: {a: {split: {train: 0.9, val: 0.1, test: 0.4}}}\n", "must be 1"),
+        ("? [a, b]\n: 1\n", "line 1, column 3: a key must be a word, not a list"),
+        ("? {a: b}\n: 1\n", "a key must be a word"),
+        ("a: " + 3000 * "[" + 3000 * "]", "too deep"),
+        ("a: " + "9" * 5000, "integer string conversion"),
+        ("a: 2001-99-99\n", "month must be in"),
+        ("a: !!bool x\n", "params.yaml: "),
+        ("evaluation: {seeds: [-1]}\n", r"evaluation.seeds.0: .*found -1"),
+        ("evaluation: {seeds: [18446744073709551616]}\n", r"evaluation.seeds.0: .*found 18446744073709551616"),
+        ("evaluation: {seeds: [1, 2, 1]}\n", "evaluation.seeds: 1 stands twice"),
+        ("evaluation: {shots: []}\n", "evaluation.shots"),
+        ("evaluation: {targets: [../x]}\n", "data-set name '../x'"),
+        ("evaluation: {shifts: {a: [b/c]}}\n", "data-set name 'b/c'"),
+        ("train: {hidden: 10000000000000000000000000}\n", "train.hidden: .*less than or equal to 65536"),
+        ("train: {tau: .inf}\n", "train.tau"),
+        ("train: {lr_grid: [.nan]}\n", "train.lr_grid.0: .*finite number"),
+        ("train: {lambda: 1e999}\n", "train.lambda"),
     ],
 )
 def test_a_malformed_file_gets_one_clear_line(tmp_path: Path, text: str, part: str) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(text)
-    with pytest.raises(UserError, match=part):
+    with pytest.raises(UserError, match=part) as caught:
+        load_params(file)
+    assert len(str(caught.value)) < 600
+
+
+def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("train: {lr: 1e-3, lr_grid: [2E-2, 5], weight_decay: 0}\n")
+    train = load_params(tmp_path / "params.yaml").train
+    assert (train.lr, train.lr_grid, train.weight_decay) == (0.001, [0.02, 5.0], 0.0)
+
+
+def test_many_faults_are_counted_and_a_bomb_of_aliases_is_refused_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("datasets: [" + "1, " * 500 + "1]\n")
+    with pytest.raises(UserError, match="and 481 more"):
+        load_params(file)
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+    )
+    file.write_text(bomb + "datasets: *a11\n")
+    with pytest.raises(UserError, match="datasets"):
         load_params(file)
 
 

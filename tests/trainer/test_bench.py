@@ -22,8 +22,8 @@ SMALL = ["--classes", 6, "--shots", 4, "--prompts", 3, "--widths", "16,24", "--s
 
 
 @pytest.mark.timeout(180)
-def test_the_command_prints_a_row_for_training_evaluation_and_loading(command: Command, tmp_path: Path) -> None:
-    rows = json.loads(command("trainer", "bench", *SMALL, "--json", cwd=tmp_path).stdout)
+def test_the_command_prints_a_row_for_training_evaluation_and_loading(typed: Command, tmp_path: Path) -> None:
+    rows = json.loads(typed("trainer", "bench", *SMALL, "--json", cwd=tmp_path).stdout)
     assert [row["name"] for row in rows] == [
         "evaluation 70 x 9, D=16",
         "evaluation 70 x 9, D=16: peak memory",
@@ -36,9 +36,20 @@ def test_the_command_prints_a_row_for_training_evaluation_and_loading(command: C
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--widths", "wide"), ("--device", "toaster")])
-def test_a_wrong_flag_is_one_line(command: Command, tmp_path: Path, flag: str, value: str) -> None:
-    assert f"error: {flag} '{value}': expected" in command("trainer", "bench", flag, value, cwd=tmp_path, code=2).stderr
+@pytest.mark.parametrize(
+    ("flag", "value", "part"),
+    [("--widths", "wide", "--widths 'wide': expected whole numbers"), ("--device", "toaster", "device 'toaster'")],
+)
+def test_a_wrong_flag_is_one_line(typed: Command, tmp_path: Path, flag: str, value: str, part: str) -> None:
+    done = typed("trainer", "bench", flag, value, cwd=tmp_path, code=2)
+    assert part in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_parts_of_the_benchmark_are_chosen_by_name(typed: Command, tmp_path: Path) -> None:
+    found = json.loads(typed("trainer", "bench", "loading", *SMALL, "--json", cwd=tmp_path).stdout)
+    assert [row["name"] for row in found] == ["loading 500 embeddings, D=16"]
+    assert list(found[0]) == ["name", "ours", "reference", "ratio", "unit"]
 
 
 def test_a_ratio_above_one_always_means_that_ours_is_better() -> None:

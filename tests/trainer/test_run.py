@@ -13,11 +13,13 @@ from small_stores import CLASSES, NAMES, fast, make_stores
 
 from stages import ImageStore, UserError
 from stages.lock import store_lock
+from trainer.data import Task
 from trainer.draws import few_shot, sample_shots
 from trainer.features import Features, load_features
 from trainer.inputs import Inputs
-from trainer.record import load_record
-from trainer.run import fit_and_judge, run
+from trainer.methods import METHODS, Method
+from trainer.record import RunRecord, load_record
+from trainer.run import run
 
 
 @pytest.fixture
@@ -26,74 +28,66 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-ALL = fast(protocols=["few-shot", "base-to-new"], seeds=[1, 2])
-
-
 def inputs(cache: Path) -> Inputs:
     return Inputs(load_features(cache, "w", "lite"))
 
 
-def test_no_method_can_look_at_a_test_image_before_the_final_evaluation(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[str] = []
+Events = list[tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Events]:
+    """A run of every method, and what it did in order: ("read", split) and ("fit", method)."""
+    cache, events = tmp_path_factory.mktemp("all") / "cache", []
+    make_stores(cache)
     from trainer import features
+    from trainer import run as module
 
-    whole = features._read_split
+    read, whole = features._read_split, module.timed_fit
 
-    def watched(store: ImageStore, split: str, *rest: object) -> object:
-        opened.append(split)
-        if split == "test":
-            raise RuntimeError("the test split was opened")
-        return whole(store, split, *rest)  # type: ignore[arg-type]
+    def reading(store: ImageStore, split: str, *rest: object) -> object:
+        events.append(("read", split))
+        return read(store, split, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(features, "_read_split", watched)
-    loaded = load_features(cache, "w", "lite")
-    fitted: list[str] = []
-    from trainer.methods import METHODS
+    def fitting(method: Method, task: Task, seed: int) -> object:
+        events.append(("fit", method.name))
+        return whole(method, task, seed)
 
-    for name, make in list(METHODS.items()):
-
-        def wrap(settings: object, make: object = make, name: str = name) -> object:
-            method = make(settings)  # type: ignore[operator]
-            fit = type(method).fit
-
-            def fitting(self: object, task: object, *, seed: int) -> object:
-                fitted.append(name)
-                return fit(self, task, seed=seed)
-
-            monkeypatch.setattr(type(method), "fit", fitting)
-            return method
-
-        monkeypatch.setitem(METHODS, name, wrap)
-    with pytest.raises(RuntimeError, match="the test split was opened"):
-        fit_and_judge(ALL, Inputs(loaded), jobs=1)
-    assert opened == ["train", "val", "test"], "opened once, after everything else"
-    assert set(fitted) == set(METHODS), "every method was fitted before"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "_read_split", reading)
+        patch.setattr(module, "timed_fit", fitting)
+        return run(fast(protocols=["few-shot", "base-to-new"]), inputs(cache), jobs=1), events
 
 
-def test_the_same_seed_gives_the_same_bytes_in_one_process_or_two(cache: Path, tmp_path: Path) -> None:
-    for jobs, name in enumerate("ab", 1):
-        run(ALL, inputs(cache), results=tmp_path / name, jobs=jobs)
-    files = [
-        "run.json",
-        "curves.csv",
-        "predictions.csv",
-        "checkpoint/checkpoint.json",
-        "checkpoint/checkpoint.safetensors",
-    ]
-    for file in files:
-        assert (tmp_path / "a/runs/w" / file).read_bytes() == (tmp_path / "b/runs/w" / file).read_bytes(), file
+def test_the_test_split_is_read_once_after_every_method_of_every_protocol_is_fitted(
+    watched: tuple[RunRecord, Events],
+) -> None:
+    _, events = watched
+    assert [split for what, split in events if what == "read"] == ["train", "val", "test"]
+    assert events[-1] == ("read", "test")
+    assert {name for what, name in events if what == "fit"} == set(METHODS)
 
 
-def test_every_method_learns_separable_classes_and_baselines_see_the_same_shots(cache: Path) -> None:
-    record = run(ALL, inputs(cache))
+def test_every_method_learns_separable_classes_and_baselines_see_the_same_shots(
+    watched: tuple[RunRecord, Events],
+) -> None:
+    record, _ = watched
     accuracy = {fit.method: fit.metrics["accuracy"] for fit in record.fits if fit.protocol == "few-shot"}
     for method in ("aape", "cupl", "logistic", "nearest-centroid", "cupl@people"):
-        assert accuracy[method] > 0.6, (method, accuracy)
+        assert (accuracy[method] or 0) > 0.6, (method, accuracy)
     scores = {fit.method: fit.metrics for fit in record.fits if fit.protocol == "base-to-new"}
     assert set(scores["aape"]) == {"base", "new", "h", "generalized"}
     assert set(scores["logistic"]) == {"base"}, "logistic regression cannot serve classes it never saw"
+
+
+def test_the_same_seed_gives_the_same_bytes_in_one_process_or_two(cache: Path, tmp_path: Path) -> None:
+    settings = fast(protocols=["few-shot", "base-to-new"], methods=["aape", "logistic", "cupl"], seeds=[1, 2, 3])
+    for jobs, name in enumerate("ab", 1):
+        run(settings, inputs(cache), results=tmp_path / name, jobs=jobs)
+    for file in (path for path in (tmp_path / "a").rglob("*") if path.is_file() and path.name != "timing.json"):
+        other = tmp_path / "b" / file.relative_to(tmp_path / "a")
+        assert file.read_bytes() == other.read_bytes(), file
+    assert (tmp_path / "a" / "runs" / "w" / "predictions.csv").exists()
 
 
 def test_shots_are_drawn_by_seed_nested_and_never_from_another_class(cache: Path) -> None:
@@ -140,10 +134,11 @@ def test_features_without_any_prompts_still_run_what_needs_none(tmp_path: Path) 
 
 
 def test_the_command_prints_tables_and_leaves_metrics_plots_pictures_and_a_checkpoint(
-    command: Command, cache: Path, tmp_path: Path
+    typed: Command, cache: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "params.yaml").write_text("datasets: [w]\nprompts: {llm: people}\ntrain: {epochs: 8}\n")
-    done = command("trainer", "run", "--features", "cache/", "--shots", 4, cwd=tmp_path)
+    methods = "zero-shot,cupl,aape,nearest-centroid"
+    done = typed("trainer", "run", "--features", "cache/", "--shots", 4, "--methods", methods, cwd=tmp_path)
     assert "w: few-shot, 4 shots, 3 seeds, encoder lite" in done.stdout
     assert "cupl@llm" in done.stdout, "the settings' own source has the plain name"
     assert "note: not CLIP" in done.stdout
@@ -157,14 +152,16 @@ def test_the_command_prints_tables_and_leaves_metrics_plots_pictures_and_a_check
         assert {row["actual"] for row in csv.DictReader(handle)} == set(NAMES.values())
     assert (tmp_path / "results" / "plots" / "curves.csv").read_text().startswith("run,epoch,loss\n")
     assert (tmp_path / "results" / "runs" / "w" / "checkpoint" / "checkpoint.safetensors").exists()
-    again = command("trainer", "run", "--methods", "aape", "--seeds", "1", "--shots", 2, "--json", cwd=tmp_path)
+    again = typed("trainer", "run", "--methods", "aape", "--seeds", "1", "--shots", 2, "--json", cwd=tmp_path)
     assert list(json.loads(again.stdout)["w"]["few-shot"]) == ["aape", "aape@llm"]
 
 
-def test_wrong_use_is_one_line_and_nothing_is_written(command: Command, cache: Path, tmp_path: Path) -> None:
+def test_wrong_use_is_one_line_and_nothing_is_written(typed: Command, cache: Path, tmp_path: Path) -> None:
     cases = {
         ("run", "--methods", "appe"): ("did you mean 'aape'", 2),
-        ("run", "--seeds", "one"): ("whole numbers", 2),
+        ("run", "--seeds", "one"): ("evaluation.seeds.0: input should be a valid integer, found 'one'", 2),
+        ("run", "--seeds", "1,1"): ("1 stands twice", 2),
+        ("run", "--set", "train.lamda=1"): ("did you mean 'lambda'", 2),
         ("run", "--shots", "50"): ("lower --shots", 1),
         ("run", "--encoder", "open_clip:x/y"): ("no images store of encoder", 1),
         ("report",): ("run `trainer run` first", 1),
@@ -172,10 +169,10 @@ def test_wrong_use_is_one_line_and_nothing_is_written(command: Command, cache: P
     }
     (tmp_path / "params.yaml").write_text("datasets: [w]\n")
     for args, (part, code) in cases.items():
-        done = command("trainer", *args, cwd=tmp_path, code=code)
+        done = typed("trainer", *args, cwd=tmp_path, code=code)
         assert part in done.stderr, args
         assert len(done.stderr.strip().splitlines()) == 1
-    assert not (tmp_path / "results").exists()
+    assert not any(path.is_file() for path in (tmp_path / "results").rglob("*"))
 
 
 def test_features_hold_no_test_image(cache: Path) -> None:

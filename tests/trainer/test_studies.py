@@ -49,6 +49,20 @@ def test_a_sweep_runs_every_point_once_and_goes_on_where_it_stopped(
     assert (tmp_path / "out" / "table.csv").read_bytes() == table, "the same as an undisturbed sweep"
 
 
+def test_a_sweep_serves_protocols_that_test_on_other_data_sets(tmp_path: Path) -> None:
+    make_stores(tmp_path / "cache", sources=("llm",))
+    make_stores(tmp_path / "cache", dataset="other", names={0: "new one", 1: "new two"}, sources=("llm",))
+    settings = {**SET, "evaluation.protocols": ["cross-dataset"], "evaluation.shots": 2}
+    recipe = Recipe(title="targets", set=settings, grid={"train.lambda": [0.0]})  # type: ignore[arg-type]
+    alone = changed(FAST, {"datasets": ["w"]}, where="test")
+    with pytest.raises(UserError, match=r"left out: it tests on other data sets: name them under evaluation\.targets"):
+        sweep(recipe, alone, cache=tmp_path / "cache", folder=tmp_path / "out", datasets=["w"])
+    params = changed(FAST, {"datasets": ["w", "other"]}, where="test")
+    rows = sweep(recipe, params, cache=tmp_path / "cache", folder=tmp_path / "out", datasets=["w"])
+    assert set(rows[0].metrics) == {"source", "other", "average"}
+    assert (tmp_path / "out" / "w.png").exists(), "what the protocol is known by is drawn"
+
+
 def test_a_setting_that_does_not_exist_is_refused_before_anything_runs() -> None:
     with pytest.raises(UserError, match=r"train.lamda: unknown key .*did you mean 'lambda'"):
         changed(Params(), {"train.lamda": 3}, where="point 1")
@@ -73,29 +87,29 @@ def test_every_shipped_recipe_names_settings_that_exist(file: Path) -> None:
         changed(Params(), {**recipe.set, **point}, where=file.name)
 
 
-def test_the_commands_sweep_and_compare(tmp_path: Path, command: Command) -> None:
+def test_the_commands_sweep_and_compare(tmp_path: Path, typed: Command) -> None:
     make_stores(tmp_path / "cache", sources=("llm",), per_split={"train": 8, "val": 3, "test": 40}, noise=1.4)
     (tmp_path / "params.yaml").write_text(
         "datasets: [w]\nprompts: {llm: llm}\ntrain: {epochs: 8}\n"
         "evaluation: {shots: 2, seeds: [1, 2], methods: [zero-shot, nearest-centroid], protocols: [few-shot]}\n"
     )
-    found = json.loads(command("trainer", "sweep", "--over", "evaluation.shots=1,4", "--json", cwd=tmp_path).stdout)
+    found = json.loads(typed("trainer", "sweep", "--over", "evaluation.shots=1,4", "--json", cwd=tmp_path).stdout)
     assert [(row["point"]["evaluation.shots"], row["method"]) for row in found] == [
         (1, "zero-shot"), (1, "nearest-centroid"), (4, "zero-shot"), (4, "nearest-centroid"),
     ]  # fmt: skip
     assert (tmp_path / "results" / "sweeps" / "evaluation.shots" / "w.png").exists()
     for shots, name in ((1, "a"), (8, "b")):
-        command("trainer", "run", "--shots", shots, "--results", name, "--no-report", cwd=tmp_path)
-    rows = {r["first"]: r for r in json.loads(command("trainer", "compare", "a", "b", "--json", cwd=tmp_path).stdout)}
+        typed("trainer", "run", "--shots", shots, "--results", name, "--no-report", cwd=tmp_path)
+    rows = {r["first"]: r for r in json.loads(typed("trainer", "compare", "a", "b", "--json", cwd=tmp_path).stdout)}
     assert rows["zero-shot"]["difference"] == 0
     assert rows["zero-shot"]["p_images"] == 1
     assert rows["nearest-centroid"]["difference"] < 0
     assert rows["nearest-centroid"]["p_images"] < 0.2
-    one = command("trainer", "compare", "b", "--methods", "nearest-centroid,zero-shot", cwd=tmp_path).stdout
+    one = typed("trainer", "compare", "b", "--methods", "nearest-centroid,zero-shot", cwd=tmp_path).stdout
     assert "nearest-centroid" in one
-    assert "no data set in common" in command("trainer", "compare", "a", "nowhere", cwd=tmp_path, code=1).stderr
-    assert "--methods" in command("trainer", "compare", "a", cwd=tmp_path, code=2).stderr
-    assert "unknown key" in command("trainer", "sweep", "--over", "train.nothing=1", cwd=tmp_path, code=2).stderr
+    assert "no data set in common" in typed("trainer", "compare", "a", "nowhere", cwd=tmp_path, code=1).stderr
+    assert "--methods" in typed("trainer", "compare", "a", cwd=tmp_path, code=2).stderr
+    assert "unknown key" in typed("trainer", "sweep", "--over", "train.nothing=1", cwd=tmp_path, code=2).stderr
 
 
 def test_the_permutation_test_agrees_with_counting_every_flip() -> None:

@@ -62,8 +62,12 @@ class Row:
         return cls(name, round(ours, 4), round(reference, 4), round(ratio, 3), unit)
 
 
-def bench(sizes: Sizes, device: torch.device) -> Iterator[Row]:
-    """All rows, as they get ready.
+PARTS = ("evaluation", "training", "loading")
+"""What is measured, in this order: memory first, while nothing else has asked for any."""
+
+
+def bench(sizes: Sizes, device: torch.device, parts: Sequence[str] = PARTS) -> Iterator[Row]:
+    """The rows of these parts, as they get ready.
 
     Raises:
         UserError: the store of the loading benchmark does not fit on the disk.
@@ -72,10 +76,12 @@ def bench(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     from trainer.bench.loading import loading_rows
     from trainer.bench.training import training_rows
 
-    yield from evaluation_rows(sizes, device)  # first, while nothing else has asked for memory
-    for width in sizes.widths:
+    if "evaluation" in parts:
+        yield from evaluation_rows(sizes, device)
+    for width in sizes.widths if "training" in parts else ():
         yield from training_rows(sizes, width, device)
-    yield from loading_rows(sizes, device)
+    if "loading" in parts:
+        yield from loading_rows(sizes, device)
 
 
 def as_text(rows: Sequence[Row]) -> str:

@@ -1,17 +1,27 @@
 """`trainer bench`."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from stages import command
-from stages.command import JsonOption, say
+from stages.command import JsonOption, numbers, say
 from stages.errors import UserError
-from trainer.cli.app import app, numbers
+from trainer.cli.app import DeviceOption, app
+
+
+class Part(StrEnum):
+    """What is measured."""
+
+    training = "training"
+    evaluation = "evaluation"
+    loading = "loading"
 
 
 @app.command()
 def bench(
+    parts: Annotated[list[Part] | None, typer.Argument(metavar="[PART]...", help="Default all.")] = None,
     classes: Annotated[int, typer.Option(min=2, help="Classes of the training run.")] = 100,
     shots: Annotated[int, typer.Option(min=1, help="Images a class.")] = 16,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts a class.")] = 50,
@@ -24,24 +34,22 @@ def bench(
     evaluated: Annotated[int, typer.Option(min=2, help="Classes of the evaluation.")] = 1_000,
     rows: Annotated[int, typer.Option(min=1, help="Embeddings of the store that is loaded.")] = 500_000,
     runs: Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")] = 3,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Training, evaluation and loading as ratios against their plain forms, measured here and now."""
-    import torch
-
+    from stages.device import pick_device
     from trainer.bench import Sizes, as_text
     from trainer.bench import bench as rows_of
 
-    try:
-        target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    except RuntimeError as error:
-        raise UserError(f"--device {device!r}: expected auto, cpu, cuda or cuda:1", exit_code=2) from error
+    found_widths = [width for width in numbers(widths) or [] if isinstance(width, int) and width > 0]
+    if not found_widths or len(found_widths) < len(numbers(widths) or []):
+        raise UserError(f"--widths {widths!r}: expected whole numbers with commas, such as 512,1280", exit_code=2)
     sizes = Sizes(
         classes=classes,
         shots=shots,
         prompts=prompts,
-        widths=tuple(numbers(widths, [], flag="--widths")),
+        widths=tuple(found_widths),
         steps=steps,
         measured=measured,
         images=images,
@@ -50,8 +58,7 @@ def bench(
         runs=runs,
     )
     found = []
-    for row in rows_of(sizes, target):
+    for row in rows_of(sizes, pick_device(device), parts or list(Part)):
         found.append(row)
-        if not as_json:
-            say(f"{row.name}: {row.ratio} x")
+        say(f"{row.name}: {row.ratio} x")
     command.show([vars(row) for row in found], as_json=as_json, text=lambda: as_text(found))

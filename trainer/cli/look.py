@@ -6,15 +6,10 @@ from typing import Annotated, Literal
 import typer
 
 from stages import command
-from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, say
-from trainer.cli.app import RESULTS, app, words
+from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, say, words
+from trainer.cli.app import CACHE, RESULTS, DeviceOption, FeaturesOption, MethodsOption, app
 
-FeaturesOption = Annotated[
-    Path, typer.Option("--features", "--cache", help="Folder of the stores that pipeline wrote.", metavar="DIR")
-]
 CheckpointOption = Annotated[Path | None, typer.Option(help="Folder of a checkpoint.", metavar="DIR")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-CACHE = Path("cache")
 
 
 @app.command()
@@ -72,7 +67,7 @@ def export(
 @app.command()
 def cost(
     dataset: DatasetOption = None,
-    methods: Annotated[str | None, typer.Option(help="Method names with commas, or all.")] = None,
+    methods: MethodsOption = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Training images a class.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the shots and of the training.")] = 1,
     features: FeaturesOption = CACHE,
@@ -82,20 +77,19 @@ def cost(
     as_json: JsonOption = False,
 ) -> None:
     """Parameters, FLOPs, images a second and training seconds of every method."""
-    from stages.params import changed
     from trainer.analysis.cost import caption, costs, text_of
     from trainer.inputs import load_training
 
-    settings = command.settings(params)
-    if encoder is not None:
-        settings = changed(settings, {"encoder": encoder}, where="--encoder")
+    settings = command.settings(
+        params, {"encoder": encoder, "evaluation.methods": words(methods), "evaluation.shots": shots}
+    )
     asked = settings.evaluation
-    number = shots or max(asked.shot_numbers)
+    number = max(asked.shot_numbers)
     done = {}
     for name in command.chosen(dataset, settings):
         loaded = load_training(settings, name, cache=features, device=device)
         rows = []
-        for row in costs(loaded, settings, method_names=words(methods, asked.methods), shots=number, seed=seed):
+        for row in costs(loaded, settings, method_names=asked.methods, shots=number, seed=seed):
             rows.append(row)
             say(f"{name}: {row.method} measured")
         done[name] = [vars(row) for row in rows]

@@ -1,46 +1,47 @@
 """`trainer run` and `trainer report`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stages import command
-from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, say
-from trainer.cli.app import RESULTS, app, numbers, words
+from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, numbers, say, words
+from stages.errors import UserError
+from trainer.cli.app import (
+    CACHE,
+    RESULTS,
+    DeviceOption,
+    FeaturesOption,
+    JobsOption,
+    MethodsOption,
+    ShotsOption,
+    app,
+)
 
 
 @app.command()
 def run(
-    features: Annotated[
-        Path, typer.Option("--features", "--cache", help="Folder of the stores that pipeline wrote.", metavar="DIR")
-    ] = Path("cache"),
+    features: FeaturesOption = CACHE,
     dataset: DatasetOption = None,
-    protocol: Annotated[
+    protocols: Annotated[
         str | None,
-        typer.Option(
-            help="few-shot, base-to-new, cross-dataset, domain-generalization, label-noise; several with commas."
-        ),
+        typer.Option("--protocols", "--protocol", help="Protocol names with commas, such as few-shot,base-to-new."),
     ] = None,
-    methods: Annotated[str | None, typer.Option(help="Method names with commas, or all.")] = None,
-    prompts: Annotated[
+    methods: MethodsOption = None,
+    sources: Annotated[
         str | None, typer.Option(help="Prompt sources with commas, the main one first; default all there are.")
     ] = None,
-    shots: Annotated[str | None, typer.Option(help="Training images a class; several numbers with commas.")] = None,
+    shots: ShotsOption = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds with commas; the interval is over them.")] = None,
     targets: Annotated[
         str | None, typer.Option(help="cross-dataset: data sets to test on; default the settings' others.")
     ] = None,
-    shifts: Annotated[str | None, typer.Option(help="domain-generalization: variants to test on.")] = None,
-    noise: Annotated[float | None, typer.Option(min=0, max=1, help="label-noise: share of wrong labels.")] = None,
-    indices: Annotated[
-        Path | None, typer.Option(help="CSV seed,shots,split,image_id of published draws.", metavar="FILE")
+    shifts: Annotated[
+        str | None, typer.Option(help="domain-generalization: variants of the data set to test on.")
     ] = None,
     encoder: EncoderOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Fits side by side; default one a core, one on a GPU.")
-    ] = None,
+    device: DeviceOption = "auto",
+    jobs: JobsOption = None,
     params: ParamsOption = None,
     results: ResultsOption = RESULTS,
     with_report: Annotated[
@@ -49,7 +50,6 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train every method on the cached features and judge it on the test split."""
-    from stages.params import changed
     from trainer.inputs import load_inputs
     from trainer.record import summarize
     from trainer.report import as_json as plain
@@ -57,35 +57,40 @@ def run(
     from trainer.report import text_tables
     from trainer.run import run as run_dataset
 
-    settings = command.settings(params)
-    names = command.chosen(dataset, settings)
-    asked = {
-        "encoder": encoder,
-        "evaluation.protocols": protocol and words(protocol, []),
-        "evaluation.methods": methods and words(methods, []),
-        "evaluation.sources": prompts and words(prompts, []),
-        "evaluation.shots": shots and numbers(shots, [], flag="--shots"),
-        "evaluation.seeds": seeds and numbers(seeds, [], flag="--seeds"),
-        "evaluation.targets": targets and words(targets, []),
-        "evaluation.shifts": shifts and {name: words(shifts, []) for name in names},
-        "evaluation.noise": noise,
-        "evaluation.indices": indices and str(indices),
-    }
-    given = {path: value for path, value in asked.items() if value is not None}
-    settings = changed(settings, given, where="command line")
-    done = {}
-    for name in names:
-        record = run_dataset(
-            settings, load_inputs(settings, name, cache=features, device=device), results=results, jobs=jobs
-        )
-        done[name] = summarize(record)
+    variants = words(shifts)
+    if variants is not None and dataset is None:
+        raise UserError("--shifts needs --dataset: they are variants of one data set", exit_code=2)
+    settings = command.settings(
+        params,
+        {
+            "encoder": encoder,
+            "evaluation.protocols": words(protocols),
+            "evaluation.methods": words(methods),
+            "evaluation.sources": words(sources),
+            "evaluation.shots": numbers(shots),
+            "evaluation.seeds": numbers(seeds),
+            "evaluation.targets": words(targets),
+            "evaluation.shifts": variants and {dataset: variants},
+        },
+    )
+    records = []
+    for name in command.chosen(dataset, settings):
+        inputs = load_inputs(settings, name, cache=features, device=device)
+        record = run_dataset(settings, inputs, results=results, jobs=jobs)
+        records.append(record)
         if not as_json:
             print(text_tables(record), end="\n\n\n", flush=True)
     if with_report:
         write_report(results)
         say(f"wrote {results}/metrics.json, tables.md, plots/, figures/ and runs/*/checkpoint/")
     if as_json:
-        command.show(plain(done), as_json=True, text=str)
+        command.show(plain({record.dataset: summarize(record) for record in records}), as_json=True, text=str)
+    unjudged = [record.dataset for record in records if not record.judged]
+    if unjudged:
+        raise UserError(
+            f"{', '.join(unjudged)}: nothing could be judged, since there is no test image: the checkpoint is there, "
+            "the tables are empty; put some images into the split `test` (data.NAME.split)"
+        )
 
 
 @app.command()

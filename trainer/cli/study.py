@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from stages import command
-from stages.command import DatasetOption, JsonOption, ParamsOption, ResultsOption, say
+from stages.command import DatasetOption, JsonOption, ParamsOption, ResultsOption, say, words
 from stages.errors import UserError
-from trainer.cli.app import RESULTS, app, words
+from trainer.cli.app import CACHE, RESULTS, DeviceOption, FeaturesOption, JobsOption, app
 
 
 @app.command()
@@ -20,13 +20,11 @@ def sweep(
         list[str] | None,
         typer.Option("--over", metavar="SETTING=VALUES", help="Such as train.lambda=1,3,9; repeatable."),
     ] = None,
-    features: Annotated[
-        Path, typer.Option("--features", "--cache", help="Folder of the stores that pipeline wrote.", metavar="DIR")
-    ] = Path("cache"),
+    features: FeaturesOption = CACHE,
     dataset: DatasetOption = None,
     metrics: Annotated[str | None, typer.Option(help="Metrics to plot, with commas.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Fits side by side; default one a core.")] = None,
+    device: DeviceOption = "auto",
+    jobs: JobsOption = None,
     params: ParamsOption = None,
     results: ResultsOption = RESULTS,
     as_json: JsonOption = False,
@@ -34,8 +32,9 @@ def sweep(
     """Run a grid or list of settings; finished points are kept, so a stopped sweep goes on."""
     from dataclasses import asdict
 
-    from stages.params import read_yaml_text
-    from trainer.studies.recipe import Recipe, read_recipe
+    from stages.names import slug
+    from stages.params import read_yaml, read_yaml_text
+    from trainer.studies.recipe import recipe_of
     from trainer.studies.sweep import as_table
     from trainer.studies.sweep import sweep as run
 
@@ -43,17 +42,16 @@ def sweep(
     if (recipe is None) == (not over):
         raise UserError("give either a recipe file or --over SETTING=VALUES", exit_code=2)
     if recipe is not None:
-        study, name = read_recipe(recipe), recipe.stem
+        raw, name = read_yaml(recipe), recipe.stem
     else:
         grid = {}
         for text in over or ():
             path, separator, values = text.partition("=")
-            if not separator or not values:
-                raise UserError(f"--over {text!r}: expected SETTING=VALUE,VALUE,...", exit_code=2)
-            grid[path] = [read_yaml_text(word, where=f"--over {path}") for word in words(values, [])]
-        study, name = Recipe(title=f"Sweep over {', '.join(grid)}", grid=grid), "-".join(grid)
-    if metrics is not None:
-        study = study.model_copy(update={"metrics": words(metrics, [])})
+            if not separator or not values or path in grid:
+                raise UserError(f"--over {text!r}: expected SETTING=VALUE,VALUE,..., each setting once", exit_code=2)
+            grid[path] = [read_yaml_text(word, where=f"--over {path}") for word in words(values) or ()]
+        raw, name = {"title": f"Sweep over {', '.join(grid)}", "grid": grid}, slug("-".join(grid))
+    study = recipe_of(raw, where=str(recipe or "--over"), metrics=words(metrics))
     folder = results / "sweeps" / name
     rows = run(
         study, settings, cache=features, folder=folder, datasets=command.chosen(dataset, settings), device=device,
@@ -78,12 +76,12 @@ def compare(
 
     from trainer.studies.compare import compare as run
 
-    pair = words(methods, [])
+    pair = words(methods) or []
     if methods is not None and len(pair) != 2:
         raise UserError(f"--methods {methods!r}: expected two methods with a comma", exit_code=2)
     if second is None and not pair:
         raise UserError("one results folder: name two methods with --methods FIRST,SECOND", exit_code=2)
-    found = run(first, second or first, methods=(pair[0], pair[1]) if pair else None, metrics=words(metrics, []))
+    found = run(first, second or first, methods=(pair[0], pair[1]) if pair else None, metrics=words(metrics) or [])
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.1f}"

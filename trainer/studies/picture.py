@@ -7,17 +7,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from trainer.report.figures import save
-from trainer.studies.recipe import Recipe, SweepRow, Value, describe
+from trainer.studies.recipe import SweepRow, Value, describe
 
 WIDE = 8
 """A setting that is varied by this factor is drawn on a logarithmic axis."""
 
 
-def picture(recipe: Recipe, rows: Sequence[SweepRow], path: Path) -> None:
-    """Draw the recipe's metrics of one data set; nothing where none was measured."""
-    panels = list(
-        dict.fromkeys((row.protocol, metric) for metric in recipe.metrics for row in rows if metric in row.metrics)
-    )
+def picture(title: str, metrics: Sequence[str], rows: Sequence[SweepRow], path: Path) -> None:
+    """Draw these metrics of one data set; nothing where none was measured."""
+    panels = list(dict.fromkeys((row.protocol, metric) for metric in metrics for row in rows if metric in row.metrics))
     if not panels:
         return
     points = list(dict.fromkeys(describe(row.point) for row in rows))
@@ -60,7 +58,7 @@ def picture(recipe: Recipe, rows: Sequence[SweepRow], path: Path) -> None:
             axis.margins(x=0.08)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(f"{recipe.title}: {rows[0].dataset}", fontsize=10)
+    figure.suptitle(f"{title}: {rows[0].dataset}", fontsize=10)
     save(figure, path)
 
 

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,7 +23,7 @@ class Recipe(BaseModel):
     set: dict[str, Value] = Field({}, description="settings that hold for every point")
     grid: dict[str, list[Value]] = Field({}, description="settings and their values; every combination is a point")
     points: list[dict[str, Value]] = Field([], description="or the points one by one")
-    metrics: list[str] = Field(["accuracy"], min_length=1, description="metrics that are plotted")
+    metrics: list[str] = Field([], description="metrics that are plotted; [] = those that the protocols are known by")
 
     @model_validator(mode="after")
     def _something(self) -> "Recipe":
@@ -67,4 +68,15 @@ def read_recipe(file: Path) -> Recipe:
     Raises:
         UserError: missing, malformed, or with faults; all of them are named.
     """
-    return check(Recipe, read_yaml(file), where=str(file))
+    return recipe_of(read_yaml(file), where=str(file))
+
+
+def recipe_of(raw: Any, *, where: str, metrics: list[str] | None = None) -> Recipe:
+    """A recipe from the content of its file; `metrics` take the place of its own.
+
+    Raises:
+        UserError: with faults; all of them are named.
+    """
+    return check(
+        Recipe, {**raw, "metrics": metrics} if metrics is not None and isinstance(raw, dict) else raw, where=where
+    )

@@ -35,6 +35,7 @@ def sweep(
         for number, point in enumerate(points, 1)
     ]
     rows: list[SweepRow] = []
+    headlines: dict[str, None] = {}
     for name in datasets:
         for point, chosen in zip(points, settled, strict=True):
             inputs = load_inputs(chosen, name, cache=cache, device=device)
@@ -44,6 +45,7 @@ def sweep(
                 say(f"{name}: {describe(point)}")
                 record = run(chosen, inputs, jobs=jobs)
                 save_record(record, kept)
+            headlines |= dict.fromkeys(m for protocol in record.protocols.values() for m in protocol.headline)
             for protocol, by_method in summarize(record).items():
                 rows += [
                     SweepRow(name, point, protocol, method, metrics, record.timing.get(protocol, {}).get(method))
@@ -57,7 +59,8 @@ def sweep(
     from trainer.studies.picture import picture
 
     for name in datasets:
-        picture(recipe, [row for row in rows if row.dataset == name], folder / f"{name}.png")
+        shown = recipe.metrics or list(headlines)
+        picture(recipe.title, shown, [row for row in rows if row.dataset == name], folder / f"{name}.png")
     return rows
 
 

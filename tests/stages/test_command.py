@@ -1,0 +1,113 @@
+"""What both command lines share: --set on every command, under the rules of the settings file."""
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from stages import UserError
+from stages.command import App, ParamsOption, numbers, settings, words
+
+
+def line(*words: str, flags: dict[str, object] | None = None) -> object:
+    """What a command gets as its settings when these words stand on the line."""
+    app = App(help="test")
+    found: list[object] = []
+
+    @app.command()
+    def show(params: ParamsOption = None) -> None:
+        found.append(settings(params, flags))
+
+    @app.command()
+    def other() -> None:
+        found.append("nothing asked of the settings")
+
+    done = CliRunner().invoke(app, list(words))
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return found[0]
+
+
+@pytest.mark.parametrize("name", ["pipeline", "trainer"])
+def test_every_command_takes_set_and_params(name: str) -> None:
+    import importlib
+
+    commands = get_command(importlib.import_module(f"{name}.cli").app).commands  # type: ignore[attr-defined]
+    assert len(commands) > 8
+    for command in commands.values():
+        options = [option for parameter in command.params for option in parameter.opts]
+        assert options.count("--set") == 1, command.name
+        assert options.count("--params") == 1, command.name
+
+
+def test_set_changes_the_file_and_values_are_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("datasets: [a]\ntrain: {lambda: 1.0}\ndata: {my.set: {samples: 2}}\n")
+    found = line(
+        "show", "--params", str(file), "--set", "train.lambda=3", "--set", "evaluation.seeds=[4, 5]", "--set",
+        "train.lr=1e-3", "--set", 'data."my.set".samples=7', "--set", "encoder=open_clip:ViT-B-16/openai",
+    )  # fmt: skip
+    assert found.train.lambda_ == 3  # type: ignore[attr-defined]
+    assert found.train.lr == 0.001  # type: ignore[attr-defined]
+    assert found.evaluation.seeds == [4, 5]  # type: ignore[attr-defined]
+    assert found.of("my.set").samples == 7  # type: ignore[attr-defined]
+    assert found.encoder == "open_clip:ViT-B-16/openai"  # type: ignore[attr-defined]
+    assert found.datasets == ["a"]  # type: ignore[attr-defined]
+
+
+def test_faults_of_file_and_line_come_together_each_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("encodr: x\n")
+    changes = ["train.lamda=3", "evaluation.shots=many", "encoder.name=x"]
+    with pytest.raises(UserError) as caught:
+        line("show", "--params", str(file), *(word for change in changes for word in ("--set", change)))
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert f"{file}: encodr: unknown key" in message
+    assert "command line: encoder: input should be a valid string, found {'name': 'x'}" in message
+    assert "train.lamda: unknown key" in message
+    assert "did you mean 'lambda'" in message
+    assert "evaluation.shots" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["show", "--set", "train.lambda"], "expected SECTION.KEY=VALUE"),
+        (["show", "--set", "train.lambda=1", "--set", "train.lambda=2"], "train.lambda is set twice"),
+        (["show", "--set", "train..lambda=1"], "expected SECTION.KEY"),
+        (["show", "--set", "train.lambda=[1"], "--set train.lambda, line 1"),
+        (["show", "--set", "trian.lambda=1"], "trian: unknown key .*did you mean 'train'"),
+        (["show", "--set", "encoder=lite"], "encoder is given twice: by --set and by a flag"),
+        (["other", "--set", "nothing.at.all=1"], "nothing: unknown key"),
+        (["other", "--params", "nowhere.yaml"], "nowhere.yaml: not found"),
+    ],
+)
+def test_a_wrong_set_is_one_line_on_every_command(words: list[str], part: str) -> None:
+    with pytest.raises(UserError, match=part) as caught:
+        line(*words, flags={"encoder": "lite"})
+    assert caught.value.exit_code == 2
+
+
+def test_lists_on_a_line_keep_what_is_no_number_for_the_settings_to_refuse() -> None:
+    assert words(" a, b,,") == ["a", "b"]
+    assert words(None) is None
+    assert numbers("1,2") == [1, 2]
+    assert numbers("-1,x,1" + "0" * 40) == [-1, "x", "1" + "0" * 40]
+    with pytest.raises(
+        UserError, match=r"command line: evaluation.seeds.1: input should be a valid integer, found 'x'"
+    ):
+        settings(None, {"evaluation.seeds": numbers("1,x")})
+
+
+def test_a_command_of_an_app_is_still_the_function_it_was() -> None:
+    app = App(help="test")
+
+    @app.command()
+    def double(number: int, params: ParamsOption = None) -> int:
+        return 2 * number
+
+    assert double(4) == 8
+    assert isinstance(app, typer.Typer)
