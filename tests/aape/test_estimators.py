@@ -94,8 +94,12 @@ def test_lengths_say_nothing(name: str) -> None:
 
 
 def test_the_same_random_state_gives_the_same_bytes(tmp_path: Path) -> None:
-    for name in "ab":
+    threads = torch.get_num_threads()
+    for count, name in enumerate("ab", 1):
+        torch.set_num_threads(count)
         AAPEClassifier(random_state=3, **FAST).fit(DATA.X, DATA.y, **DATA.text).save(tmp_path / name)
+        assert torch.get_num_threads() == count, "the caller's threads are as before"
+    torch.set_num_threads(threads)
     for file in ("checkpoint.json", "checkpoint.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     drawn = [AAPEPlusClassifier(random_state=np.random.RandomState(5)).fit(DATA.X, DATA.y, **DATA.text) for _ in "ab"]
@@ -117,6 +121,18 @@ def test_tensors_half_precision_strides_and_lists_are_taken() -> None:
         np.testing.assert_allclose(made.decision_function(half), expected, atol=2, rtol=0.05)
     np.testing.assert_array_equal(made.decision_function(DATA.X_new.tolist()), expected)
     assert isinstance(tensors.predict(torch.tensor(DATA.X_new)), np.ndarray)
+
+
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.mark.parametrize("name", ["aape", "aape-plus", "gda", "logistic"])
+def test_tensors_of_any_device_are_taken_and_any_device_computes(name: str, device: str) -> None:
+    text = {**DATA.text, "templates": torch.tensor(DATA.text["templates"], device=device)}
+    made = fast(name).set_params(device=device).fit(torch.tensor(DATA.X, device=device), DATA.y, **text)
+    assert made.text_.template.device.type == device
+    found = made.predict(torch.tensor(DATA.X_new, device=device))
+    assert (found == fast(name).fit(DATA.X, DATA.y, **DATA.text).predict(DATA.X_new)).mean() > 0.9
+    with pytest.raises(ValueError, match="device 'abacus': no device of torch"):
+        fast(name).set_params(device="abacus").fit(DATA.X, DATA.y)
 
 
 def test_labels_may_be_strings_or_have_gaps() -> None:

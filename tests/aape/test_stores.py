@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aape import AAPEPlusClassifier, open_features
+from aape import AAPEPlusClassifier, classifier, open_features
 from aape.base import IMAGES_ALONE
 from aape.estimators import CLASSES
+from stages.training import TrainParams
 from tests.trainer.small_stores import NAMES, WIDTH, make_stores
 from trainer import features as trainer_features
-from trainer.methods import METHODS
+from trainer.data import Task
+from trainer.draws import few_shot
+from trainer.methods import METHODS, methods
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -40,6 +43,21 @@ def test_the_stores_come_as_arrays_and_fit_as_they_are(tmp_path: Path) -> None:
         data.classes("llama")
     with pytest.raises(ValueError, match="9 shots asked, but 4 classes have fewer"):
         data.few_shot(9)
+
+
+@pytest.mark.parametrize("name", ["aape", "aape-plus", "tip-adapter"])
+def test_a_fit_gives_what_trainer_run_gives_but_for_the_rounding_of_float16(tmp_path: Path, name: str) -> None:
+    make_stores(tmp_path)
+    features = trainer_features.load_features(tmp_path, "w", "lite", device="cpu")
+    train, val = few_shot(features, 4, seed=3)
+    settings = {"epochs": 12, "lr": 0.05} if name == "aape" else {}
+    [method] = methods([name], settings=TrainParams.model_validate(settings))
+    theirs = method.fit(Task(features.text["llm"], train, val), seed=3)
+    data = open_features(tmp_path, dataset="w")
+    ours = classifier(name, random_state=3, **settings).fit(**data.few_shot(4, seed=3), text=data.classes())
+    expected = theirs.logits(features.val.images.embeddings.float(), features.text["llm"]).softmax(1).numpy()
+    np.testing.assert_allclose(ours.predict_proba(data.val.X), expected, atol=0.01)
+    assert ours.info_.keys() == theirs.info.keys()
 
 
 def test_the_test_split_is_read_by_its_own_call_and_by_nothing_else(
