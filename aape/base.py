@@ -352,9 +352,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def plain(value: Any) -> Any:
-    """A number of NumPy's as Python's, an array or tuple as a list."""
+    """A number of NumPy's as Python's, an array or tuple as a list, and so inside a mapping."""
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
     return list(map(plain, value)) if isinstance(value, tuple | np.ndarray) else value
 
 

@@ -21,6 +21,7 @@ import aape
 from aape import AAPEClassifier, AAPEPlusClassifier, Classes, MethodClassifier, classifier
 from aape.estimators import CLASSES
 from stages.training import TrainParams
+from trainer.checkpoint import save_checkpoint
 from trainer.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -291,6 +292,20 @@ def test_a_saved_estimator_keeps_labels_arguments_and_text_or_is_refused(tmp_pat
     (tmp_path / "head" / "checkpoint.safetensors").write_bytes(b"cut")
     with pytest.raises(ValueError, match="it was cut off, changed or belongs to another checkpoint"):
         aape.load(tmp_path / "head")
+
+
+def test_a_checkpoint_of_trainer_run_is_an_estimator_whose_labels_are_the_class_names(tmp_path: Path) -> None:
+    made = AAPEPlusClassifier().fit(DATA.X, DATA.y, **DATA.text)
+    about = {"encoder": "lite", "encoder_fingerprint": "f", "width": WIDTH, "method": "aape-plus", "seed": 2}
+    save_checkpoint(tmp_path, made.predictor_, made.text_, provenance=about)
+    again = aape.load(tmp_path)
+    assert isinstance(again, AAPEPlusClassifier)
+    assert (again.predict(DATA.X_new) == np.array(NAMES)[made.predict(DATA.X_new)]).all()
+    assert again.seed_ == 2
+    settings = {"lr_grid": (0.05,), "hidden": np.int64(4), "epochs": 2, "aggregator_steps": 1}
+    MethodClassifier("aape", settings=settings).fit(DATA.X, DATA.y, **DATA.text).save(tmp_path / "settings")
+    assert aape.load(tmp_path / "settings").get_params()["hidden"] == 4
+    assert MethodClassifier.load(tmp_path / "settings").settings["lr_grid"] == [0.05]
 
 
 def test_nothing_heavy_is_loaded_by_the_import_or_a_fit() -> None:
