@@ -1,14 +1,60 @@
 """The command line application and what several of its commands say."""
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from stages.command import App, say
+from stages.errors import UserError, nearest
 
 app = App(
     help="Stage one: images, questions, a language model and an image-text encoder to Parquet stores in cache/.",
 )
 
 CACHE = Path("cache")
+
+
+SplitFolderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--split-folder",
+        help="A folder that is a split: FOLDER=train, =val or =test; `none`: folders called so are classes.",
+        metavar="FOLDER=SPLIT",
+    ),
+]
+
+
+def pairs(flag: str, given: list[str], form: str) -> dict[str, str]:
+    """`image=FILE` as a mapping.
+
+    Raises:
+        UserError: no `=`, or a name given twice.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value or name in found:
+            raise UserError(f"{flag} {text!r}: expected {form}, each name once", exit_code=2)
+        found[name] = value
+    return found
+
+
+def split_folders(given: list[str] | None) -> dict[str, str] | None:
+    """`--split-folder training_set=train` as the setting `split_folders`; None where the flag was not given.
+
+    Raises:
+        UserError: not of this form, or no such split.
+    """
+    from stages.artifacts import SPLITS
+
+    if not given or given == ["none"]:
+        return {} if given else None
+    found = pairs("--split-folder", given, "FOLDER=SPLIT (train, val or test), or `none` alone")
+    for folder, split in found.items():
+        if split not in SPLITS:
+            raise UserError(f"--split-folder {folder}={split}: {nearest(split, list(SPLITS))}", exit_code=2)
+    return found
 
 
 def list_some(

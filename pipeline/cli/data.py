@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import CACHE, app, list_some
+from pipeline.cli.app import CACHE, SplitFolderOption, app, list_some, pairs, split_folders
 from stages import command
 from stages.command import CacheOption, DatasetOption, EncoderOption, JsonOption, ParamsOption, say
-from stages.errors import UserError, nearest
+from stages.errors import UserError
 
 
 @app.command()
@@ -35,13 +35,7 @@ def ingest(
             metavar="NAME=COLUMN",
         ),
     ] = None,
-    split_folder: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A folder that is a split: FOLDER=train, =val or =test; `none`: folders called so are classes.",
-            metavar="FOLDER=SPLIT",
-        ),
-    ] = None,
+    split_folder: SplitFolderOption = None,
     max_missing: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Share of images that may be missing or unreadable.", metavar="SHARE"),
@@ -61,8 +55,8 @@ def ingest(
     dataset = dataset or named
     if dataset is None and source is not None:
         raise UserError("--source needs the name of the data set: pipeline ingest NAME --source SOURCE", exit_code=2)
-    columns = _pairs("--column", column or [], "NAME=COLUMN")
-    folders = None if not split_folder else {} if split_folder == ["none"] else _split_folders(split_folder)
+    columns = pairs("--column", column or [], "NAME=COLUMN")
+    folders = split_folders(split_folder)
     done = []
     for name in command.chosen(dataset, settings, variants=True):
         flags = {
@@ -99,36 +93,6 @@ def ingest(
         done.append(asdict(summary))
     if as_json:
         command.show(done, as_json=True, text=str)
-
-
-def _pairs(flag: str, given: list[str], form: str) -> dict[str, str]:
-    """`image=FILE` as a mapping.
-
-    Raises:
-        UserError: no `=`, or a name given twice.
-    """
-    pairs: dict[str, str] = {}
-    for text in given:
-        name, equals, value = text.rpartition("=") if flag == "--split-folder" else text.partition("=")
-        if not equals or not name or not value or name in pairs:
-            raise UserError(f"{flag} {text!r}: expected {form}, each name once", exit_code=2)
-        pairs[name] = value
-    return pairs
-
-
-def _split_folders(given: list[str]) -> dict[str, str]:
-    """`training_set=train` as a mapping.
-
-    Raises:
-        UserError: not of this form, or no such split.
-    """
-    from stages.artifacts import SPLITS
-
-    pairs = _pairs("--split-folder", given, "FOLDER=SPLIT (train, val or test), or `none` alone")
-    for folder, split in pairs.items():
-        if split not in SPLITS:
-            raise UserError(f"--split-folder {folder}={split}: {nearest(split, list(SPLITS))}", exit_code=2)
-    return pairs
 
 
 @app.command("export-features")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.app import app
+from pipeline.cli.app import SplitFolderOption, app, split_folders
 from stages import command
 from stages.command import JsonOption, say
 from stages.errors import UserError, nearest
@@ -20,6 +20,7 @@ def init(
     source: Annotated[
         str | None, typer.Option(help="Your images: anything `pipeline ingest` reads.", metavar="SOURCE")
     ] = None,
+    split_folder: SplitFolderOption = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the data set; default the source's.", metavar="NAME")
     ] = None,
@@ -33,7 +34,7 @@ def init(
     """Make a project of your own: settings, DVC stages, ignore file, README."""
     from pipeline.project import init as run
 
-    made = run(folder, source=source, name=name, llm=llm, encoder=encoder)
+    made = run(folder, source=source, split_folders=split_folders(split_folder), name=name, llm=llm, encoder=encoder)
     say(f"{made.folder}: {', '.join(file.name for file in made.files)}")
     if source is None:
         say(f"fill in data.{made.dataset}.source in params.yaml")

@@ -22,7 +22,7 @@ from pipeline.ingest.huggingface import HubReader, SavedReader
 from pipeline.ingest.lists import ListReader
 from pipeline.ingest.packaged import PackageReader
 from pipeline.ingest.pairs import PairReader
-from pipeline.ingest.side_tables import weigh
+from pipeline.ingest.side_tables import are_class_folders, weigh
 from pipeline.ingest.splits import draw_splits
 from pipeline.ingest.webdataset import WebDatasetReader
 from pipeline.registry import prepare
@@ -129,8 +129,17 @@ def read_source(source: str, data: DataParams) -> Listing:
         if not Path(source).is_dir():
             raise UserError(f"{source}: split_folders is about class folders; leave it away", exit_code=2)
         reader = FolderReader()  # what is said about the folders says that they are the set
-    listing = reader.read(source, data)
-    if isinstance(reader, ListReader) and Path(source).is_dir() and data.images is None and not data.columns:
+    told = data.images is not None or bool(data.columns)
+    beside = isinstance(reader, ListReader) and Path(source).is_dir() and not told
+    try:
+        listing = reader.read(source, data)
+    except UserError as error:
+        if not beside or not are_class_folders(source, data):
+            raise
+        raise UserError(
+            f"{error}; or, if it does not list the data set, move it away: class folders lie there"
+        ) from None
+    if beside:
         listing = weigh(source, listing, data)
     return without_empty_classes(listing)
 

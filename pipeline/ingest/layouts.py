@@ -271,7 +271,7 @@ def _told(folders: list[Folder]) -> str:
 
 
 def _no_splits() -> str:
-    return "--split-folder none"
+    return "--split-folder none (in the settings split_folders: {})"
 
 
 def _nothing(place: Folder) -> str:

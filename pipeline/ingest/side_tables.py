@@ -23,7 +23,10 @@ def weigh(source: str, tables: Listing, data: DataParams) -> Listing:
         tables: what the tables in the folder `source` name.
     """
     root = Path(source).resolve()
-    tree = read_tree(root)
+    try:
+        tree = read_tree(root)
+    except UserError:  # folders that tables do not need: loops, no permission
+        return tables
     there = set(tree.root.all_images())
     named = {entry.path for entry in tables.entries} & there
     if not named or tables.root != root:  # they hold their images, or name files elsewhere
@@ -48,6 +51,15 @@ def weigh(source: str, tables: Listing, data: DataParams) -> Listing:
         if tables.class_names:
             tables.unlabelled.update(_waiting(tree, named))
     return tables
+
+
+def are_class_folders(source: str, data: DataParams) -> bool:
+    """Whether a folder can be read as class folders too."""
+    root = Path(source).resolve()
+    try:
+        return len(listing_of(source, root, read_tree(root), data).class_names) > 1
+    except UserError:
+        return False
 
 
 def _disagreement(tables: Listing, folders: Listing, files: str) -> list[str]:

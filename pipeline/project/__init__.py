@@ -38,13 +38,15 @@ class Project:
 
 
 def init(
-    folder: Path, *, source: str | None = None, name: str | None = None, llm: str = "smollm2", encoder: str = "lite"
-) -> Project:
+    folder: Path, *, source: str | None = None, split_folders: dict[str, str] | None = None, name: str | None = None,
+    llm: str = "smollm2", encoder: str = "lite",
+) -> Project:  # fmt: skip
     """Make a project for one data set. No image is opened, and nothing is written before all is known to be right.
 
     Args:
         folder: new or empty; `.git` and the source may be in it already.
         source: anything `pipeline ingest` reads; None leaves it to be filled in.
+        split_folders: the setting of that name, for class folders whose splits cannot be told by looking.
         name: name of the data set; default the source's, else the folder's.
         llm: as for `--llm`.
         encoder: as for `--encoder`.
@@ -58,11 +60,12 @@ def init(
     called = dataset_name(name) if name is not None else _name_from(source, folder)
     if "." in called:
         raise UserError(f"data-set name {called!r}: DVC reads a dot as a path of settings; use '-' or '_'", exit_code=2)
-    names, templates = ({}, ["a photo of a {}."]) if source is None else _look(called, source)
+    names, templates = ({}, ["a photo of a {}."]) if source is None else _look(called, source, split_folders)
     on_disk = source is not None and Path(source).exists()
     values = {
         "NAME": scalar(called),
         "SOURCE": "null" if where is None else scalar(where),
+        "FOLDERS": _folder_line(split_folders),
         "DEPENDENCY": scalar(where.replace("${", "\\${")) if where is not None and on_disk else "",
         "TEMPLATES": "[" + ", ".join(quoted(text) for text in templates) + "]",
         "LLM": scalar(str(Path(llm).resolve()) if (Path(llm) / "config.json").is_file() else llm),
@@ -127,7 +130,13 @@ def _name_from(source: str | None, folder: Path) -> str:
     return slug(Path(words).stem if Path(words).suffix else words).replace(".", "-")
 
 
-def _look(dataset: str, source: str) -> tuple[dict[str, str], list[str]]:
+def _folder_line(split_folders: dict[str, str] | None) -> str:
+    if split_folders is None:
+        return ""
+    return "\n    split_folders: {" + ", ".join(f"{quoted(name)}: {to}" for name, to in split_folders.items()) + "}"
+
+
+def _look(dataset: str, source: str, split_folders: dict[str, str] | None) -> tuple[dict[str, str], list[str]]:
     """Class names (in the source -> in sentences) and templates, as `pipeline ingest` takes them."""
     from pipeline.ingest import read_source
     from pipeline.ingest.base import check_listing
@@ -135,7 +144,8 @@ def _look(dataset: str, source: str) -> tuple[dict[str, str], list[str]]:
     from pipeline.registry import prepare
     from stages.params import DataParams
 
-    place, data = prepare(dataset, source, DataParams())
+    own = DataParams.model_validate({} if split_folders is None else {"split_folders": split_folders})
+    place, data = prepare(dataset, source, own)
     if ExportedReader().matches(place):
         return {}, data.templates
     listing = read_source(place, data.model_copy(update={"class_names": {}}))

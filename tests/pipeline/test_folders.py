@@ -71,7 +71,9 @@ def test_words_that_only_begin_like_a_split_are_classes(tmp_path: Path, name: st
 
 def test_folders_of_the_same_names_are_refused_with_both_mends(tmp_path: Path) -> None:
     plant(tmp_path, "part_a/cat", "part_a/dog", "part_b/cat", "part_b/dog")
-    with pytest.raises(UserError, match=r"--split-folder part_a=train .*part_b=test for splits.*none for classes"):
+    with pytest.raises(
+        UserError, match=r"--split-folder part_a=train .*part_b=test for splits.*--split-folder none .* for classes"
+    ):
         read(tmp_path)
     told = read(tmp_path, split_folders={"part_a": "train", "part_b": "test"})
     assert by_split(told) == {"train": {"cat", "dog"}, "test": {"cat", "dog"}}
@@ -192,6 +194,13 @@ def test_a_table_that_names_few_of_the_images_is_not_the_set(tmp_path: Path, row
     assert ("mistakes.csv is not the data set" in said) != is_set
     assert (f"mistakes.csv gives {rows} of {rows} images another class than their folder does" in said) == is_set
     assert len(read(tmp_path, split_folders={}).entries) == 10, "what is said about folders says that they are the set"
+
+
+def test_a_faulty_table_among_class_folders_says_what_can_be_done(tmp_path: Path) -> None:
+    plant(tmp_path, "cat", "dog")
+    (tmp_path / "predictions.csv").write_text("file,label\ncat/0.png,cat\ncat/0.png,dog\n")
+    with pytest.raises(UserError, match=r"predictions\.csv.*if it does not list the data set, move it away"):
+        read(tmp_path)
 
 
 def test_captions_of_a_few_images_do_not_replace_the_class_folders(tmp_path: Path) -> None:

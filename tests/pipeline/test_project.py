@@ -1,6 +1,7 @@
 """`pipeline init`: a project that works outside the clone, whatever the folders are called, and overwrites nothing."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,19 @@ def test_a_known_data_set_brings_its_template_and_names(tmp_path: Path) -> None:
     made = init(tmp_path / "p", source=str(tmp_path / "tiles"), name="eurosat")
     assert load_params(made.folder / "params.yaml").of("eurosat").templates == ["a centered satellite photo of {}."]
     assert '"SeaLake": "Sea or Lake"' in (made.folder / "params.yaml").read_text()
+
+
+def test_splits_that_cannot_be_told_by_looking_are_told_once(weaves: Path, tmp_path: Path) -> None:
+    for part in ("a: one", "b"):
+        shutil.copytree(weaves, tmp_path / "parts" / part)
+    with pytest.raises(UserError, match="splits, or classes"):
+        init(tmp_path / "p", source=str(tmp_path / "parts"))
+    folders = {"a: one": "train", "b": "test"}
+    made = init(tmp_path / "p", source=str(tmp_path / "parts"), split_folders=folders)
+    assert (made.classes, load_params(made.folder / "params.yaml").of("parts").split_folders) == (
+        sorted(p.name for p in weaves.iterdir()), folders,
+    )  # fmt: skip
+    assert load_params(init(tmp_path / "q", split_folders={}).folder / "params.yaml").of("q").split_folders == {}
 
 
 def test_nothing_is_overwritten(weaves: Path, tmp_path: Path) -> None:
