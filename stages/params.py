@@ -134,7 +134,9 @@ class EvaluationParams(_Section):
         min_length=1,
         description="protocol names: few-shot, base-to-new, cross-dataset, domain-generalization, label-noise",
     )
-    methods: list[str] = Field(["all"], min_length=1, description="method names, or `all`")
+    methods: list[str] = Field(
+        ["standard"], min_length=1, description="method names, or groups of them: `standard`, `all`"
+    )
     shots: Count | Annotated[list[Count], Field(min_length=1)] = Field(
         16, description="training images a class; a list runs each number"
     )

@@ -12,9 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stages.numbers import Count, Number, Positive, Size
 
-CLASSIC_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200}
-"""CoOp's epochs by number of shots; 16 and more train as long as 8."""
-
 
 class TrainParams(BaseModel):
     """Settings of AAPE. Lengths count vector entries; rates, weights and temperatures have no unit."""
@@ -102,26 +99,3 @@ class TrainParams(BaseModel):
     detach: bool = Field(
         True, description="true: L_distill does not reach the aggregator, so p^a is one constant vector a class"
     )
-
-    @property
-    def generator_share(self) -> float:
-        """Learning rate of h in units of lr; h that is the query itself (`head: none`) is all there is to learn."""
-        return 1.0 if self.head == "none" else self.generator_lr
-
-    def batch_of(self, images: int) -> int:
-        """Images a step, of this many."""
-        return max(1, min(self.batch or images, images))
-
-    def epochs_for(self, shots: int, steps_per_epoch: int) -> int:
-        """Epochs of a run on this many images a class: CoOp's, or what `max_steps` allows; one after warm-up."""
-        wanted = (
-            CLASSIC_EPOCHS[max(k for k in CLASSIC_EPOCHS if k <= max(shots, 1))]
-            if self.epochs == "auto"
-            else self.epochs
-        )
-        return max(self.warmup_epochs + 1, min(wanted, -(-self.max_steps // steps_per_epoch)))
-
-    @property
-    def distills(self) -> bool:
-        """Whether L_distill, and with it the prompts, has a part in training."""
-        return self.image and self.lambda_ > 0

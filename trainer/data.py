@@ -41,7 +41,11 @@ class Images:
         """The same images with float32 embeddings, which every method computes in."""
         return Images(self.embeddings.float(), self.labels, None if self.views is None else self.views.float())
 
-    def take(self, rows: Int[Tensor, "K"]) -> Images:
+    def centre_crops(self) -> Images:
+        """The same images without augmentations."""
+        return Images(self.embeddings, self.labels)
+
+    def take(self, rows: Int[Tensor, "M"]) -> Images:
         """The images at these rows, in this order."""
         return Images(self.embeddings[rows], self.labels[rows], None if self.views is None else self.views[rows])
 
@@ -67,7 +71,7 @@ class ClassText:
     def __len__(self) -> int:
         return len(self.names)
 
-    def select(self, class_ids: Sequence[int] | Int[Tensor, "K"]) -> ClassText:
+    def select(self, class_ids: Sequence[int] | Int[Tensor, "M"]) -> ClassText:
         """The text of these classes, in this order."""
         ids = torch.as_tensor(class_ids, dtype=torch.long)
         return ClassText(
@@ -224,20 +228,3 @@ def check_unit(values: Float[Tensor, "*rows D"], *, name: str, where: Bool[Tenso
             f"{int(off.sum())} of {len(off)} rows of the {name} are not of length 1 (first: row {first}, length "
             f"{float(lengths.flatten()[first]):.4g}): divide each by its length, or embed again"
         )
-
-
-def take_per_class(images: Images, *, count: int, seed: int) -> tuple[Images, Images]:
-    """Split off at most `count` images of each class, drawn by seed: (drawn, rest), both in their old order.
-
-    Independent of the device, so that a seed means the same images everywhere.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    labels = images.labels.cpu()
-    order = torch.randperm(len(labels), generator=generator)
-    order = order[torch.argsort(labels[order], stable=True)]  # class by class, shuffled within each
-    counts = torch.bincount(labels) if len(labels) else torch.zeros(0, dtype=torch.long)
-    starts = counts.cumsum(0) - counts
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order)) - starts[labels[order]]
-    drawn = (rank < count).to(images.labels.device)
-    return images.take(drawn.nonzero()[:, 0]), images.take((~drawn).nonzero()[:, 0])

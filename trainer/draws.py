@@ -1,40 +1,75 @@
-"""Which images are the shots: drawn by seed, or read from a file that names them."""
+"""Which images are the shots, and which ones choices are made on: drawn by seed, or read from a file that names them.
+
+One rule draws everywhere: the images of a class are shuffled by seed and class, and the first are taken, so that
+k shots are the first k of 2k. A test image is never drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from stages import UserError
-from trainer.data import Images
-from trainer.features import Features
-from trainer.indices import Indices
+from stages.errors import UserError
+from trainer.data import Images, Task
 
-MAX_VAL_SHOTS = 4
-"""CoOp's validation set: at most this many images a class, and never more than the shots."""
+if TYPE_CHECKING:
+    from trainer.features import Features
+    from trainer.indices import Indices
+
+MOST_TO_CHOOSE_BY = 4
+"""Images a class that choices are made on, at most, and never more than the shots (CoOp's rule)."""
 
 
-def sample_shots(labels: Int[Tensor, "B"], shots: int, *, seed: int, names: tuple[str, ...]) -> Int[np.ndarray, "K"]:
-    """Positions of `shots` images of each class, drawn by seed; k shots are the first k of 2k shots.
+@dataclass(frozen=True)
+class Selection:
+    """Images to learn from and images to choose by.
+
+    Attributes:
+        train: images to learn from while choosing.
+        val: images to choose by; None where there are none.
+        held_out: whether val was taken out of the shots, so that what was chosen has to be fitted again on all.
+        note: one line for the records.
+    """
+
+    train: Images
+    val: Images | None
+    held_out: bool
+    note: str
+
+
+def shuffled(labels: Int[Tensor, "B"], classes: int, *, seed: int) -> list[Int[np.ndarray, "M"]]:
+    """The positions of each class's images, shuffled by seed and class; the same on every device."""
+    found = labels.cpu().numpy()
+    own = np.split(np.argsort(found, kind="stable"), np.bincount(found, minlength=classes).cumsum()[:-1])
+    return [rows[np.random.default_rng([seed, label]).permutation(len(rows))] for label, rows in enumerate(own)]
+
+
+def sample_shots(labels: Int[Tensor, "B"], shots: int, *, seed: int, names: tuple[str, ...]) -> Int[np.ndarray, "M"]:
+    """Positions of `shots` images of each class, class by class.
 
     Raises:
         UserError: a class has fewer images than shots.
     """
-    found = labels.cpu().numpy()
-    counts = np.bincount(found, minlength=len(names))
-    short = [f"{names[i]} {counts[i]}" for i in np.flatnonzero(counts < shots)]
+    order = shuffled(labels, len(names), seed=seed)
+    short = [f"{name} {len(rows)}" for name, rows in zip(names, order, strict=True) if len(rows) < shots]
     if short:
         raise UserError(
             f"{shots} shots asked, but {len(short)} classes have fewer training images: {', '.join(short)[:200]}; "
-            f"lower --shots to {counts.min()} or add images"
+            f"lower --shots to {min(map(len, order))} or add images"
         )
-    return np.concatenate([_order(found, label, seed)[:shots] for label in range(len(names))])
+    return np.concatenate([rows[:shots] for rows in order])
 
 
 def few_shot(features: Features, shots: int, *, seed: int) -> tuple[Images, Images]:
-    """The k-shot training images and a validation set of at most min(k, 4) images a class (CoOp's rule).
+    """The k-shot training images, and at most min(k, MOST_TO_CHOOSE_BY) validation images a class.
 
     Validation images come from the `val` split; a data set without one gives its unused training images. A class with
-    neither has no validation image; the methods then hold out from the shots themselves. Where the features bring
+    neither has no validation image; `selection` then holds out from the shots themselves. Where the features bring
     published indices, those decide instead.
 
     Raises:
@@ -43,19 +78,40 @@ def few_shot(features: Features, shots: int, *, seed: int) -> tuple[Images, Imag
     if features.indices is not None:
         return _named(features, features.indices, shots, seed)
     chosen = sample_shots(features.train.images.labels, shots, seed=seed, names=features.class_names)
-    n_val = min(shots, MAX_VAL_SHOTS)
-    if len(features.val.image_ids):
-        source, free = features.val, features.val.images.labels.cpu().numpy()
-        drawn = [_order(free, label, seed)[:n_val] for label in range(len(features.class_names))]
-    else:
-        source, free = features.train, features.train.images.labels.cpu().numpy()
-        drawn = [_order(free, label, seed)[shots : shots + n_val] for label in range(len(features.class_names))]
-    return features.train.take(chosen), source.take(np.concatenate(drawn))
+    used, source = (0, features.val) if len(features.val.image_ids) else (shots, features.train)
+    order = shuffled(source.images.labels, len(features.class_names), seed=seed)
+    last = used + min(shots, MOST_TO_CHOOSE_BY)
+    return features.train.take(chosen), source.take(np.concatenate([rows[used:last] for rows in order]))
 
 
-def _order(labels: Int[np.ndarray, "B"], label: int, seed: int) -> Int[np.ndarray, "K"]:
-    own = np.flatnonzero(labels == label)
-    return own[np.random.default_rng([seed, label]).permutation(len(own))]
+def split_off(images: Images, count: int, *, seed: int) -> tuple[Images, Images]:
+    """At most `count` images of each class, and the rest, both in their old order."""
+    classes = int(images.labels.max()) + 1 if len(images) else 0
+    drawn = torch.zeros(len(images), dtype=torch.bool)
+    for rows in shuffled(images.labels, classes, seed=seed):
+        drawn[torch.from_numpy(rows[:count])] = True
+    drawn = drawn.to(images.labels.device)
+    return images.take(drawn.nonzero()[:, 0]), images.take((~drawn).nonzero()[:, 0])
+
+
+def select(task: Task, *, seed: int) -> Selection:
+    """The images that a method chooses its settings by: the same rule for every method.
+
+    With validation images: at most min(shots, MOST_TO_CHOOSE_BY) a class of them. Without: a quarter of the shots, at
+    most MOST_TO_CHOOSE_BY and at least one a class, is held out, and the method is fitted again on all shots with what
+    was chosen. With a single shot and no validation image nothing can be held out, and a method takes its default.
+    """
+    shots = int(torch.bincount(task.train.labels, minlength=len(task.text)).min())
+    if len(task.val):
+        count = min(shots, MOST_TO_CHOOSE_BY)
+        val, _ = split_off(task.val, count, seed=seed)
+        return Selection(task.train, val, False, f"validation split, at most {count} images a class")
+    if shots < 2:
+        return Selection(task.train, None, False, "none: one shot and no validation split, defaults taken")
+    count = max(1, min(MOST_TO_CHOOSE_BY, shots // 4))
+    val, train = split_off(task.train, count, seed=seed)
+    note = f"{count} of the training images a class held out by seed, then fitted again on all"
+    return Selection(train, val, True, note)
 
 
 def _named(features: Features, indices: Indices, shots: int, seed: int) -> tuple[Images, Images]:

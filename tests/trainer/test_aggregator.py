@@ -16,11 +16,11 @@ IMAGES = small_images()
 
 def trained_like(seed: int = 0) -> AttentionAggregator:
     """An aggregator none of whose parts is zero any more."""
-    generator = torch.Generator().manual_seed(seed)
-    made = AttentionAggregator(width=WIDTH, heads=2, head_width=12, feed_forward=10, generator=generator)
+    rng = torch.Generator().manual_seed(seed)
+    made = AttentionAggregator(width=WIDTH, heads=2, head_width=12, feed_forward=10, rng=rng)
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+            parameter += 0.3 * torch.randn(parameter.shape, generator=rng)
     return made
 
 
@@ -31,7 +31,7 @@ def targets(**changes: object) -> PromptTargets:
         TrainParams.model_validate(changes),
         prompts=TEXT.prompts,
         mask=TEXT.mask,
-        generator=torch.Generator().manual_seed(0),
+        rng=torch.Generator().manual_seed(0),
     )
 
 
@@ -104,7 +104,7 @@ def test_the_targets_of_h_carry_no_gradient() -> None:
 
 def test_dropout_leaves_out_attention_while_training_alone() -> None:
     made = trained_like()
-    made.dropout, made.generator = 0.4, torch.Generator().manual_seed(5)
+    made.dropout, made.rng = 0.4, torch.Generator().manual_seed(5)
     plain = trained_like()(TEXT.prompt_mean(), TEXT.prompts, TEXT.mask)
     dropped = torch.stack([made.train()(TEXT.prompt_mean(), TEXT.prompts, TEXT.mask) for _ in range(2)])
     assert not torch.allclose(dropped[0], dropped[1])

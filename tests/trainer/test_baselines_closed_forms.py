@@ -21,7 +21,7 @@ from trainer.methods.gda import (
     synthesised_means,
     through_synthesised_precision,
 )
-from trainer.methods.lp_plus_plus import start, step_sizes
+from trainer.methods.lp_plus_plus import start_values, step_sizes
 from trainer.methods.text import TextMethod
 from trainer.methods.tip_adapter import TipAdapter
 
@@ -123,7 +123,7 @@ def test_lp_plus_plus_starts_and_steps_as_published() -> None:
     w_step, alpha_step = step_sizes(x, cosines)
     assert w_step == pytest.approx(4 * len(x) / np.linalg.eigvalsh(x.T.numpy() @ x.numpy()).max(), rel=1e-4)
     assert alpha_step == pytest.approx(len(x) / (4 * float((cosines**2).sum(0).max())), rel=1e-5)
-    weight, alpha = start(images, cosines, tau=0.01)
+    weight, alpha = start_values(images, cosines, tau=0.01)
     torch.testing.assert_close(weight[2], x[images.labels == 2].sum(0))
     own = torch.stack([cosines[images.labels == c, c].mean() for c in range(6)])
     torch.testing.assert_close(alpha, torch.full((6,), 250 * float(own.mean())))

@@ -4,19 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import normalize
 
-from stages.errors import UserError
 from stages.training import TrainParams
 from tests.trainer.baselines import BASELINES, TRAINED, shorten
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, unit
 from trainer.data import Images, Task
 from trainer.methods import Predictor, methods
 from trainer.methods.clip_adapter import Adapter
-from trainer.methods.common import all_views, drawn_view, judge, mean_view
-from trainer.methods.descent import Candidate, Recipe, choose
-from trainer.selection import Split
+from trainer.methods.common import all_views, mean_view
+from trainer.training import judge, one_view
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +102,7 @@ def test_all_views_keep_their_labels_and_one_view_is_drawn_by_seed() -> None:
     assert len(flat) == 4 * len(images)
     assert torch.equal(flat.embeddings[len(images) + 4], images.views[1, 1])
     assert flat.labels[len(images) + 4] == images.labels[1]
-    drawn = drawn_view(images, torch.Generator().manual_seed(1))
+    drawn = one_view(images, torch.Generator().manual_seed(1))
     assert torch.equal(drawn.labels, images.labels)
     among = torch.cat([images.embeddings[:, None], images.views], dim=1)
     assert bool((among == drawn.embeddings[:, None]).all(-1).any(1).all())
@@ -124,37 +121,5 @@ def test_an_ensemble_of_templates_is_their_normalised_mean_and_zero_shot_is_the_
 
 def test_clip_adapter_with_ratio_0_leaves_the_images_alone() -> None:
     x = unit(5, WIDTH)
-    adapter = Adapter(width=WIDTH, hidden=6, ratio=0.0, generator=torch.Generator().manual_seed(1))
+    adapter = Adapter(width=WIDTH, hidden=6, ratio=0.0, rng=torch.Generator().manual_seed(1))
     torch.testing.assert_close(adapter(x), normalize(x, dim=-1))
-
-
-def test_the_rate_follows_coops_schedule() -> None:
-    recipe = Recipe("sgd", 0.2, epochs=10, batch=32, warmup=None)
-    assert recipe.rate(4, per_epoch=5) == 1e-5
-    assert recipe.rate(25, per_epoch=5) == pytest.approx(0.1)
-    assert recipe.rate(49, per_epoch=5) < 0.001
-
-
-class _Line(nn.Module):
-    def __init__(self, images: Images) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(6, WIDTH))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return (images @ self.weight.T) ** 3
-
-
-def test_a_rate_that_diverges_is_not_chosen_and_all_that_diverge_are_one_clear_line() -> None:
-    task = small_task()
-    split = Split(task.train, task.val, False, "")
-    wild, calm = (Candidate(Recipe("adam", lr, 5, 16), {}, _Shaken) for lr in (1e30, 0.01))
-    assert choose([wild, calm], split, seed=1).info["lr"] == 0.01
-    with pytest.raises(UserError, match="diverged at every published learning rate") as caught:
-        choose([wild], split, seed=1)
-    assert "\n" not in str(caught.value)
-
-
-class _Shaken(_Line):
-    def __init__(self, images: Images) -> None:
-        super().__init__(images)
-        nn.init.normal_(self.weight, generator=torch.Generator().manual_seed(1))

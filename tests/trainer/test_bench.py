@@ -11,7 +11,7 @@ from stages.errors import UserError
 from stages.training import TrainParams
 from trainer.aape.aggregator import AttentionAggregator
 from trainer.aape.classifier import Classifier
-from trainer.bench import Row, Sizes, as_text, bench
+from trainer.bench import Ratio, Sizes, as_text, bench
 from trainer.bench.generated import made_task
 from trainer.bench.plain import PlainAggregator, plain_cosines, plain_training
 from trainer.text import class_weights
@@ -53,9 +53,9 @@ def test_the_parts_of_the_benchmark_are_chosen_by_name(typed: Command, tmp_path:
 
 
 def test_a_ratio_above_one_always_means_that_ours_is_better() -> None:
-    assert Row.of("rate", 20, 10, "images/s").ratio == 2
-    assert Row.of("time", 10, 20, "s", less_is_better=True).ratio == 2
-    assert "images/s" in as_text([Row.of("rate", 20, 10, "images/s")])
+    assert Ratio.of("rate", 20, 10, "images/s").ratio == 2
+    assert Ratio.of("time", 10, 20, "s", less_is_better=True).ratio == 2
+    assert "images/s" in as_text([Ratio.of("rate", 20, 10, "images/s")])
 
 
 def test_the_generated_task_leaves_something_to_learn() -> None:
@@ -68,7 +68,7 @@ def test_the_generated_task_leaves_something_to_learn() -> None:
 def test_the_plain_form_computes_what_the_fast_one_does() -> None:
     task, _ = made_task(classes=6, shots=2, prompts=4, width=24, device=CPU)
     settings = TrainParams.model_validate({"heads": 4, "head_width": 6, "feed_forward": 10})
-    fast = AttentionAggregator(width=24, heads=4, head_width=6, feed_forward=10, generator=torch.Generator())
+    fast = AttentionAggregator(width=24, heads=4, head_width=6, feed_forward=10, rng=torch.Generator())
     plain = PlainAggregator(24, settings)
     with torch.no_grad():
         for parameter in fast.parameters():
@@ -83,7 +83,7 @@ def test_the_plain_form_computes_what_the_fast_one_does() -> None:
             norm.bias.copy_(values[1])
     prompts, mask = task.text.require_prompts()
     torch.testing.assert_close(plain(prompts), fast(task.text.prompt_mean(), prompts, mask), atol=1e-6, rtol=0)
-    head = Classifier(width=24, hidden=8, head="residual", image=True, generator=torch.Generator())
+    head = Classifier(width=24, hidden=8, head="residual", image=True, rng=torch.Generator())
     head.v.data.normal_()
     weights = class_weights(task.text, "template")
     found, _ = plain_cosines(head, task.train.embeddings, weights)
@@ -93,7 +93,7 @@ def test_the_plain_form_computes_what_the_fast_one_does() -> None:
 def test_the_plain_loop_learns() -> None:
     task, _ = made_task(classes=6, shots=8, prompts=4, width=24, device=CPU)
     settings = TrainParams.model_validate({"heads": 4, "head_width": 6, "lr": 0.1})
-    head = Classifier(width=24, hidden=8, head="residual", image=True, generator=torch.Generator())
+    head = Classifier(width=24, hidden=8, head="residual", image=True, rng=torch.Generator())
     weights = class_weights(task.text, "template")
 
     def right() -> float:

@@ -12,7 +12,6 @@ from tests.trainer.small_tasks import WIDTH, unit
 from trainer.aape import classifier as module
 from trainer.aape import cosines
 from trainer.aape.classifier import Classifier
-from trainer.aape.cosines import CosineInBottleneck
 
 
 def naive_cosines(classifier: Classifier, images: Tensor, weights: Tensor) -> Tensor:
@@ -37,7 +36,7 @@ def make(head: str, *, image: bool = True, width: int = WIDTH, hidden: int = 8, 
         hidden=hidden,
         head=head,
         image=image,
-        generator=torch.Generator().manual_seed(3),  # type: ignore[arg-type]
+        rng=torch.Generator().manual_seed(3),  # type: ignore[arg-type]
     )
     if head == "residual":
         made.v.data = scale * unit(width, hidden, seed=4)
@@ -84,7 +83,7 @@ def test_rows_of_zeros_give_a_cosine_of_zero_and_finite_gradients(head: str) -> 
 
 
 def test_before_training_the_residual_head_is_exactly_zero_shot() -> None:
-    classifier = Classifier(width=WIDTH, hidden=8, head="residual", image=True, generator=torch.Generator())
+    classifier = Classifier(width=WIDTH, hidden=8, head="residual", image=True, rng=torch.Generator())
     x, w = unit(5, WIDTH, seed=1), unit(4, WIDTH, seed=2)
     torch.testing.assert_close(classifier(x, w), x @ w.T, atol=3e-7, rtol=0)
 
@@ -92,7 +91,7 @@ def test_before_training_the_residual_head_is_exactly_zero_shot() -> None:
 @pytest.mark.parametrize("head", ["residual", "literal", "full"])
 @pytest.mark.parametrize("image", [True, False])
 @pytest.mark.parametrize("tile", [250_000, 1])
-def test_the_written_out_gradient_equals_autograd_of_the_naive_form(
+def test_the_gradient_is_that_of_the_naive_form(
     monkeypatch: pytest.MonkeyPatch, head: str, image: bool, tile: int
 ) -> None:
     monkeypatch.setattr(cosines, "LAYER_ENTRIES", tile)
@@ -108,18 +107,8 @@ def test_the_written_out_gradient_equals_autograd_of_the_naive_form(
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-8)
 
 
-def test_the_written_out_gradient_passes_finite_differences() -> None:
-    b, c, k = 3, 4, 5
-    v = torch.randn(7, k, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    inputs = [
-        unit(*shape, seed=i).double().requires_grad_() for i, shape in enumerate([(c, k), (b, k), (b, k), (c, k)])
-    ]
-    rest = [(v.T @ v).requires_grad_(), unit(b, c, seed=9).double(), torch.full((c,), 9.0, dtype=torch.float64)]
-    assert torch.autograd.gradcheck(CosineInBottleneck.apply, (*inputs, *rest))
-
-
 def test_h_alone_is_the_query_when_there_is_no_head() -> None:
-    classifier = Classifier(width=WIDTH, hidden=8, head="none", image=True, generator=torch.Generator())
+    classifier = Classifier(width=WIDTH, hidden=8, head="none", image=True, rng=torch.Generator())
     x, w = unit(5, WIDTH, seed=1), unit(4, WIDTH, seed=2)
     generated = classifier.generate(x)
     assert generated is not None
@@ -128,11 +117,11 @@ def test_h_alone_is_the_query_when_there_is_no_head() -> None:
 
 
 def test_the_published_parameter_counts_come_out_at_width_512() -> None:
-    classifier = Classifier(width=512, hidden=32, head="literal", image=True, generator=torch.Generator())
+    classifier = Classifier(width=512, hidden=32, head="literal", image=True, rng=torch.Generator())
     assert classifier.h is not None
     assert sum(p.numel() for p in classifier.h.parameters()) == 32_768
     assert sum(p.numel() for p in classifier.parameters()) == 32_768 + 49_152
-    full = Classifier(width=512, hidden=32, head="full", image=True, generator=torch.Generator())
+    full = Classifier(width=512, hidden=32, head="full", image=True, rng=torch.Generator())
     assert sum(p.numel() for p in full.parameters()) == 32_768 + 524_288
 
 

@@ -12,18 +12,12 @@ from torch.nn.functional import cross_entropy, normalize
 from stages.errors import UserError
 from stages.training import TrainParams
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, unit
-from trainer.aape import fit as fit_module
-from trainer.aape import fused
-from trainer.aape.aggregator import PromptTargets
-from trainer.aape.classifier import Classifier
-from trainer.aape.fit import fit, learning_rate
-from trainer.aape.fused import FusedSteps, can_fuse
+from trainer.aape import AAPELearner, Classifier, Learners, PromptTargets, schedule
+from trainer.aape import learner as learner_module
 from trainer.aape.losses import clip_reward, distillation_loss
-from trainer.aape.steps import AutogradSteps, Steps
 from trainer.data import Task
 from trainer.methods import aape as aape_module
-from trainer.methods.aape import AAPE, STUDIES, VARIANTS
-from trainer.selection import split_for_selection
+from trainer.methods.aape import AAPE, VARIANTS, AAPEPredictor
 from trainer.text import class_weights
 
 QUICK = TrainParams.model_validate(
@@ -35,6 +29,10 @@ def changed(**fields: object) -> TrainParams:
     return QUICK.model_copy(update=fields)
 
 
+def fit(task: Task, settings: TrainParams, *, seed: int) -> AAPEPredictor:
+    return AAPE("aape", settings).fit(task, seed=seed)
+
+
 def plain_loop(task: Task, settings: TrainParams, seed: int, tau: float, source: str) -> dict[str, Tensor]:
     """The paper's training step by step: full-width class weights, p^a made anew for every batch, SGD by hand."""
     made = Classifier(
@@ -42,19 +40,19 @@ def plain_loop(task: Task, settings: TrainParams, seed: int, tau: float, source:
         hidden=settings.hidden,
         head=settings.head,
         image=settings.image,
-        generator=torch.Generator().manual_seed(seed),
+        rng=torch.Generator().manual_seed(seed),
     )
     assert made.h is not None
     assert made.b is not None
     prompts, mask = task.text.require_prompts()
-    targets = PromptTargets(settings, prompts=prompts, mask=mask, generator=torch.Generator().manual_seed(seed + 1))
+    targets = PromptTargets(settings, prompts=prompts, mask=mask, rng=torch.Generator().manual_seed(seed + 1))
     targets.fit(task.train)
     w = class_weights(task.text, source)
     speed = [torch.zeros_like(p) for p in made.parameters()]
     order = torch.Generator().manual_seed(seed + 2)
-    epochs = settings.epochs_for(1, math.ceil(len(task.train) / settings.batch))
-    for epoch in range(1, epochs + 1):
-        rate = learning_rate(epoch, epochs, peak=float(settings.lr), settings=settings)
+    epochs = schedule(settings, task.train, lr=0.1).epochs
+    for epoch in range(epochs):
+        rate = settings.warmup_lr if epoch == 0 else float(settings.lr) * (1 + math.cos(math.pi * epoch / epochs)) / 2
         for rows in torch.randperm(len(task.train), generator=order).split(settings.batch):
             x, y = task.train.embeddings[rows], task.train.labels[rows]
             h = torch.relu(x @ made.h.down.T) @ made.h.up.T
@@ -86,7 +84,7 @@ def test_the_fast_loop_equals_the_plain_one(head: str) -> None:
         hidden=8,
         head=head,
         image=True,
-        generator=torch.Generator().manual_seed(7),  # type: ignore[arg-type]
+        rng=torch.Generator().manual_seed(7),  # type: ignore[arg-type]
     )
     assert not torch.allclose(start.v, fitted.classifier.v, atol=1e-2), "nothing was learned, so nothing was compared"
 
@@ -172,14 +170,9 @@ def test_the_rate_and_the_epoch_come_from_validation_images() -> None:
     assert 1 <= int(fitted.info["epoch"]) <= 6
 
 
-def test_without_a_validation_split_shots_are_held_out_and_then_learned_too() -> None:
+def test_shots_that_were_held_out_are_learned_too() -> None:
     task = small_task(val=False)
     task = replace(task, val=task.val.take(torch.arange(0)))
-    split = split_for_selection(task, seed=3)
-    assert split.val is not None
-    assert split.held_out
-    assert torch.bincount(split.val.labels).tolist() == [2] * 6
-    assert torch.bincount(split.train.labels).tolist() == [6] * 6
     fitted = fit(task, changed(lr="auto"), seed=3)
     assert "held out" in str(fitted.info["selection"])
     assert len(fitted.history) == fitted.info["epoch"]
@@ -201,13 +194,23 @@ def test_a_rate_that_diverges_loses_and_if_all_do_one_line_says_so() -> None:
 
 
 def test_the_schedule_is_coops() -> None:
-    settings = TrainParams()
-    rates = [learning_rate(epoch, 50, peak=0.002, settings=settings) for epoch in range(1, 51)]
+    settings, few = TrainParams(max_steps=10**6), small_images(shots=1)
+    made = schedule(settings, few, lr=0.002)
+    rates = [made.rate(step, per_epoch=1) for step in range(50)]
     assert rates[0] == 1e-5
     assert rates[1] == pytest.approx(0.002, rel=2e-3)
     assert all(later < earlier for earlier, later in pairwise(rates[1:]))
-    assert [settings.epochs_for(shots, 1) for shots in (1, 2, 4, 8, 16)] == [50, 100, 100, 200, 200]
-    assert settings.epochs_for(16, 50) == 10, "500 batches at most"
+    epochs = [schedule(settings, small_images(shots=shots), lr=1.0).epochs for shots in (1, 2, 4, 8, 16)]
+    assert epochs == [50, 100, 100, 200, 200]
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 10**5])
+def test_the_most_steps_bind_whatever_the_warm_up(warmup: int) -> None:
+    images = small_images(shots=16)  # 96 images: 3 batches
+    made = schedule(TrainParams(warmup_epochs=warmup), images, lr=0.1)
+    assert made.epochs == math.ceil(500 / 3)
+    assert made.rate(3 * made.epochs - 1, per_epoch=3) != made.warmup_lr, "nothing but a warm-up"
+    assert schedule(TrainParams(warmup_epochs=warmup, max_steps=1), images, lr=0.1).epochs == (2 if warmup else 1)
 
 
 def test_losses_are_what_the_paper_writes() -> None:
@@ -217,57 +220,37 @@ def test_losses_are_what_the_paper_writes() -> None:
     assert float(clip_reward(normalize(a, dim=-1), b, 2.5)) == pytest.approx(2.5 * (1 + 0) / 2)
 
 
-def steps_of(task: Task, settings: TrainParams, made: type[FusedSteps] | type[AutogradSteps]) -> Steps:
-    """Steps on all training images; p^a is the mean of the prompts, or nothing where lambda is 0."""
-    classifier = Classifier(
-        width=WIDTH,
-        hidden=settings.hidden,
-        head=settings.head,
-        image=True,
-        generator=torch.Generator().manual_seed(0),
-    )
+def learner_of(task: Task, settings: TrainParams) -> AAPELearner:
+    """In the midst of learning; p^a is the mean of the prompts."""
+    learner = Learners(task.text, class_weights(task.text, "template"), 0.05, settings, 0)(task.train)
     with torch.no_grad():
-        classifier.v += 0.3 * unit(*classifier.v.shape, seed=3)
-    constant = task.text.prompt_mean()[task.train.labels] if settings.distills else None
-    return made(classifier, task.train, constant, class_weights(task.text, "template"), 0.05, settings)
+        learner.classifier.v += 0.3 * unit(*learner.classifier.v.shape, seed=3)
+    return learner
 
 
-@pytest.mark.parametrize("head", ["residual", "literal"])
-@pytest.mark.parametrize("lambda_", [0.0, 5.0])
-@pytest.mark.parametrize(("batch", "entries"), [(7, 10**6), (0, 10**6), (20, 3 * 6 * 8)])
-def test_the_written_out_step_equals_autograd_in_losses_and_every_parameter(
-    monkeypatch: pytest.MonkeyPatch, head: str, lambda_: float, batch: int, entries: int
-) -> None:
-    monkeypatch.setattr(fused, "STEP_ENTRIES", entries)  # the last: 20 images are added up from parts of 3
-    task, settings = small_task(), changed(head=head, lambda_=lambda_, batch=batch)
-    fast, slow = (steps_of(task, settings, made) for made in (FusedSteps, AutogradSteps))
-    for epoch in range(6):
-        order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(epoch))
-        assert fast.epoch(order, 0.05) == pytest.approx(slow.epoch(order, 0.05), rel=1e-4)
-    for name, value in fast.classifier.state_dict().items():
-        torch.testing.assert_close(value, slow.classifier.state_dict()[name], atol=2e-5, rtol=1e-4)
+def test_a_batch_that_is_added_up_from_parts_gives_the_same_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, settings = small_task(), changed(batch=20)
+    whole = fit(task, settings, seed=1)
+    monkeypatch.setattr(learner_module, "STEP_ENTRIES", 3 * 6 * 8)  # 20 images are added up from parts of 3
+    parts = fit(task, settings, seed=1)
+    for name, value in parts.classifier.state_dict().items():
+        torch.testing.assert_close(value, whole.classifier.state_dict()[name], atol=2e-5, rtol=1e-4)
+    assert parts.history[-1]["loss"] == pytest.approx(whole.history[-1]["loss"], rel=1e-4)
 
 
 def test_a_class_weight_that_vanishes_stops_no_step() -> None:
     """Every hidden entry is dead, so the literal head makes zeros: their norm is a constant, not a division by zero."""
-    task, settings = small_task(), changed(head="literal", lambda_=0.0)
-    for made in (FusedSteps, AutogradSteps):
-        steps = steps_of(task, settings, made)
-        with torch.no_grad():
-            steps.classifier.a.zero_()
-            steps.classifier.h.down.zero_()  # type: ignore[union-attr]
-        assert all(math.isfinite(loss) for loss in steps.epoch(torch.arange(len(task.train)), 0.05))
-        assert all(bool(torch.isfinite(p).all()) for p in steps.classifier.parameters())
-
-
-def test_only_what_the_written_out_step_computes_is_given_to_it() -> None:
-    yes: list[dict[str, object]] = [{}, {"head": "literal"}, {"lambda_": 0.0}, {"lambda_": 0.0, "distill": "cosine"}]
-    no: list[dict[str, object]] = [
-        {"head": "none"}, {"head": "full"}, {"image": False}, {"optimizer": "adamw"}, {"tau": "learnt"},
-        {"detach": False}, {"distill": "cosine"}, {"distill_by": "class"},
-    ]  # fmt: skip
-    assert all(can_fuse(changed(**fields)) for fields in yes)
-    assert not any(can_fuse(changed(**fields)) for fields in no)
+    task = small_task()
+    learner = learner_of(task, changed(head="literal", lambda_=0.0))
+    with torch.no_grad():
+        learner.classifier.a.zero_()
+        learner.classifier.h.down.zero_()  # type: ignore[union-attr]
+    loss = learner.losses(torch.arange(len(task.train)), task.train, torch.Generator())["loss"]
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert math.isfinite(float(loss.detach()))
+    found = [p.grad for p in learner.classifier.parameters() if p.grad is not None]
+    assert found
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in found)
 
 
 def test_a_learnt_temperature_moves_and_stays_above_clips_own_bound() -> None:
@@ -287,11 +270,10 @@ def test_a_batch_of_zero_takes_the_whole_set_in_each_step() -> None:
 
 
 def test_distillation_by_class_draws_the_mean_of_a_class_and_not_each_image() -> None:
-    task, settings = small_task(shots=2), changed(distill_by="class", batch=0)
-    steps = steps_of(task, settings, AutogradSteps)
-    assert isinstance(steps, AutogradSteps)
-    _, found, _ = steps.losses(torch.arange(len(task.train)))
-    h = steps.classifier.generate(task.train.embeddings)
+    task = small_task(shots=2)
+    learner = learner_of(task, changed(distill_by="class", batch=0, aggregator="mean"))
+    found = learner.losses(torch.arange(len(task.train)), task.train, torch.Generator())["loss_distill"]
+    h = learner.classifier.generate(task.train.embeddings)
     assert h is not None
     means = h.reshape(6, 2, WIDTH).mean(1)
     expected = (means - task.text.prompt_mean()).square().sum(-1).mean()
@@ -301,7 +283,7 @@ def test_distillation_by_class_draws_the_mean_of_a_class_and_not_each_image() ->
 def test_a_target_that_is_the_image_itself_is_noted_and_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     task = small_task()
     settings = changed(query="image", aggregator_steps=30, aggregator_lr=1e-2)
-    fit_module._say_once.cache_clear()
+    learner_module.say_once.cache_clear()
     for seed in (1, 1):
         info = fit(task, settings, seed=seed).info
         assert float(info["cos_x_pa"]) > 0.9
@@ -319,7 +301,7 @@ def test_running_out_of_memory_says_what_to_lower(monkeypatch: pytest.MonkeyPatc
     def none_left(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(aape_module, "fit", none_left)
+    monkeypatch.setattr(aape_module, "choose", none_left)
     with pytest.raises(
         UserError, match=r"out of memory on cpu: lower train.batch \(now 32\) or train.hidden \(now 8\)"
     ):
@@ -330,17 +312,30 @@ def test_an_error_that_is_none_of_memory_passes_as_it_is(monkeypatch: pytest.Mon
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(aape_module, "fit", broken)
+    monkeypatch.setattr(aape_module, "choose", broken)
     with pytest.raises(RuntimeError, match="something else"):
         AAPE.variant("aape", QUICK).fit(small_task(), seed=1)
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, *STUDIES])
-def test_every_variant_learns_something_and_serves_classes_it_never_saw(name: str) -> None:
+STUDIED: list[dict[str, object]] = [
+    {"head": "full", "lr_grid": [0.02, 0.005]}, {"aggregator": "mean"}, {"aggregator": "mlp"},
+    {"aggregator": "random"}, {"query": "image"}, {"query": "mean+image"}, {"detach": False}, {"tau": "learnt"},
+    {"distill_by": "class", "batch": 0}, {"optimizer": "adamw", "lr_grid": [3e-3, 1e-3, 3e-4]},
+]  # fmt: skip
+"""Settings of the recipes in `studies/`, on top of which plain AAPE is fitted."""
+
+
+@pytest.mark.parametrize(("name", "fields"), [*((name, {}) for name in VARIANTS), *(("aape", f) for f in STUDIED)])
+def test_every_variant_learns_something_and_serves_classes_it_never_saw(name: str, fields: dict[str, object]) -> None:
     task = small_task()
-    fitted = AAPE.variant(name, changed(lr="auto", epochs=5)).fit(task, seed=1)
+    fitted = AAPE.variant(name, changed(lr="auto", epochs=5, **fields)).fit(task, seed=1)
     assert fitted.history
     others = small_task(classes=9, seed=50).text
     logits = fitted.logits(unit(4, WIDTH, seed=9), others)
     assert logits.shape == (4, 9)
     assert torch.isfinite(logits).all()
+
+
+def test_a_head_that_does_not_start_at_zero_shot_gets_the_steps_it_needs() -> None:
+    plain, full = (AAPE.variant("aape", changed(head=head)).settings.max_steps for head in ("residual", "full"))
+    assert (plain, full) == (500, 2000)

@@ -8,13 +8,14 @@ import torch
 from sklearn.linear_model import LogisticRegression as Reference
 
 from stages.errors import UserError
+from stages.params import Params
 from stages.training import TrainParams
 from tests.trainer.baselines import shorten
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, small_text, unit
-from trainer.data import Images, Task, take_per_class
-from trainer.methods import METHODS, Method, Predictor, methods
-from trainer.methods.common import judge
+from trainer.data import Images, Task
+from trainer.methods import GROUPS, METHODS, Method, Predictor, methods
 from trainer.methods.linear import LogisticRegression, fit_logistic, search_strength
+from trainer.training import judge
 
 SETTINGS = TrainParams.model_validate(
     {"hidden": 8, "heads": 2, "head_width": 6, "feed_forward": 8, "aggregator_steps": 5, "epochs": 5}
@@ -66,14 +67,18 @@ def test_a_method_that_says_it_uses_no_prompts_works_without_them(name: str) -> 
     assert torch.equal(found, fitted(name).logits(unit(3, WIDTH), task.text))
 
 
-def test_names_are_taken_in_order_once_and_all_means_every_one() -> None:
+def test_names_are_taken_in_order_once_and_a_group_stands_for_its_methods() -> None:
     assert [m.name for m in methods(["cupl", "aape", "cupl"], settings=SETTINGS)] == ["cupl", "aape"]
     assert [m.name for m in methods(["all"], settings=SETTINGS)] == list(METHODS)
+    standard = [m.name for m in methods(["gda", "standard"], settings=SETTINGS)]
+    assert standard == ["gda", *(name for name in GROUPS["standard"] if name != "gda")]
+    assert Params().evaluation.methods == ["standard"]
 
 
-def test_an_unknown_name_lists_the_known_ones_and_suggests_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"unknown method 'zeroshot'.*did you mean 'zero-shot'") as caught:
-        methods(["zeroshot"], settings=SETTINGS)
+@pytest.mark.parametrize(("name", "near"), [("zeroshot", "zero-shot"), ("standart", "standard"), ("al", "all")])
+def test_an_unknown_name_lists_the_known_ones_and_suggests_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(UserError, match=rf"unknown method '{name}'.*did you mean '{near}'") as caught:
+        methods([name], settings=SETTINGS)
     assert caught.value.exit_code == 2
 
 
@@ -113,15 +118,6 @@ def test_logistic_regression_searches_clips_grid_on_validation_images() -> None:
         assert score[0] >= judge(task.val.embeddings @ weight.T + bias, task.val.labels)[0]
     flipped = replace(task, val=Images(task.val.embeddings, (task.val.labels + 1) % 6))
     assert float(LogisticRegression().fit(flipped, seed=1).info["C"]) < 1e-3 < strength
-
-
-def test_images_are_taken_class_by_class_by_seed() -> None:
-    images = small_images(shots=5)
-    drawn, rest = take_per_class(images, count=2, seed=1)
-    assert torch.bincount(drawn.labels).tolist() == [2] * 6
-    assert torch.bincount(rest.labels).tolist() == [3] * 6
-    assert torch.equal(drawn.embeddings, take_per_class(images, count=2, seed=1)[0].embeddings)
-    assert not torch.equal(drawn.embeddings, take_per_class(images, count=2, seed=2)[0].embeddings)
 
 
 def _broken(what: str) -> Task:

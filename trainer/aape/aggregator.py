@@ -36,7 +36,7 @@ class AttentionAggregator(nn.Module):
         heads, head_width: H heads of E entries.
         feed_forward: hidden entries of the feed-forward part.
         dropout: share of the attention's weights left out while it is trained; the rest grow to keep the sum.
-        generator: source of the start values and of what is left out.
+        rng: source of the start values and of what is left out.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class AttentionAggregator(nn.Module):
         head_width: int,
         feed_forward: int,
         dropout: float = 0.0,
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> None:
         super().__init__()
         inner = heads * head_width
-        self.heads, self.dropout, self.generator = heads, dropout, generator
+        self.heads, self.dropout, self.rng = heads, dropout, rng
         self.shift = nn.Parameter(torch.zeros(width))
-        self.to_query = uniform(inner, width, generator=generator)
-        self.to_key = uniform(inner, width, generator=generator)
-        self.to_value = uniform(inner, width, generator=generator)
+        self.to_query = uniform(inner, width, rng=rng)
+        self.to_key = uniform(inner, width, rng=rng)
+        self.to_value = uniform(inner, width, rng=rng)
         self.to_output = nn.Parameter(torch.zeros(width, inner))
-        self.up = uniform(feed_forward, width, generator=generator)
+        self.up = uniform(feed_forward, width, rng=rng)
         self.down = nn.Parameter(torch.zeros(width, feed_forward))
         self.norm1 = nn.Parameter(torch.stack([torch.ones(width), torch.zeros(width)]))
         self.norm2 = nn.Parameter(torch.stack([torch.ones(width), torch.zeros(width)]))
@@ -81,7 +81,7 @@ class AttentionAggregator(nn.Module):
         inner, width = self.to_value.shape
         scores = self.scores(query, prompts, mask)
         if self.training and self.dropout:
-            kept = torch.rand(scores.shape, generator=self.generator) >= self.dropout
+            kept = torch.rand(scores.shape, generator=self.rng) >= self.dropout
             scores = scores * kept.to(scores.device) / (1 - self.dropout)
         pooled = torch.bmm(scores, prompts)  # Q H D
         values = self.to_value.view(self.heads, inner // self.heads, width)
@@ -94,10 +94,10 @@ class AttentionAggregator(nn.Module):
 class MLPAggregator(nn.Module):
     """Table 4's MLP: p^a = a f(p̄) + (1 - a) p̄, f a two-layer bottleneck, a learned (starts at 0)."""
 
-    def __init__(self, *, width: int, feed_forward: int, generator: torch.Generator) -> None:
+    def __init__(self, *, width: int, feed_forward: int, rng: torch.Generator) -> None:
         super().__init__()
-        self.up = uniform(feed_forward, width, generator=generator)
-        self.down = uniform(width, feed_forward, generator=generator)
+        self.up = uniform(feed_forward, width, rng=rng)
+        self.down = uniform(width, feed_forward, rng=rng)
         self.mix = nn.Parameter(torch.zeros(()))
 
     def forward(
@@ -121,19 +121,19 @@ class ChosenAggregator(nn.Module):
 class RandomAggregator(nn.Module):
     """Nothing to learn: p^a is one prompt of the class, drawn anew for every query (`random`)."""
 
-    def __init__(self, *, generator: torch.Generator) -> None:
+    def __init__(self, *, rng: torch.Generator) -> None:
         super().__init__()
-        self.generator = generator
+        self.rng = rng
 
     def forward(
         self, query: Float[Tensor, "Q D"], prompts: Float[Tensor, "Q N D"], mask: Bool[Tensor, "Q N"]
     ) -> Float[Tensor, "Q D"]:
         """p^a, unit rows."""
-        drawn = torch.multinomial(mask.float().cpu(), 1, generator=self.generator)[:, 0].to(prompts.device)
+        drawn = torch.multinomial(mask.float().cpu(), 1, generator=self.rng)[:, 0].to(prompts.device)
         return prompts[torch.arange(len(drawn), device=prompts.device), drawn]
 
 
-def build_aggregator(settings: TrainParams, *, width: int, generator: torch.Generator) -> nn.Module:
+def build_aggregator(settings: TrainParams, *, width: int, rng: torch.Generator) -> nn.Module:
     """The aggregator that the settings ask for, at its start values."""
     if settings.aggregator == "attention":
         return AttentionAggregator(
@@ -142,11 +142,11 @@ def build_aggregator(settings: TrainParams, *, width: int, generator: torch.Gene
             head_width=settings.head_width,
             feed_forward=settings.feed_forward,
             dropout=settings.dropout,
-            generator=generator,
+            rng=rng,
         )
     if settings.aggregator == "mlp":
-        return MLPAggregator(width=width, feed_forward=settings.feed_forward, generator=generator)
-    return RandomAggregator(generator=generator) if settings.aggregator == "random" else ChosenAggregator()
+        return MLPAggregator(width=width, feed_forward=settings.feed_forward, rng=rng)
+    return RandomAggregator(rng=rng) if settings.aggregator == "random" else ChosenAggregator()
 
 
 class PromptTargets:
@@ -155,7 +155,7 @@ class PromptTargets:
     Args:
         settings: aggregator kind, query and how it is trained.
         prompts, mask: reference prompts of the classes.
-        generator: source of the start values.
+        rng: source of the start values.
     """
 
     def __init__(
@@ -164,13 +164,13 @@ class PromptTargets:
         *,
         prompts: Float[Tensor, "C N D"],
         mask: Bool[Tensor, "C N"],
-        generator: torch.Generator,
+        rng: torch.Generator,
     ) -> None:
         self.settings = settings
-        self.generator = generator
+        self.rng = rng
         self.prompts, self.mask = prompts, mask
         self.mean = normalize((prompts * mask[..., None]).sum(1), dim=-1)
-        self.aggregator = build_aggregator(settings, width=prompts.shape[-1], generator=generator).to(prompts.device)
+        self.aggregator = build_aggregator(settings, width=prompts.shape[-1], rng=rng).to(prompts.device)
 
     @property
     def per_class(self) -> bool:
@@ -211,7 +211,7 @@ class PromptTargets:
                 cosines = torch.bmm(grouped, self.of_classes()[..., None])
                 reward = self.settings.reward_scale * cosines.clamp_min(0).sum() / len(images)
             else:
-                rows = torch.randperm(len(images), generator=self.generator)[:IMAGE_CHUNK].to(images.labels.device)
+                rows = torch.randperm(len(images), generator=self.rng)[:IMAGE_CHUNK].to(images.labels.device)
                 batch = images.take(rows)
                 target = self(batch.embeddings, batch.labels)
                 reward = clip_reward(batch.embeddings, target, self.settings.reward_scale)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from trainer.aape.cosines import SMALLEST_SQUARE, CosineInBottleneck, CosineOfFullLayer
+from trainer.aape.cosines import SMALLEST_SQUARE, bottleneck_cosines, full_layer_cosines
 from trainer.aape.generator import Generator, uniform
 
 Head = Literal["residual", "literal", "full", "none"]
@@ -26,7 +26,7 @@ core, a GPU wants more at once.
 
 
 class TextSide(NamedTuple):
-    """What the cosines need of the class weights; see `CosineInBottleneck`. None: this head does not need it."""
+    """What the cosines need of the class weights; see `trainer.aape.cosines`. None: this head does not need it."""
 
     weights: Float[Tensor, "C D"]
     a: Float[Tensor, "C K"] | None = None
@@ -49,22 +49,22 @@ class Classifier(nn.Module):
         head: `residual` w_c + V relu(A w_c + B h(x)), `literal` the same without w_c, `full` relu(A w_c + B h(x)) with
             A and B in full width, or `none` (table 5: h(x) itself is matched against w_c).
         image: False sets h(x) = 0 and leaves h out.
-        generator: source of the start values.
+        rng: source of the start values.
     """
 
-    def __init__(self, *, width: int, hidden: int, head: Head, image: bool, generator: torch.Generator) -> None:
+    def __init__(self, *, width: int, hidden: int, head: Head, image: bool, rng: torch.Generator) -> None:
         super().__init__()
         self.head = head
-        self.h = Generator(width=width, hidden=hidden, generator=generator) if image else None
+        self.h = Generator(width=width, hidden=hidden, rng=rng) if image else None
         if head == "none":
             return
         rows = width if head == "full" else hidden
-        self.a = uniform(rows, width, generator=generator)
-        self.b = uniform(rows, width, generator=generator) if image else None
+        self.a = uniform(rows, width, rng=rng)
+        self.b = uniform(rows, width, rng=rng) if image else None
         if head == "residual":
             self.v = nn.Parameter(torch.zeros(width, hidden))
         elif head == "literal":
-            self.v = uniform(width, hidden, generator=generator)
+            self.v = uniform(width, hidden, rng=rng)
         else:  # one layer of 2 D inputs, of which A and B are the halves
             with torch.no_grad():
                 for half in (self.a, self.b):
@@ -94,16 +94,15 @@ class Classifier(nn.Module):
             return query @ text.weights.T
         if generated is None or self.b is None:
             return images @ text.weights.T
+        assert text.a is not None
         b = generated @ self.b.T
-        cosine: Tensor
         if self.head == "full":
-            cosine = CosineOfFullLayer.apply(text.a, b, images)  # type: ignore[no-untyped-call]
-        else:
-            xw = images @ text.weights.T if self.head == "residual" else images.new_zeros(())
-            cosine = CosineInBottleneck.apply(  # type: ignore[no-untyped-call]
-                text.a, b, images @ self.v, text.vw, text.gram, xw, text.ww
-            )
-        return cosine
+            return full_layer_cosines(text.a, b, images)
+        assert text.vw is not None
+        assert text.gram is not None
+        assert text.ww is not None
+        xw = images @ text.weights.T if self.head == "residual" else 0.0
+        return bottleneck_cosines(text.a, b, images @ self.v, text.vw, text.gram, xw, text.ww)
 
     def generate(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B D"] | None:
         """h(x), or None where the control h(x) = 0 is learned."""

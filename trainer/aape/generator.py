@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def uniform(*shape: int, generator: torch.Generator) -> nn.Parameter:
+def uniform(*shape: int, rng: torch.Generator) -> nn.Parameter:
     """PyTorch's default start of a linear layer, U(-1/sqrt(in), 1/sqrt(in)), from a generator on the CPU.
 
     Drawn on the CPU so that a seed means the same start on every device.
     """
-    return nn.Parameter((torch.rand(*shape, generator=generator) * 2 - 1) / math.sqrt(shape[-1]))
+    return nn.Parameter((torch.rand(*shape, generator=rng) * 2 - 1) / math.sqrt(shape[-1]))
 
 
 class Generator(nn.Module):
@@ -23,13 +23,13 @@ class Generator(nn.Module):
     Args:
         width: D.
         hidden: entries of the bottleneck.
-        generator: source of the start values.
+        rng: source of the start values.
     """
 
-    def __init__(self, *, width: int, hidden: int, generator: torch.Generator) -> None:
+    def __init__(self, *, width: int, hidden: int, rng: torch.Generator) -> None:
         super().__init__()
-        self.down = uniform(hidden, width, generator=generator)
-        self.up = uniform(width, hidden, generator=generator)
+        self.down = uniform(hidden, width, rng=rng)
+        self.up = uniform(width, hidden, rng=rng)
 
     def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """The generated prompt embedding of each image; not normalised."""

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stages.artifacts import NO_LLM
 from stages.command import table
 from stages.params import Params
-from trainer.aape.aggregator import build_aggregator
+from trainer.aape import build_aggregator, distills
 from trainer.data import ClassText, Task
 from trainer.draws import few_shot
 from trainer.features import Features
@@ -83,9 +83,9 @@ def costs(features: Features, params: Params, *, method_names: Sequence[str], sh
 
 def aggregator_parameters(method: Method, width: int) -> int:
     """Learned numbers of the aggregator that the method trains."""
-    if not isinstance(method, AAPE) or not method.settings.distills:
+    if not isinstance(method, AAPE) or not distills(method.settings):
         return 0
-    aggregator = build_aggregator(method.settings, width=width, generator=torch.Generator())
+    aggregator = build_aggregator(method.settings, width=width, rng=torch.Generator())
     return sum(parameter.numel() for parameter in aggregator.parameters())
 
 

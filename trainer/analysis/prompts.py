@@ -19,7 +19,8 @@ from torch.nn.functional import normalize
 
 from stages import TextStore, UserError
 from stages.artifacts import NO_LLM, partition_values
-from trainer.aape.aggregator import AttentionAggregator, PromptTargets
+from trainer.aape import PromptTargets, distills, start_targets
+from trainer.aape.aggregator import AttentionAggregator
 from trainer.checkpoint import Checkpoint
 from trainer.data import ClassText
 from trainer.draws import few_shot
@@ -102,7 +103,7 @@ def aggregator_again(found: Checkpoint, features: Features, reference: Reference
 
     Only training images of the checkpoint's own draw are used.
     """
-    if not isinstance(found.predictor, AAPEPredictor) or not found.predictor.settings.distills:
+    if not isinstance(found.predictor, AAPEPredictor) or not distills(found.predictor.settings):
         return None, "no aggregator had a part in this classifier"
     settings, info = found.predictor.settings, found.predictor.info
     if not reference.learned:
@@ -113,10 +114,7 @@ def aggregator_again(found: Checkpoint, features: Features, reference: Reference
     if not isinstance(seed, int) or not isinstance(shots, int):
         return None, "the checkpoint does not say which shots it was trained on"
     train, _ = few_shot(features, shots, seed=seed)
-    prompts, mask = reference.text.require_prompts()
-    targets = PromptTargets(
-        settings, prompts=prompts, mask=mask, generator=torch.Generator().manual_seed(seed + 1)
-    )  # the start values of `trainer.aape.fit`
+    targets = start_targets(reference.text, settings, seed)
     rewards = targets.fit(train.float32())
     noted = info.get("reward_end")
     if rewards and not (isinstance(noted, float) and math.isclose(rewards[-1], noted, rel_tol=SAME_REWARD)):

@@ -10,24 +10,24 @@ import torch
 from torch.nn.functional import normalize
 
 from trainer.aape.classifier import Classifier
-from trainer.aape.fit import CHUNK
 from trainer.bench.plain import plain_cosines
-from trainer.bench.rows import Row, Sizes, wait
+from trainer.bench.rows import Ratio, Sizes, wait
+from trainer.training import CHUNK
 
 PLAIN_BATCH, PLAIN_IMAGES = 32, 256
 """Images the reference takes at once (at 1,000 classes of width 512 these are 66 MB of class weights), and in all."""
 
 
-def evaluation_rows(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+def evaluation_rows(sizes: Sizes, device: torch.device) -> Iterator[Ratio]:
     """Images a second, and megabytes above what was there before."""
-    generator = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     width = sizes.widths[0]
-    classifier = Classifier(width=width, hidden=32, head="residual", image=True, generator=generator)
+    classifier = Classifier(width=width, hidden=32, head="residual", image=True, rng=rng)
     with torch.no_grad():
-        classifier.v.normal_(std=0.05, generator=generator)
+        classifier.v.normal_(std=0.05, generator=rng)
     classifier = classifier.to(device).eval()
-    weights = normalize(torch.randn(sizes.evaluated, width, generator=generator), dim=-1).to(device)
-    images = normalize(torch.randn(sizes.images, width, generator=generator), dim=-1).half().to(device)
+    weights = normalize(torch.randn(sizes.evaluated, width, generator=rng), dim=-1).to(device)
+    images = normalize(torch.randn(sizes.images, width, generator=rng), dim=-1).half().to(device)
 
     @torch.no_grad()
     def fast() -> None:
@@ -46,8 +46,8 @@ def evaluation_rows(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     ours, our_peak = _measure(fast, device)
     reference, plain_peak = _measure(plain, device)
     what = f"evaluation {sizes.images:,} x {sizes.evaluated:,}, D={width}"
-    yield Row.of(what, len(images) / ours, min(PLAIN_IMAGES, len(images)) / reference, "images/s")
-    yield Row.of(f"{what}: peak memory", our_peak, plain_peak, "MB", less_is_better=True)
+    yield Ratio.of(what, len(images) / ours, min(PLAIN_IMAGES, len(images)) / reference, "images/s")
+    yield Ratio.of(f"{what}: peak memory", our_peak, plain_peak, "MB", less_is_better=True)
 
 
 def _measure(work: Callable[[], None], device: torch.device) -> tuple[float, float]:

@@ -15,13 +15,13 @@ IMAGE_NOISE, TEMPLATE_NOISE, PROMPT_NOISE = 4.0, 3.0, 3.0
 
 def made_task(*, classes: int, shots: int, prompts: int, width: int, device: torch.device) -> tuple[Task, Images]:
     """A task without validation images, and as many unseen images as it has training images."""
-    generator = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
 
     def around(centres: Float[Tensor, "C D"], count: int, noise: float) -> Float[Tensor, "C n D"]:
-        away = torch.randn(classes, count, width, generator=generator)
+        away = torch.randn(classes, count, width, generator=rng)
         return normalize(centres[:, None] + noise * normalize(away, dim=-1), dim=-1).to(device)
 
-    centres = normalize(torch.randn(classes, width, generator=generator), dim=-1)
+    centres = normalize(torch.randn(classes, width, generator=rng), dim=-1)
     text = ClassText(
         tuple(f"class {i}" for i in range(classes)),
         around(centres, 1, TEMPLATE_NOISE)[:, 0],

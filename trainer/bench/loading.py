@@ -13,10 +13,10 @@ import torch
 from stages import ImageStore, Provenance
 from stages.artifacts import ROW_GROUP, embedding_array
 from stages.files import user_errors
-from trainer.bench.rows import Row, Sizes, in_turn, wait
+from trainer.bench.rows import Ratio, Sizes, in_turn, wait
 
 
-def loading_rows(sizes: Sizes, device: torch.device) -> Iterator[Row]:
+def loading_rows(sizes: Sizes, device: torch.device) -> Iterator[Ratio]:
     """Megabytes a second, both files in the page cache.
 
     Raises:
@@ -37,7 +37,7 @@ def loading_rows(sizes: Sizes, device: torch.device) -> Iterator[Row]:
 
         seconds, plain = in_turn(ours, reference, runs=sizes.runs)
         megabytes = raw.stat().st_size / 1e6
-    yield Row.of(f"loading {sizes.rows:,} embeddings, D={width}", megabytes / seconds, megabytes / plain, "MB/s")
+    yield Ratio.of(f"loading {sizes.rows:,} embeddings, D={width}", megabytes / seconds, megabytes / plain, "MB/s")
 
 
 def _write(store: ImageStore, raw: Path, *, rows: int, width: int) -> None:

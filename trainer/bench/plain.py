@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from stages.training import TrainParams
 from trainer.aape.classifier import Classifier
 from trainer.aape.losses import clip_reward, distillation_loss
+from trainer.aape.schedule import generator_share
 from trainer.data import Task
 
 
@@ -69,17 +70,17 @@ def plain_training(
     optimizer = torch.optim.SGD(
         [
             {"params": [*others, *aggregator.parameters()], "lr": rate},
-            {"params": generator, "lr": rate * settings.generator_share},
+            {"params": generator, "lr": rate * generator_share(settings)},
         ],
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
-    order = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
         TensorDataset(task.train.embeddings, task.train.labels),
         batch_size=settings.batch,
         shuffle=True,
-        generator=order,
+        generator=rng,
     )
     while True:
         for images, labels in loader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ class Sizes:
         classes, shots, prompts: of the training run; images a class, prompts a class.
         widths: D, one training run each.
         steps: length of a run, in steps of 32 images.
-        measured: steps that are really taken; times are extrapolated from them.
+        measured: least number of steps that are really taken, in whole epochs; times are extrapolated from them.
         images, evaluated: images and classes of the evaluation, at the first width.
         rows: embeddings in the store that is loaded, at the first width.
         runs: repetitions; the median counts.
@@ -41,7 +41,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Row:
+class Ratio:
     """One line of the table.
 
     Attributes:
@@ -56,7 +56,7 @@ class Row:
     unit: str
 
     @classmethod
-    def of(cls, name: str, ours: float, reference: float, unit: str, *, less_is_better: bool = False) -> Row:
+    def of(cls, name: str, ours: float, reference: float, unit: str, *, less_is_better: bool = False) -> Ratio:
         """A row with its ratio."""
         ratio = reference / ours if less_is_better else ours / reference
         return cls(name, round(ours, 4), round(reference, 4), round(ratio, 3), unit)
@@ -66,25 +66,7 @@ PARTS = ("evaluation", "training", "loading")
 """What is measured, in this order: memory first, while nothing else has asked for any."""
 
 
-def bench(sizes: Sizes, device: torch.device, parts: Sequence[str] = PARTS) -> Iterator[Row]:
-    """The rows of these parts, as they get ready.
-
-    Raises:
-        UserError: the store of the loading benchmark does not fit on the disk.
-    """
-    from trainer.bench.evaluation import evaluation_rows
-    from trainer.bench.loading import loading_rows
-    from trainer.bench.training import training_rows
-
-    if "evaluation" in parts:
-        yield from evaluation_rows(sizes, device)
-    for width in sizes.widths if "training" in parts else ():
-        yield from training_rows(sizes, width, device)
-    if "loading" in parts:
-        yield from loading_rows(sizes, device)
-
-
-def as_text(rows: Sequence[Row]) -> str:
+def as_text(rows: Sequence[Ratio]) -> str:
     """The rows as a table."""
     headers = ("name", "ours", "reference", "ratio", "unit")
     return table(headers, [(r.name, f"{r.ours:.4g}", f"{r.reference:.4g}", f"{r.ratio:.3g}", r.unit) for r in rows])

@@ -5,21 +5,19 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from stages.training import TrainParams
-from trainer.aape.aggregator import PromptTargets
-from trainer.aape.classifier import Classifier
-from trainer.aape.steps import build_steps
+from trainer.aape import AAPELearner, Classifier, Learners, schedule
 from trainer.bench.generated import made_task
 from trainer.bench.plain import plain_training
-from trainer.bench.rows import Row, Sizes, in_turn, wait
+from trainer.bench.rows import Ratio, Sizes, in_turn, wait
 from trainer.data import Images, Task
 from trainer.text import class_weights
+from trainer.training import Candidate, descend
 
 TAU, RATE, HEADS = 0.05, 0.1, 4
 TRIAL = 5
@@ -30,43 +28,34 @@ class _Contest:
     """Both forms on one task, from the same start values."""
 
     def __init__(self, task: Task, settings: TrainParams, measured: int) -> None:
-        self.task, self.settings, self.measured = task, settings, measured
+        self.task, self.settings = task, settings
         self.weights = class_weights(task.text, "template")
+        self.learners = Learners(task.text, self.weights, TAU, settings, seed=1)
+        self.schedule = schedule(settings, task.train, lr=RATE)
+        per_epoch = -(-len(task.train) // self.schedule.batch)
+        self.epochs = -(-measured // per_epoch)
+        self.measured = self.epochs * per_epoch
         self.threads = torch.get_num_threads()
         self.fast, self.plain = self.classifier(), self.classifier()
 
     def classifier(self) -> Classifier:
         """h and g at their start values."""
-        generator = torch.Generator().manual_seed(1)
-        made = Classifier(
-            width=self.weights.shape[1], hidden=self.settings.hidden, head="residual", image=True, generator=generator
-        )
-        return made.to(self.weights.device)
-
-    def aggregated(self) -> Float[Tensor, "M D"]:
-        """p^a of each image."""
-        prompts, mask = self.task.text.require_prompts()
-        targets = PromptTargets(self.settings, prompts=prompts, mask=mask, generator=torch.Generator().manual_seed(2))
-        targets.fit(self.task.train)
-        return targets.constant(self.task.train)
+        return self.learners(self.task.train).classifier
 
     def timed_aggregation(self) -> float:
-        """Seconds of `aggregated`."""
+        """Seconds that p^a takes."""
         start = time.perf_counter()
-        wait(self.aggregated().device)
+        Learners(self.task.text, self.weights, TAU, self.settings, seed=1)(self.task.train)
+        wait(self.weights.device)
         return time.perf_counter() - start
 
-    def run_fast(self, constant: Float[Tensor, "M D"]) -> None:
+    def run_fast(self) -> None:
         """As `trainer run` trains on a CPU: one thread, so that fits can stand side by side."""
         torch.set_num_threads(1)
-        train, order = self.task.train, torch.Generator().manual_seed(0)
-        self.fast = self.classifier()
-        steps = build_steps(self.fast, train, constant, self.weights, TAU, self.settings)
-        left = self.measured * self.settings.batch
-        while left > 0:
-            rows = torch.randperm(len(train), generator=order)[:left].to(self.weights.device)
-            steps.epoch(rows, RATE)
-            left -= len(rows)
+        candidate = Candidate(replace(self.schedule, cosine="off", warmup_epochs=0), self.learners)
+        learner = descend(candidate, self.task.train, None, seed=0, stop_after=self.epochs).learner
+        assert isinstance(learner, AAPELearner)
+        self.fast = learner.classifier
         wait(self.weights.device)
 
     def run_plain(self) -> None:
@@ -97,7 +86,7 @@ class _Contest:
         return float(right.float().mean())
 
 
-def training_rows(sizes: Sizes, width: int, device: torch.device) -> Iterator[Row]:
+def training_rows(sizes: Sizes, width: int, device: torch.device) -> Iterator[Ratio]:
     """Seconds of a run, milliseconds of a step, and the accuracy after the steps that were measured."""
     task, unseen = made_task(
         classes=sizes.classes, shots=sizes.shots, prompts=sizes.prompts, width=width, device=device
@@ -107,14 +96,14 @@ def training_rows(sizes: Sizes, width: int, device: torch.device) -> Iterator[Ro
     try:
         contest.choose_threads()
         torch.set_num_threads(1)
-        constant = contest.aggregated()  # the first one also loads what torch's optimisers need
+        contest.timed_aggregation()  # the first one also loads what torch's optimisers need
         aggregating = statistics.median(contest.timed_aggregation() for _ in range(sizes.runs))
-        fast, plain = in_turn(lambda: contest.run_fast(constant), contest.run_plain, runs=sizes.runs)
+        fast, plain = in_turn(contest.run_fast, contest.run_plain, runs=sizes.runs)
     finally:
         torch.set_num_threads(threads)
-    fast, plain = fast / sizes.measured, plain / sizes.measured
+    fast, plain = fast / contest.measured, plain / contest.measured
     whole = aggregating + sizes.steps * fast
-    yield Row.of(f"training, {sizes.steps} steps, D={width}", whole, sizes.steps * plain, "s", less_is_better=True)
-    yield Row.of(f"training step, D={width}", 1e3 * fast, 1e3 * plain, "ms", less_is_better=True)
+    yield Ratio.of(f"training, {sizes.steps} steps, D={width}", whole, sizes.steps * plain, "s", less_is_better=True)
+    yield Ratio.of(f"training step, D={width}", 1e3 * fast, 1e3 * plain, "ms", less_is_better=True)
     ours, reference = contest.accuracy(contest.fast, unseen), contest.accuracy(contest.plain, unseen)
-    yield Row.of(f"accuracy after {sizes.measured} steps, D={width}", ours, reference, "fraction")
+    yield Ratio.of(f"accuracy after {contest.measured} steps, D={width}", ours, reference, "fraction")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from stages.errors import UserError, nearest
 from stages.training import TrainParams
-from trainer.methods.aape import AAPE, STUDIES, VARIANTS
+from trainer.methods.aape import AAPE, VARIANTS
 from trainer.methods.aape_plus import AAPEPlus
 from trainer.methods.base import Method, Predictor
 from trainer.methods.clip_adapter import ClipAdapter
@@ -18,15 +19,10 @@ from trainer.methods.taskres import TaskRes
 from trainer.methods.text import TextMethod
 from trainer.methods.tip_adapter import TipAdapter
 
-__all__ = ["METHODS", "Method", "Predictor", "methods"]
-
-
-def _variant(name: str) -> Callable[[TrainParams], Method]:
-    return lambda settings: AAPE.variant(name, settings)
-
+__all__ = ["GROUPS", "METHODS", "Method", "Predictor", "methods"]
 
 METHODS: dict[str, Callable[[TrainParams], Method]] = {
-    **{name: _variant(name) for name in VARIANTS},
+    **{name: partial(AAPE.variant, name) for name in VARIANTS},
     "aape-plus": lambda _: AAPEPlus(),
     "zero-shot": lambda _: TextMethod("zero-shot", "template"),
     "template-ensemble": lambda _: TextMethod("template-ensemble", "ensemble"),
@@ -42,21 +38,26 @@ METHODS: dict[str, Callable[[TrainParams], Method]] = {
     "gda": lambda _: GDA(),
 }
 """A method by name, made from the `train:` settings."""
-FOR_STUDIES: dict[str, Callable[[TrainParams], Method]] = {name: _variant(name) for name in STUDIES}
-"""Variants that are known by name and no part of `all`."""
+GROUPS: dict[str, Sequence[str]] = {
+    "all": list(METHODS),
+    "standard": [
+        "aape", "aape-no-distill", "aape-no-image", "aape-literal", "aape-plus",
+        "zero-shot", "cupl", "nearest-centroid", "logistic", "tip-adapter-f", "gda",
+    ],
+}  # fmt: skip
+"""Names that stand for several methods. `standard`: AAPE, its controls, AAPE+, the text alone and four baselines."""
 
 
 def methods(names: Sequence[str], *, settings: TrainParams) -> list[Method]:
-    """The methods of these names, each once, in this order; `all` stands for every one.
+    """The methods of these names or groups, each once, in this order.
 
     Raises:
         UserError: an unknown name; lists the known ones and suggests the nearest.
     """
-    known = METHODS | FOR_STUDIES
     chosen: dict[str, Method] = {}
     for name in names:
-        if name != "all" and name not in known:
-            raise UserError(f"unknown method {name!r}; {nearest(name, [*known, 'all'])}", exit_code=2)
-        for each in METHODS if name == "all" else [name]:
-            chosen.setdefault(each, known[each](settings))
+        if name not in METHODS and name not in GROUPS:
+            raise UserError(f"unknown method {name!r}; {nearest(name, [*METHODS, *GROUPS])}", exit_code=2)
+        for each in GROUPS.get(name, [name]):
+            chosen.setdefault(each, METHODS[each](settings))
     return list(chosen.values())

@@ -1,8 +1,11 @@
-"""AAPE and the controls that every table shows beside it: the same settings, each with one field changed."""
+"""AAPE and the controls that every table shows beside it: the same settings, each with one field changed.
+
+Any other choice is a setting of the `train:` section: a recipe in `studies/` varies them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,35 +14,21 @@ from torch import Tensor
 
 from stages.errors import UserError
 from stages.training import TrainParams
-from trainer.aape.classifier import Classifier
-from trainer.aape.fit import fit
-from trainer.data import ClassText, Task, check_task
+from trainer.aape import AAPELearner, Classifier, Learners, distills, schedule
+from trainer.data import ClassText, Task
+from trainer.methods.common import prepare
 from trainer.text import TextSource, class_weights
+from trainer.training import Candidate, Info, choose, refit
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "aape": {},
     "aape-literal": {"head": "literal"},
-    "aape-no-distill": {"lambda_": 0.0},
+    "aape-no-distill": {"lambda": 0.0},
     "aape-no-image": {"image": False},
     "aape-h-only": {"head": "none", "lr_grid": [0.005, 0.002]},
 }
 """Fields that a variant changes: g as literally written, no L_distill, h(x) = 0, and h(x) itself as query (table 5).
 These are the controls of every table.
-"""
-STUDIES: dict[str, dict[str, Any]] = {
-    "aape-full": {"head": "full", "lr_grid": [0.02, 0.005]},
-    "aape-mean": {"aggregator": "mean"},
-    "aape-mlp": {"aggregator": "mlp"},
-    "aape-random": {"aggregator": "random"},
-    "aape-query-image": {"query": "image"},
-    "aape-query-mean-image": {"query": "mean+image"},
-    "aape-joint": {"detach": False},
-    "aape-learnt-tau": {"tau": "learnt"},
-    "aape-distill-class": {"distill_by": "class", "batch": 0},
-    "aape-adamw": {"optimizer": "adamw", "lr_grid": [3e-3, 1e-3, 3e-4]},
-}
-"""Variants for studies, known by name and no part of `all`: g as one full layer, the aggregators of table 4, what the
-attention's query sees, the aggregator trained beside h, and other ways to train.
 """
 FROM_SCRATCH_STEPS = 2000
 """Steps of a variant that does not start at zero-shot: on validation images both still improved after the
@@ -56,7 +45,7 @@ class AAPEPredictor:
     class_text: TextSource
     settings: TrainParams
     history: list[dict[str, float]] = field(default_factory=list)
-    info: dict[str, float | str | int] = field(default_factory=dict)
+    info: Info = field(default_factory=dict)
 
     @torch.no_grad()
     def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
@@ -80,7 +69,7 @@ class AAPE:
     """AAPE or one of its variants.
 
     Args:
-        name: a key of VARIANTS or STUDIES.
+        name: a key of VARIANTS.
         settings: the `train:` section; the variant's own fields override it.
     """
 
@@ -91,15 +80,15 @@ class AAPE:
     @classmethod
     def variant(cls, name: str, settings: TrainParams) -> AAPE:
         """The variant of this name under these settings."""
-        fields = dict((VARIANTS | STUDIES)[name])
-        if fields.get("head", settings.head) != "residual":
+        fields = settings.model_dump(by_alias=True) | VARIANTS[name]
+        if fields["head"] != "residual":
             fields["max_steps"] = max(settings.max_steps, FROM_SCRATCH_STEPS)
-        return cls(name, settings.model_copy(update=fields))
+        return cls(name, TrainParams.model_validate(fields))
 
     @property
     def uses_prompts(self) -> bool:
         """Whether prompts enter through L_distill or name the classes."""
-        return self.settings.distills or self.settings.class_text in ("auto", "prompts")
+        return distills(self.settings) or self.settings.class_text in ("auto", "prompts")
 
     def fit(self, task: Task, *, seed: int) -> AAPEPredictor:
         """Learn aggregator, h and g on the shots.
@@ -107,9 +96,8 @@ class AAPE:
         Raises:
             UserError: a task that cannot be learned from, every learning rate diverges, or the memory is too small.
         """
-        check_task(task)
         try:
-            fitted = fit(task, self.settings, seed=seed)
+            return self._fit(task, seed)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -118,9 +106,26 @@ class AAPE:
                 f"{self.settings.batch or 'the whole set'}) or train.hidden (now {self.settings.hidden}), use fewer "
                 "prompts a class, or another --device"
             ) from error
-        return AAPEPredictor(
-            fitted.classifier, fitted.tau, fitted.class_text, self.settings, history=fitted.history, info=fitted.info
-        )
+
+    def _fit(self, task: Task, seed: int) -> AAPEPredictor:
+        settings = self.settings
+        known = settings.tau if isinstance(settings.tau, float) else None
+        task = replace(task, train=task.train.centre_crops())
+        start = prepare(task, seed=seed, source=settings.class_text, tau=known)
+        learners = Learners(task.text, start.weights, start.tau, settings, seed)
+        grid = settings.lr_grid if settings.lr == "auto" else [settings.lr]
+        candidates = [Candidate(schedule(settings, start.train, lr=lr), learners) for lr in grid]
+        best = choose(candidates, start.selection, seed=seed + 2)
+        best = refit(best, start.train, start.selection, seed=seed + 2)
+        learner = best.learner
+        assert isinstance(learner, AAPELearner)
+        if learner.joint is not None:
+            learners.note(learner.joint.constant(start.train), start.train)
+        classifier = learner.classifier.requires_grad_(False).eval()
+        count = sum(parameter.numel() for parameter in classifier.parameters())
+        chosen = best.info | {"class_text": start.source} | learners.notes
+        info = start.info(n_parameters=count, val=best.val, **chosen) | {"tau": learner.tau}
+        return AAPEPredictor(classifier, learner.tau, start.source, settings, best.history, info)
 
 
 def out_of_memory(error: BaseException) -> bool:

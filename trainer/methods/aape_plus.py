@@ -31,8 +31,8 @@ from trainer.aape_plus import (
     likeliest,
 )
 from trainer.data import ClassText, Images, Task, check_task
-from trainer.methods.common import Info
-from trainer.selection import split_for_selection
+from trainer.draws import select
+from trainer.training import Info
 
 BETAS = (0.0, 5.0, 10.0, 20.0, 40.0)
 """Sharpness of the attention; 0 is the mean of the prompts."""
@@ -152,7 +152,7 @@ class AAPEPlus:
         started = time.perf_counter()
         train = task.train.float32()
         shots = int(torch.bincount(train.labels).min())
-        val = split_for_selection(task, seed=seed).val if len(task.val) else None
+        val = select(task, seed=seed).val if len(task.val) else None
         val = None if val is None else val.float32()
         head = choose_text_head(task.text, train if val is None else join(train, val))
         ridge = fit_ridge(train, len(task.text))

@@ -10,12 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from stages.training import TrainParams
 from trainer.aape.generator import uniform
 from trainer.data import ClassText, Images, Task
-from trainer.methods.common import Info, prepare
-from trainer.methods.descent import Candidate, Recipe, choose, finish
+from trainer.methods.common import prepare
 from trainer.text import class_weights
+from trainer.training import Candidate, Info, Learner, Schedule, choose, epochs_within, refit
 
 REDUCTION = 4
 SETTINGS = ((0.2, 0.5), (0.6, 0.5), (0.6, 0.05))
@@ -31,11 +30,11 @@ WEIGHT_DECAY = 5e-4
 class Adapter(nn.Module):
     """x' = ratio relu(U2 relu(U1 x)) + (1 - ratio) x, normalised."""
 
-    def __init__(self, *, width: int, hidden: int, ratio: float, generator: torch.Generator) -> None:
+    def __init__(self, *, width: int, hidden: int, ratio: float, rng: torch.Generator) -> None:
         super().__init__()
         self.ratio = ratio
-        self.down = uniform(hidden, width, generator=generator)
-        self.up = uniform(width, hidden, generator=generator)
+        self.down = uniform(hidden, width, rng=rng)
+        self.up = uniform(width, hidden, rng=rng)
 
     def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """Adapted unit embeddings."""
@@ -43,14 +42,14 @@ class Adapter(nn.Module):
         return normalize(self.ratio * adapted + (1 - self.ratio) * images, dim=-1)
 
 
-class _Scored(nn.Module):
+class _Scored(Learner):
     """The adapter before the cosine classifier of the class texts."""
 
     def __init__(self, weights: Float[Tensor, "C D"], tau: float, ratio: float, seed: int, images: Images) -> None:
         super().__init__()
         width = weights.shape[1]
-        generator = torch.Generator().manual_seed(seed)
-        self.adapter = Adapter(width=width, hidden=max(1, width // REDUCTION), ratio=ratio, generator=generator)
+        rng = torch.Generator().manual_seed(seed)
+        self.adapter = Adapter(width=width, hidden=max(1, width // REDUCTION), ratio=ratio, rng=rng)
         self.adapter.to(weights.device)
         self.weights, self.tau = weights, tau
 
@@ -89,20 +88,19 @@ class ClipAdapter:
 
     def fit(self, task: Task, *, seed: int) -> AdapterPredictor:
         """Learn the adapter."""
-        ground = prepare(task, seed=seed)
-        shots = int(torch.bincount(ground.train.labels).min())
-        epochs = TrainParams(max_steps=STEPS).epochs_for(shots, -(-len(ground.train) // BATCH))
+        start = prepare(task, seed=seed)
+        epochs = epochs_within(start.train, batch=BATCH, most_steps=STEPS)
         candidates = [
             Candidate(
-                Recipe("sgd", lr, epochs, BATCH, weight_decay=WEIGHT_DECAY, warmup=None),
+                Schedule("sgd", lr, epochs, BATCH, weight_decay=WEIGHT_DECAY, warmup_epochs=1),
+                partial(_Scored, start.weights, start.tau, ratio, seed),
                 {"ratio": ratio},
-                partial(_Scored, ground.weights, ground.tau, ratio, seed),
             )
             for ratio, lr in SETTINGS
         ]
-        run = finish(choose(candidates, ground.split, seed=seed), ground, seed=seed)
-        assert isinstance(run.model, _Scored)
-        adapter = run.model.adapter.requires_grad_(False)
+        best = refit(choose(candidates, start.selection, seed=seed), start.train, start.selection, seed=seed)
+        assert isinstance(best.learner, _Scored)
+        adapter = best.learner.adapter.requires_grad_(False)
         count = sum(parameter.numel() for parameter in adapter.parameters())
-        info = ground.info(n_parameters=count, val=run.val, **run.info)
-        return AdapterPredictor(adapter, ground.tau, run.history, info)
+        info = start.info(n_parameters=count, val=best.val, **best.info)
+        return AdapterPredictor(adapter, start.tau, best.history, info)

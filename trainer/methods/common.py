@@ -1,46 +1,41 @@
-"""What every baseline shares: the zero-shot classifier and tau that it starts from, the images it chooses by, records.
-
-The text of a class is the normalised mean of its templates, as in the published code.
-"""
+"""What every method starts from: the class weights and tau of zero-shot, the images it chooses by, its records."""
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
 from trainer.data import Images, Task, check_task
-from trainer.selection import Split, split_for_selection
-from trainer.text import TextSource, calibrate_tau, class_weights
-
-Info = dict[str, float | str | int]
-Score = tuple[float, float]
-"""Accuracy, then minus the mean negative log-likelihood: the larger is the better choice."""
-WORST: Score = (-1.0, -math.inf)
+from trainer.draws import Selection, select
+from trainer.text import TextSource, choose_class_text, class_weights
+from trainer.training import Info, Score
 
 
 @dataclass(frozen=True)
-class Ground:
+class Prepared:
     """A checked task with float32 images.
 
     Attributes:
         train: all shots.
+        source: what names the classes.
         weights: unit text embedding of each class.
         tau: softmax temperature of the cosines with `weights`.
-        split: images to learn from and to choose by.
+        selection: images to learn from and to choose by.
         started: clock at the start of the fit.
     """
 
     names: tuple[str, ...]
     train: Images
+    source: TextSource
     weights: Float[Tensor, "C D"]
     tau: float
-    split: Split
+    selection: Selection
     started: float
 
     def info(self, *, n_parameters: int, val: Score | None, **chosen: float | str | int) -> Info:
@@ -53,18 +48,21 @@ class Ground:
         return {
             **chosen,
             "tau": self.tau,
-            "selection": self.split.note,
+            "selection": self.selection.note,
             "n_parameters": n_parameters,
             **({} if val is None else {"val_accuracy": val[0]}),
             "fit_seconds": time.perf_counter() - self.started,
         }
 
 
-def prepare(task: Task, *, seed: int, source: TextSource = "ensemble") -> Ground:
-    """Check a task and calibrate tau.
+def prepare(
+    task: Task, *, seed: int, source: Literal["auto"] | TextSource = "ensemble", tau: float | None = None
+) -> Prepared:
+    """Check a task, and calibrate tau.
 
     Args:
-        source: what names the classes.
+        source: what names the classes; the mean of the templates as in the published code of the baselines.
+        tau: fixed; None calibrates it.
 
     Raises:
         UserError: the task is not one that can be learned (see `trainer.data.check_task`).
@@ -72,18 +70,9 @@ def prepare(task: Task, *, seed: int, source: TextSource = "ensemble") -> Ground
     check_task(task)
     started = time.perf_counter()
     train = task.train.float32()
-    weights = class_weights(task.text, source)
-    tau = calibrate_tau(train.embeddings @ weights.T, train.labels)
-    split = split_for_selection(Task(task.text, train, task.val.float32()), seed=seed)
-    return Ground(task.text.names, train, weights, tau, split, started)
-
-
-def judge(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"]) -> Score:
-    """How good logits are for choosing by. Values that are no numbers score worst."""
-    loss = float(cross_entropy(logits, labels))
-    if math.isnan(loss):
-        return WORST
-    return float((logits.argmax(1) == labels).double().mean()), -loss
+    source, tau = choose_class_text(task.text, train, source=source, tau=tau)
+    selection = select(Task(task.text, train, task.val.float32()), seed=seed)
+    return Prepared(task.text.names, train, source, class_weights(task.text, source), tau, selection, started)
 
 
 def class_sums(images: Images, classes: int) -> Float[Tensor, "C D"]:
@@ -104,15 +93,6 @@ def all_views(images: Images) -> Images:
     views = images.views.shape[1]
     embeddings = torch.cat([images.embeddings, images.views.flatten(0, 1)])
     return Images(embeddings, torch.cat([images.labels, images.labels.repeat_interleave(views)]))
-
-
-def drawn_view(images: Images, generator: torch.Generator) -> Images:
-    """One view of each image, drawn by seed among the centre crop and the augmentations."""
-    if images.views is None:
-        return images
-    views = torch.cat([images.embeddings[:, None], images.views], dim=1)
-    drawn = torch.randint(views.shape[1], (len(images),), generator=generator).to(views.device)
-    return Images(views[torch.arange(len(images), device=views.device), drawn], images.labels)
 
 
 def mean_view(images: Images) -> Float[Tensor, "B D"]:

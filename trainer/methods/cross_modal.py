@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trainer.data import Images, Task
 from trainer.methods.common import prepare
-from trainer.methods.descent import Candidate, Recipe, choose, finish
 from trainer.methods.linear import LinearPredictor
+from trainer.training import Candidate, Learner, Schedule, choose, refit
 
 RATES = (1e-3, 1e-4)
 """The published sweep of AdamW's rate."""
@@ -24,15 +24,23 @@ ITERATIONS = 3200
 WARMUP = 50
 
 
-class _Linear(nn.Module):
-    """x W^T / tau with W at the text embeddings first."""
+class _Linear(Learner):
+    """x W^T / tau with W at the text embeddings first; each step takes as many texts, drawn by seed, as images."""
 
     def __init__(self, weights: Float[Tensor, "C D"], tau: float, images: Images) -> None:
         super().__init__()
         self.weight, self.tau = nn.Parameter(weights.clone()), tau
+        self.texts = Images(weights, torch.arange(len(weights), device=weights.device))
 
     def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
         return images @ self.weight.T / self.tau
+
+    def losses(self, rows: Int[Tensor, "B"], batch: Images, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+        """Cross entropy of images and texts."""
+        drawn = torch.randint(len(self.texts), (len(batch),), generator=rng).to(batch.labels.device)
+        more = self.texts.take(drawn)
+        both = Images(torch.cat([batch.embeddings, more.embeddings]), torch.cat([batch.labels, more.labels]))
+        return super().losses(rows, both, rng)
 
 
 @dataclass(frozen=True)
@@ -49,20 +57,17 @@ class CrossModal:
 
     def fit(self, task: Task, *, seed: int) -> LinearPredictor:
         """Learn the layer."""
-        ground = prepare(task, seed=seed)
-        texts = Images(ground.weights, torch.arange(len(ground.names), device=ground.weights.device))
-        epochs = max(1, round(ITERATIONS / -(-len(ground.train) // BATCH)))
+        start = prepare(task, seed=seed)
+        epochs = max(1, round(ITERATIONS / -(-len(start.train) // BATCH)))
         candidates = [
             Candidate(
-                Recipe("adamw", lr, epochs, BATCH, weight_decay=WEIGHT_DECAY, warmup=WARMUP),
-                {},
-                partial(_Linear, ground.weights, ground.tau),
+                Schedule("adamw", lr, epochs, BATCH, weight_decay=WEIGHT_DECAY, warmup_steps=WARMUP),
+                partial(_Linear, start.weights, start.tau),
             )
             for lr in RATES
         ]
-        run = choose(candidates, ground.split, seed=seed, beside=texts)
-        run = finish(run, ground, seed=seed, beside=texts)
-        assert isinstance(run.model, _Linear)
-        weight = run.model.weight.detach() / ground.tau
-        info = ground.info(n_parameters=weight.numel(), val=run.val, **run.info)
-        return LinearPredictor(task.text.names, weight, weight.new_zeros(len(weight)), run.history, info)
+        best = refit(choose(candidates, start.selection, seed=seed), start.train, start.selection, seed=seed)
+        assert isinstance(best.learner, _Linear)
+        weight = best.learner.weight.detach() / start.tau
+        info = start.info(n_parameters=weight.numel(), val=best.val, **best.info)
+        return LinearPredictor(task.text.names, weight, weight.new_zeros(len(weight)), best.history, info)

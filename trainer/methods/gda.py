@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainer.data import ClassText, Images, Task
-from trainer.methods.common import WORST, Info, all_views, class_sums, judge, prepare
+from trainer.methods.common import all_views, class_sums, prepare
 from trainer.text import class_weights
+from trainer.training import WORST, Info, judge
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 DEFAULT_ALPHA = 0.1
@@ -138,25 +139,25 @@ class GDA:
 
     def fit(self, task: Task, *, seed: int) -> GDAPredictor:
         """Estimate means and precision, choose alpha."""
-        ground = prepare(task, seed=seed)
-        split, classes = ground.split, len(ground.names)
-        means, spread = _estimate(split.train, classes)
+        start = prepare(task, seed=seed)
+        selection, classes = start.selection, len(start.names)
+        means, spread = _estimate(selection.train, classes)
         alpha, val = DEFAULT_ALPHA, None
-        if split.val is not None:
-            x, best = split.val.embeddings, WORST
-            zero_shot = x @ ground.weights.T / ground.tau
+        if selection.val is not None:
+            x, best = selection.val.embeddings, WORST
+            zero_shot = x @ start.weights.T / start.tau
             weight, bias = discriminant(means, means @ spread)
             added = x @ weight.T + bias
             for tried in ALPHAS:
-                score = judge(zero_shot + tried * added, split.val.labels)
+                score = judge(zero_shot + tried * added, selection.val.labels)
                 if score > best:
                     alpha, best = tried, score
             val = best
-        if split.held_out:
-            means, spread = _estimate(ground.train, classes)
-        info = ground.info(n_parameters=means.numel() + classes, val=val, alpha=alpha)
+        if selection.held_out:
+            means, spread = _estimate(start.train, classes)
+        info = start.info(n_parameters=means.numel() + classes, val=val, alpha=alpha)
         images = all_views(task.train).embeddings
-        return GDAPredictor(ground.names, means, spread, images, alpha, ground.tau, info=info)
+        return GDAPredictor(start.names, means, spread, images, alpha, start.tau, info=info)
 
 
 def _estimate(images: Images, classes: int) -> tuple[Float[Tensor, "C D"], Float[Tensor, "D D"]]:

@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy, normalize
 
 from stages.errors import UserError
 from trainer.data import ClassText, Images, Task
-from trainer.methods.common import Info, Score, class_sums, judge, prepare
+from trainer.methods.common import class_sums, prepare
 from trainer.text import calibrate_tau
+from trainer.training import Info, Score, judge
 
 STEPS_A_DECADE = 8
 RANGE = 6 * STEPS_A_DECADE
@@ -59,14 +60,14 @@ class NearestCentroid:
 
     def fit(self, task: Task, *, seed: int) -> LinearPredictor:
         """Mean the shots of each class."""
-        ground = prepare(task, seed=seed)
-        split, classes = ground.split, len(ground.names)
-        judges = split.train if split.val is None else split.val
-        cosines = judges.embeddings @ normalize(class_sums(split.train, classes), dim=-1).T
+        start = prepare(task, seed=seed)
+        selection, classes = start.selection, len(start.names)
+        judges = selection.train if selection.val is None else selection.val
+        cosines = judges.embeddings @ normalize(class_sums(selection.train, classes), dim=-1).T
         tau = calibrate_tau(cosines, judges.labels)
-        weight = normalize(class_sums(ground.train, classes), dim=-1) / tau
-        val = None if split.val is None else judge(cosines / tau, judges.labels)
-        info = ground.info(n_parameters=weight.numel(), val=val) | {"tau": tau}
+        weight = normalize(class_sums(start.train, classes), dim=-1) / tau
+        val = None if selection.val is None else judge(cosines / tau, judges.labels)
+        info = start.info(n_parameters=weight.numel(), val=val) | {"tau": tau}
         return LinearPredictor(task.text.names, weight, weight.new_zeros(classes), info=info)
 
 
@@ -85,15 +86,15 @@ class LogisticRegression:
 
     def fit(self, task: Task, *, seed: int) -> LinearPredictor:
         """Choose C, then fit on all shots."""
-        ground = prepare(task, seed=seed)
-        split, classes = ground.split, len(ground.names)
+        start = prepare(task, seed=seed)
+        selection, classes = start.selection, len(start.names)
         strength, val, fitted = DEFAULT_STRENGTH, None, None
-        if split.val is not None:
-            strength, val, fitted = search_strength(split.train, split.val, classes)
-        if fitted is None or split.held_out:
-            fitted = fit_logistic(ground.train, classes, strength=strength)
+        if selection.val is not None:
+            strength, val, fitted = search_strength(selection.train, selection.val, classes)
+        if fitted is None or selection.held_out:
+            fitted = fit_logistic(start.train, classes, strength=strength)
         weight, bias = fitted
-        info = ground.info(n_parameters=weight.numel() + bias.numel(), val=val, C=strength)
+        info = start.info(n_parameters=weight.numel() + bias.numel(), val=val, C=strength)
         return LinearPredictor(task.text.names, weight, bias, info=info)
 
 

@@ -6,16 +6,18 @@ approximate minima of the loss. Only the epoch is chosen on validation images.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
 
 from trainer.data import Images, Task
-from trainer.methods.common import WORST, Ground, Score, class_sums, judge, prepare
+from trainer.methods.common import class_sums, prepare
 from trainer.methods.linear import LinearPredictor
+from trainer.training import Candidate, Learner, Schedule, choose, refit
 
 EPOCHS = 300
 MOMENTUM = 0.9
@@ -23,15 +25,6 @@ ALPHA_EVERY = 10
 """Steps of w for one of alpha."""
 BLEND = 2.5
 """alpha starts at 2.5 / tau times the mean cosine of a shot and its own class text: 250 at CLIP's tau of 0.01."""
-
-
-@dataclass
-class _Run:
-    weight: Float[Tensor, "C D"]
-    bias: Float[Tensor, "C"]
-    history: list[dict[str, float]]
-    epoch: int = 0
-    score: Score = WORST
 
 
 def step_sizes(images: Float[Tensor, "B D"], cosines: Float[Tensor, "B C"]) -> tuple[float, float]:
@@ -42,7 +35,9 @@ def step_sizes(images: Float[Tensor, "B D"], cosines: Float[Tensor, "B C"]) -> t
     return float(4 * len(images) / largest), float(len(images) / (4 * cosines.square().sum(0).max()))
 
 
-def start(images: Images, cosines: Float[Tensor, "B C"], tau: float) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
+def start_values(
+    images: Images, cosines: Float[Tensor, "B C"], tau: float
+) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
     """Start values (eq. 15): w the sums of the classes' shots, alpha one value for all classes."""
     classes = cosines.shape[1]
     own = cosines.gather(1, images.labels[:, None])[:, 0]
@@ -51,37 +46,28 @@ def start(images: Images, cosines: Float[Tensor, "B C"], tau: float) -> tuple[Fl
     return class_sums(images, classes), (BLEND / tau * mean).expand(classes).clone()
 
 
-def train(
-    images: Images, val: Images | None, text: Float[Tensor, "C D"], tau: float, *, stop_after: int = EPOCHS
-) -> _Run:
-    """Full-batch descent: momentum on w and its bias every epoch, a plain step of alpha every tenth."""
-    x, cosines = images.embeddings, images.embeddings @ text.T
-    w_step, alpha_step = step_sizes(x, cosines)
-    weight, alpha = start(images, cosines, tau)
-    bias = weight.new_zeros(len(weight))
-    parameters = [weight.requires_grad_(), bias.requires_grad_()]
-    alpha.requires_grad_()
-    optimizer = torch.optim.SGD(parameters, lr=w_step, momentum=MOMENTUM, fused=True)
-    best = _Run(weight, bias, [])
-    for epoch in range(1, stop_after + 1):
-        loss = cross_entropy(x @ weight.T + bias + alpha * cosines, images.labels)
-        optimizer.zero_grad()
-        alpha.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        with torch.no_grad():
-            if epoch % ALPHA_EVERY == 0 and alpha.grad is not None:
-                alpha -= alpha_step * alpha.grad
-            record = {"epoch": epoch, "lr": w_step, "loss": float(loss.detach())}
-            best.history.append(record)
-            whole = weight + alpha[:, None] * text
-            score = WORST
-            if val is not None:
-                score = judge(val.embeddings @ whole.T + bias, val.labels)
-                record |= {"val_accuracy": score[0], "val_loss": -score[1]}
-            if score > best.score or (val is None and epoch == stop_after):
-                best.weight, best.bias, best.epoch, best.score = whole, bias.clone(), epoch, score
-    return best
+class _Probe(Learner):
+    """x (w + alpha t)^T + b, with the step sizes that the images give."""
+
+    def __init__(self, text: Float[Tensor, "C D"], tau: float, images: Images) -> None:
+        super().__init__()
+        cosines = images.embeddings @ text.T
+        self.text, self.steps = text, step_sizes(images.embeddings, cosines)
+        weight, alpha = start_values(images, cosines, tau)
+        self.own, self.alpha = nn.Parameter(weight), nn.Parameter(alpha)
+        self.bias = nn.Parameter(torch.zeros_like(alpha))
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Momentum on w and its bias, a plain step of alpha every tenth."""
+        of_weight, of_alpha = self.steps
+        alpha = {"params": [self.alpha], "share": of_alpha, "every": ALPHA_EVERY, "momentum": 0.0}
+        return [{"params": [self.own, self.bias], "share": of_weight}, alpha]
+
+    def weight(self) -> Float[Tensor, "C D"]:
+        return self.own + self.alpha[:, None] * self.text
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        return images @ self.weight().T + self.bias
 
 
 @dataclass(frozen=True)
@@ -97,21 +83,12 @@ class LPPlusPlus:
 
     def fit(self, task: Task, *, seed: int) -> LinearPredictor:
         """Learn w, its bias and alpha."""
-        ground = prepare(task, seed=seed)
-        run = _fit(ground)
-        info = ground.info(
-            n_parameters=run.weight.numel() + 2 * len(run.weight),
-            val=None if ground.split.val is None else run.score,
-            epoch=run.epoch,
-        )
-        return LinearPredictor(task.text.names, run.weight, run.bias, run.history, info)
-
-
-def _fit(ground: Ground) -> _Run:
-    split = ground.split
-    run = train(split.train, split.val, ground.weights, ground.tau)
-    if split.held_out:
-        again = train(ground.train, None, ground.weights, ground.tau, stop_after=run.epoch)
-        again.score = run.score
-        return again
-    return run
+        start = prepare(replace(task, train=task.train.centre_crops()), seed=seed)
+        schedule = Schedule("sgd", 1.0, EPOCHS, len(start.train), momentum=MOMENTUM, cosine="off")
+        candidate = Candidate(schedule, partial(_Probe, start.weights, start.tau))
+        best = refit(choose([candidate], start.selection, seed=seed), start.train, start.selection, seed=seed)
+        assert isinstance(best.learner, _Probe)
+        weight, bias = best.learner.weight().detach(), best.learner.bias.detach()
+        count = weight.numel() + 2 * len(weight)
+        info = start.info(n_parameters=count, val=best.val, epoch=best.epoch)
+        return LinearPredictor(task.text.names, weight, bias, best.history, info)

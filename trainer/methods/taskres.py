@@ -12,8 +12,8 @@ from torch.nn.functional import normalize
 
 from trainer.data import Images, Task
 from trainer.methods.common import prepare
-from trainer.methods.descent import Candidate, Recipe, choose, finish
 from trainer.methods.linear import LinearPredictor
+from trainer.training import Candidate, Learner, Schedule, choose, refit
 
 SCALE = 0.5
 RATE = 2e-3
@@ -27,7 +27,7 @@ def epochs(shots: int) -> int:
     return 100 if shots <= 4 else 200
 
 
-class _Residual(nn.Module):
+class _Residual(Learner):
     """t' = t + 0.5 x with x = 0 at the start; logits are cos(image, t') / tau."""
 
     def __init__(self, weights: Float[Tensor, "C D"], tau: float, images: Images) -> None:
@@ -56,12 +56,12 @@ class TaskRes:
 
     def fit(self, task: Task, *, seed: int) -> LinearPredictor:
         """Learn the residuals."""
-        ground = prepare(task, seed=seed)
-        shots = int(torch.bincount(ground.train.labels).min())
-        recipe = Recipe("adam", RATE, epochs(shots), BATCH, weight_decay=WEIGHT_DECAY, warmup=None)
-        candidate = Candidate(recipe, {"scale": SCALE}, partial(_Residual, ground.weights, ground.tau))
-        run = finish(choose([candidate], ground.split, seed=seed), ground, seed=seed)
-        assert isinstance(run.model, _Residual)
-        weight = run.model.weight().detach()
-        info = ground.info(n_parameters=weight.numel(), val=run.val, **run.info)
-        return LinearPredictor(task.text.names, weight, weight.new_zeros(len(weight)), run.history, info)
+        start = prepare(task, seed=seed)
+        shots = int(torch.bincount(start.train.labels).min())
+        schedule = Schedule("adam", RATE, epochs(shots), BATCH, weight_decay=WEIGHT_DECAY, warmup_epochs=1)
+        candidate = Candidate(schedule, partial(_Residual, start.weights, start.tau), {"scale": SCALE})
+        best = refit(choose([candidate], start.selection, seed=seed), start.train, start.selection, seed=seed)
+        assert isinstance(best.learner, _Residual)
+        weight = best.learner.weight().detach()
+        info = start.info(n_parameters=weight.numel(), val=best.val, **best.info)
+        return LinearPredictor(task.text.names, weight, weight.new_zeros(len(weight)), best.history, info)

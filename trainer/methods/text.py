@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainer.data import ClassText, Task
-from trainer.methods.common import Info, judge, prepare
+from trainer.methods.common import prepare
 from trainer.text import TextSource, class_weights
+from trainer.training import Info, judge
 
 
 @dataclass
@@ -48,8 +49,8 @@ class TextMethod:
 
     def fit(self, task: Task, *, seed: int) -> TextPredictor:
         """Calibrate tau on the training images; nothing else is learned."""
-        ground = prepare(task, seed=seed, source=self.source)
-        val = ground.split.val
-        score = None if val is None else judge(val.embeddings @ ground.weights.T / ground.tau, val.labels)
-        info = ground.info(n_parameters=0, val=score, class_text=self.source)
-        return TextPredictor(self.source, ground.tau, info=info)
+        start = prepare(task, seed=seed, source=self.source)
+        val = start.selection.val
+        score = None if val is None else judge(val.embeddings @ start.weights.T / start.tau, val.labels)
+        info = start.info(n_parameters=0, val=score, class_text=self.source)
+        return TextPredictor(self.source, start.tau, info=info)

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trainer.data import ClassText, Images, Task
-from trainer.methods.common import WORST, Ground, Info, Score, judge, mean_view, one_hot, prepare
-from trainer.methods.descent import Candidate, Recipe, Run, choose, finish
+from trainer.methods.common import Prepared, mean_view, one_hot, prepare
 from trainer.text import class_weights
+from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, Trained, choose, judge, refit
 
 ALPHA, BETA = 1.17, 1.0
 """The released defaults, which stay where nothing can be held out."""
@@ -78,7 +78,7 @@ class CachePredictor:
         return logits + cache_logits(x @ self.keys[kept].T, values, alpha=self.alpha, beta=self.beta)
 
 
-class _Cache(nn.Module):
+class _Cache(Learner):
     """The cache with keys that learn, starting at the shots."""
 
     def __init__(self, weights: Float[Tensor, "C D"], tau: float, alpha: float, beta: float, images: Images) -> None:
@@ -110,38 +110,40 @@ class TipAdapter:
 
     def fit(self, task: Task, *, seed: int) -> CachePredictor:
         """Fill the cache, choose alpha and beta, and train the keys where asked."""
-        ground = prepare(task, seed=seed)
+        start = prepare(task, seed=seed)
         if not self.trains_keys:
-            alpha, beta, val = _search(ground, mean_view(ground.split.train))
-            keys = mean_view(ground.train)
-            info = ground.info(n_parameters=keys.numel(), val=val, alpha=alpha, beta=beta)
-            return CachePredictor(ground.names, keys, ground.train.labels, alpha, beta, ground.tau, info=info)
-        tried = TRAIN_AT if ground.split.val is not None else TRAIN_AT[:1]
-        found = [self._train(ground, *at, seed=seed) for at in tried]
-        run, alpha, beta, val = max(found, key=lambda each: each[3] or WORST)
-        run = finish(run, ground, seed=seed)
-        assert isinstance(run.model, _Cache)
-        keys = run.model.keys.detach()
-        info = ground.info(n_parameters=keys.numel(), val=val, **run.info, alpha=alpha, beta=beta)
+            alpha, beta, val = _search(start, mean_view(start.selection.train))
+            keys = mean_view(start.train)
+            info = start.info(n_parameters=keys.numel(), val=val, alpha=alpha, beta=beta)
+            return CachePredictor(start.names, keys, start.train.labels, alpha, beta, start.tau, info=info)
+        tried = TRAIN_AT if start.selection.val is not None else TRAIN_AT[:1]
+        found = [self._train(start, *at, seed=seed) for at in tried]
+        best, alpha, beta, val = max(found, key=lambda each: each[3] or WORST)
+        best = refit(best, start.train, start.selection, seed=seed)
+        assert isinstance(best.learner, _Cache)
+        keys = best.learner.keys.detach()
+        info = start.info(n_parameters=keys.numel(), val=val, **best.info, alpha=alpha, beta=beta)
         return CachePredictor(
-            ground.names, keys, ground.train.labels, alpha, beta, ground.tau, history=run.history, info=info
+            start.names, keys, start.train.labels, alpha, beta, start.tau, history=best.history, info=info
         )
 
-    def _train(self, ground: Ground, alpha: float, beta: float, *, seed: int) -> tuple[Run, float, float, Score | None]:
+    def _train(
+        self, start: Prepared, alpha: float, beta: float, *, seed: int
+    ) -> tuple[Trained, float, float, Score | None]:
         """Keys trained with this alpha and beta, then the alpha and beta that suit them best and their score."""
-        recipe = Recipe("adamw", LR, EPOCHS, BATCH, weight_decay=WEIGHT_DECAY, eps=EPS)
-        model = partial(_Cache, ground.weights, ground.tau, alpha, beta)
-        candidate = Candidate(recipe, {"train_alpha": alpha, "train_beta": beta}, model)
-        run = choose([candidate], ground.split, seed=seed)
-        assert isinstance(run.model, _Cache)
-        return run, *_search(ground, run.model.keys.detach())
+        schedule = Schedule("adamw", LR, EPOCHS, BATCH, weight_decay=WEIGHT_DECAY, eps=EPS)
+        learner = partial(_Cache, start.weights, start.tau, alpha, beta)
+        candidate = Candidate(schedule, learner, {"train_alpha": alpha, "train_beta": beta})
+        trained = choose([candidate], start.selection, seed=seed)
+        assert isinstance(trained.learner, _Cache)
+        return trained, *_search(start, trained.learner.keys.detach())
 
 
-def _search(ground: Ground, keys: Float[Tensor, "M D"]) -> tuple[float, float, Score | None]:
+def _search(start: Prepared, keys: Float[Tensor, "M D"]) -> tuple[float, float, Score | None]:
     """alpha and beta for these keys, which stand for the images to learn from; the defaults without validation."""
-    split = ground.split
-    if split.val is None:
+    selection = start.selection
+    if selection.val is None:
         return ALPHA, BETA, None
-    x = split.val.embeddings
-    values = one_hot(split.train.labels, len(ground.names))
-    return search(x @ ground.weights.T / ground.tau, x @ keys.T, values, split.val.labels)
+    x = selection.val.embeddings
+    values = one_hot(selection.train.labels, len(start.names))
+    return search(x @ start.weights.T / start.tau, x @ keys.T, values, selection.val.labels)

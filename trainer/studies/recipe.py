@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from stages.params import check, read_yaml
 from trainer.record import Estimate
 
-Value = str | int | float | bool | None | list[str] | list[int]
+Value = str | int | float | bool | None | list[str] | list[int] | list[float]
 
 
 class Recipe(BaseModel):

@@ -1,6 +1,6 @@
 """What each addition of AAPE+ is worth: accuracy on training and validation images that a draw leaves over.
 
-    python -m trainer.aape_plus.worth caltech101 eurosat --features cache/ --encoder lite
+    python -m trainer.analysis.worth caltech101 eurosat --features cache/ --encoder lite
 
 The test split is not read. Training and validation images are pooled; a seed draws the shots, min(shots, 4) images a
 class to choose by, and judges on the rest.
@@ -21,14 +21,14 @@ from torch.nn.functional import normalize
 from stages.command import table
 from stages.errors import UserError
 from trainer.aape_plus import class_scores, fit_ridge
-from trainer.data import ClassText, Images, Task, take_per_class
+from trainer.data import ClassText, Images, Task
+from trainer.draws import MOST_TO_CHOOSE_BY, split_off
 from trainer.features import load_features
 from trainer.methods.aape_plus import TEXT_SHOTS, USUAL_STRENGTH, AAPEPlus, choose_text_head, join
 from trainer.methods.common import class_sums
 
 SHOTS = (1, 2, 4, 8, 12)
 SEEDS = (1, 2, 3)
-MOST_TO_CHOOSE_BY = 4
 
 
 def variants(task: Task, x: Float[Tensor, "B D"], *, shots: int, seed: int) -> Iterator[tuple[str, Tensor]]:
@@ -68,8 +68,8 @@ def draw(images: Images, text: ClassText, *, shots: int, seed: int) -> tuple[Tas
     least = int(torch.bincount(images.labels, minlength=len(text)).min())
     if least <= shots + by:
         raise UserError(f"{shots} shots need more than {shots + by} images a class, and one class has {least}")
-    train, rest = take_per_class(images, count=shots, seed=seed)
-    val, left = take_per_class(rest, count=by, seed=seed)
+    train, rest = split_off(images, shots, seed=seed)
+    val, left = split_off(rest, by, seed=seed)
     return Task(text, train, val), left
 
 

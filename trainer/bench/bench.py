@@ -1,0 +1,26 @@
+"""All rows of the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from trainer.bench.evaluation import evaluation_rows
+from trainer.bench.loading import loading_rows
+from trainer.bench.rows import PARTS, Ratio, Sizes
+from trainer.bench.training import training_rows
+
+
+def bench(sizes: Sizes, device: torch.device, parts: Sequence[str] = PARTS) -> Iterator[Ratio]:
+    """The rows of these parts, as they get ready.
+
+    Raises:
+        UserError: the store of the loading benchmark does not fit on the disk.
+    """
+    if "evaluation" in parts:
+        yield from evaluation_rows(sizes, device)
+    for width in sizes.widths if "training" in parts else ():
+        yield from training_rows(sizes, width, device)
+    if "loading" in parts:
+        yield from loading_rows(sizes, device)

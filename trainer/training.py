@@ -1,0 +1,267 @@
+"""Gradient descent, the same for everything that is trained: AAPE, its variants and the trained baselines.
+
+A method gives candidates: settings that its publication names, or that its grid holds, the default first. Each is
+trained. The candidate and the epoch with the best validation accuracy (then the least loss) are kept; where the
+validation images were taken out of the shots, the choice is trained again on all of them. Without validation images:
+the first candidate that does not diverge, its last epoch. Each step takes one view of an image, drawn by seed, where
+the store has augmentations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from stages.errors import UserError
+from trainer.data import Images
+from trainer.draws import Selection
+
+EVALUATIONS = 10
+"""Validation measurements of one run, spread over its epochs."""
+CHUNK = 4096
+"""Images scored at once."""
+CLASSIC_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200}
+"""CoOp's epochs by number of shots; 16 and more train as long as 8."""
+
+Info = dict[str, float | str | int]
+Score = tuple[float, float]
+"""Accuracy, then minus the mean negative log-likelihood: the larger is the better choice."""
+WORST: Score = (-1.0, -math.inf)
+
+
+class Learner(nn.Module):
+    """A classifier that learns; `forward` maps unit images (B, D) to logits (B, C).
+
+    Attributes:
+        most: images whose gradient is computed at once; a larger batch is added up from parts.
+    """
+
+    most: int = 2**31
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups of parameters. Beside its own keys: `share`, of the learning rate, and `every`, steps
+        from one update of the group to the next.
+        """
+        return [{"params": list(self.parameters())}]
+
+    def losses(self, rows: Int[Tensor, "B"], batch: Images, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+        """The mean `loss` of a batch, and further terms for the records.
+
+        Args:
+            rows: where the batch stands in the training set.
+            rng: for whatever else is drawn.
+        """
+        return {"loss": cross_entropy(self(batch.embeddings), batch.labels)}
+
+    def settle(self) -> None:
+        """After each step: bring what has left its bounds back into them."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a learner is trained.
+
+    Attributes:
+        lr: peak learning rate.
+        epochs: passes over the images.
+        batch: images a step.
+        momentum: of sgd.
+        eps: of Adam and AdamW.
+        warmup_steps, warmup_epochs: how long the rate is `warmup_lr` at first; one epoch at least is left after it.
+        cosine: half a cosine from `lr` to 0, by `step` or by `epoch` (CoOp); `off` keeps the rate.
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw"]
+    lr: float
+    epochs: int
+    batch: int
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    eps: float = 1e-8
+    warmup_steps: int = 0
+    warmup_epochs: int = 0
+    warmup_lr: float = 1e-5
+    cosine: Literal["step", "epoch", "off"] = "step"
+
+    def rate(self, step: int, *, per_epoch: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        epoch = step // per_epoch
+        if step < self.warmup_steps or epoch < min(self.warmup_epochs, self.epochs - 1):
+            return self.warmup_lr
+        at, last = (epoch, self.epochs) if self.cosine == "epoch" else (step, self.epochs * per_epoch)
+        return self.lr if self.cosine == "off" else self.lr * 0.5 * (1 + math.cos(math.pi * at / last))
+
+
+def epochs_within(images: Images, *, batch: int, most_steps: int, wanted: int | None = None, warmup: int = 1) -> int:
+    """Passes over these images: `wanted`, else CoOp's by their shots, or fewer where `most_steps` batches end before.
+
+    Args:
+        warmup: epochs at the warm-up's rate; if there are any, one more epoch follows whatever `most_steps` says.
+    """
+    shots = int(torch.bincount(images.labels).min())
+    classic = CLASSIC_EPOCHS[max(k for k in CLASSIC_EPOCHS if k <= max(shots, 1))]
+    return max(1 + min(warmup, 1), min(wanted or classic, -(-most_steps // -(-len(images) // batch))))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting to try.
+
+    Attributes:
+        learner: makes it at its start values for the images that it will learn from.
+        chosen: the setting, for the records.
+    """
+
+    schedule: Schedule
+    learner: Callable[[Images], Learner]
+    chosen: Info = field(default_factory=dict)
+
+
+@dataclass
+class Trained:
+    """A trained candidate: the learner as it was in its best epoch, and how it came to be.
+
+    Attributes:
+        epoch: 0 where it diverged.
+        history: one record an epoch: `epoch`, `lr`, the losses, and `val_accuracy`, `val_loss` where measured.
+    """
+
+    candidate: Candidate
+    learner: Learner
+    score: Score = WORST
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def val(self) -> Score | None:
+        """The validation score; None where nothing was held out."""
+        return self.score if math.isfinite(self.score[1]) else None
+
+    @property
+    def info(self) -> Info:
+        """What was chosen."""
+        return {**self.candidate.chosen, "lr": self.candidate.schedule.lr, "epoch": self.epoch}
+
+
+def choose(candidates: Sequence[Candidate], selection: Selection, *, seed: int) -> Trained:
+    """The best candidate on the validation images, or without any the first that does not diverge.
+
+    Raises:
+        UserError: every candidate diverges.
+    """
+    tried = []
+    for candidate in candidates:
+        tried.append(descend(candidate, selection.train, selection.val, seed=seed))
+        if selection.val is None and tried[-1].epoch:
+            break
+    return _sound(tried)
+
+
+def refit(trained: Trained, train: Images, selection: Selection, *, seed: int) -> Trained:
+    """The choice trained on all shots, up to its best epoch: the same, unless validation images were taken out of them.
+
+    Raises:
+        UserError: it diverges.
+    """
+    if not selection.held_out:
+        return trained
+    again = _sound([descend(trained.candidate, train, None, seed=seed, stop_after=trained.epoch)])
+    again.score = trained.score
+    return again
+
+
+def descend(
+    candidate: Candidate, train: Images, val: Images | None, *, seed: int, stop_after: int | None = None
+) -> Trained:
+    """Train one candidate; keeps its best validation epoch, or without validation images its last one."""
+    schedule, rng = candidate.schedule, torch.Generator().manual_seed(seed)
+    learner = candidate.learner(train)
+    trained, optimizer = Trained(candidate, learner), _optimizer(learner, schedule)
+    per_epoch = -(-len(train) // schedule.batch)
+    every, last = -(-schedule.epochs // EVALUATIONS), stop_after or schedule.epochs
+    best: dict[str, Tensor] = {}
+    step = 0
+    for epoch in range(1, last + 1):
+        sums: dict[str, Tensor] = {}
+        for rows in torch.randperm(len(train), generator=rng).split(schedule.batch):  # type: ignore[no-untyped-call]
+            rate = schedule.rate(step, per_epoch=per_epoch)
+            step += 1
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("share", 1.0) if step % group.get("every", 1) == 0 else 0.0
+            optimizer.zero_grad()
+            for part in rows.to(train.labels.device).split(learner.most):
+                losses = learner.losses(part, one_view(train.take(part), rng), rng)
+                (losses["loss"] * (len(part) / len(rows))).backward()  # type: ignore[no-untyped-call]
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() * len(part)
+            optimizer.step()
+            learner.settle()
+        means = {name: float(value) / len(train) for name, value in sums.items()}
+        record = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], **means}
+        trained.history.append(record)
+        if not math.isfinite(means["loss"]):
+            return Trained(candidate, learner)  # no choice, whatever its first epochs scored
+        score, better = (0.0, -math.inf), val is None and epoch == last
+        if val is not None and (epoch % every == 0 or epoch == last):
+            score = _measure(learner, val)
+            record |= {"val_accuracy": score[0], "val_loss": -score[1]}
+            better = score > trained.score
+        if better:
+            trained.score, trained.epoch = score, epoch
+            best = {name: value.clone() for name, value in learner.state_dict().items()}
+    if best:
+        learner.load_state_dict(best)
+    return trained
+
+
+def judge(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"]) -> Score:
+    """How good logits are for choosing by. Values that are no numbers score worst."""
+    loss = float(cross_entropy(logits, labels))
+    if math.isnan(loss):
+        return WORST
+    return float((logits.argmax(1) == labels).double().mean()), -loss
+
+
+def one_view(images: Images, rng: torch.Generator) -> Images:
+    """One view of each image, drawn by seed among the centre crop and the augmentations."""
+    if images.views is None:
+        return images
+    views = torch.cat([images.embeddings[:, None], images.views], dim=1)
+    drawn = torch.randint(views.shape[1], (len(images),), generator=rng).to(views.device)
+    return Images(views[torch.arange(len(images), device=views.device), drawn], images.labels)
+
+
+@torch.no_grad()
+def _measure(learner: Learner, images: Images) -> Score:
+    found = [
+        (judge(learner(x), y), len(y) / len(images))
+        for x, y in zip(images.embeddings.split(CHUNK), images.labels.split(CHUNK), strict=True)  # type: ignore[no-untyped-call]
+    ]
+    accuracy, likelihood = (sum(score[i] * share for score, share in found) for i in range(2))
+    return (accuracy, likelihood) if math.isfinite(likelihood) else WORST
+
+
+def _sound(tried: Sequence[Trained]) -> Trained:
+    best = max(tried, key=lambda each: each.score)
+    if not best.epoch:
+        rates = ", ".join(str(rate) for rate in dict.fromkeys(each.candidate.schedule.lr for each in tried))
+        raise UserError(
+            f"training diverged at every learning rate ({rates}): set a lower train.lr or a higher train.tau for AAPE; "
+            "for other methods see that the embeddings are those of one encoder (`pipeline verify`)"
+        )
+    return best
+
+
+def _optimizer(learner: Learner, schedule: Schedule) -> torch.optim.Optimizer:
+    groups, decay = learner.groups(), schedule.weight_decay
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=schedule.momentum, weight_decay=decay, fused=True)
+    kind = torch.optim.Adam if schedule.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=schedule.lr, eps=schedule.eps, weight_decay=decay, fused=True)
