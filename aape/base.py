@@ -30,7 +30,7 @@ from stages.device import pick_device
 from stages.errors import nearest
 from stages.training import TrainParams
 from trainer.data import ClassText, Images, Task
-from trainer.methods import FOR_STUDIES, METHODS, Method, Predictor, methods
+from trainer.methods import METHODS, Method, Predictor, methods
 from trainer.packing import canonical
 
 PROTOTYPES = "image prototypes"
@@ -366,8 +366,8 @@ def make_method(name: str, settings: Mapping[str, Any]) -> Method:
     Raises:
         ValueError: an unknown name, or a setting that is none or out of range.
     """
-    if name not in METHODS | FOR_STUDIES:
-        raise ValueError(f"unknown method {name!r}; {nearest(name, [*METHODS, *FOR_STUDIES])}")
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; {nearest(name, list(METHODS))}")
     given = {key: plain(value) for key, value in settings.items()}
     try:
         params = TrainParams.model_validate(given)

@@ -15,7 +15,7 @@ from aape.base import Classifier, RandomState
 from aape.saving import read
 from stages.errors import nearest
 from stages.training import TrainParams
-from trainer.methods import FOR_STUDIES, METHODS
+from trainer.methods import METHODS
 from trainer.methods.aape import AAPE
 
 WORDS = {"aape": "AAPE", "cupl": "CuPL", "gda": "GDA", "lp++": "LPPlusPlus", "taskres": "TaskRes", "h": "H"}
@@ -225,11 +225,8 @@ def classifier(name: str, **arguments: Any) -> Classifier:
     Raises:
         ValueError: an unknown name; suggests the nearest.
     """
-    if name in FOR_STUDIES:
-        own = {key: arguments.pop(key) for key in ("random_state", "device") if key in arguments}
-        return MethodClassifier(name, settings=arguments or None, **own)
     if name not in CLASSES:
-        raise ValueError(f"unknown method {name!r}; {nearest(name, [*METHODS, *FOR_STUDIES])}")
+        raise ValueError(f"unknown method {name!r}; {nearest(name, list(METHODS))}")
     return CLASSES[name](**arguments)
 
 

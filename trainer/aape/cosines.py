@@ -35,7 +35,7 @@ def bottleneck_cosines(
     """
     r = torch.relu(a + b[:, None])
     square = (r * (r @ gram + 2 * vw)).sum(-1) + ww
-    numerator = xw + (vx[:, None] * r).sum(-1)
+    numerator = xw + torch.bmm(r, vx[..., None])[..., 0]
     return numerator * square.clamp_min(SMALLEST_SQUARE).rsqrt()
 
 
