@@ -57,7 +57,7 @@ class Ratio:
 
     @classmethod
     def of(cls, name: str, ours: float, reference: float, unit: str, *, less_is_better: bool = False) -> Ratio:
-        """A row with its ratio."""
+        """The ratio of two figures."""
         ratio = reference / ours if less_is_better else ours / reference
         return cls(name, round(ours, 4), round(reference, 4), round(ratio, 3), unit)
 
