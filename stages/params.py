@@ -89,7 +89,7 @@ class PromptParams(_Section):
     llm: str = Field("smollm2", min_length=1, description="alias, hub id or local folder")
     temperature: Number = Field(0.99, ge=0, le=5, description="softmax temperature of sampling")
     top_p: Fraction = Field(1.0, description="nucleus of sampling")
-    max_tokens: int = Field(50, ge=1, le=4096, description="longest answer, tokens")
+    max_tokens: int = Field(50, ge=1, le=65_536, description="longest answer, tokens")
     seed: Seed = Field(1, description="every request derives its own seed from it")
     min_words: Count = Field(4, description="shorter sentences are dropped, words")
     max_words: Count = Field(60, description="longer sentences are dropped, words")
@@ -98,6 +98,9 @@ class PromptParams(_Section):
         0.98, description="sentences of a class closer than this cosine (settings' encoder) are dropped; null = keep"
     )
     rounds: int = Field(2, ge=1, le=20, description="times a class with too few kept sentences is asked, at most")
+    allow_empty: bool = Field(
+        False, description="write the store though a class has no kept sentence; its template stands in for them"
+    )
     server: ServerParams = ServerParams()
 
 

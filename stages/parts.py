@@ -41,8 +41,8 @@ class Parts:
         return self.part(index).is_file()
 
     def save(self, index: int, table: pa.Table, left_out: Mapping[str, str] | None = None) -> None:
-        """Keep a finished part, whole or not at all, and with it what had to be left out, and why."""
-        noted = {LEFT_OUT: json.dumps(dict(left_out or {}))}
+        """Keep a finished part with its metadata, whole or not at all, and with it what had to be left out, and why."""
+        noted = {**(table.schema.metadata or {}), LEFT_OUT: json.dumps(dict(left_out or {}))}
         with atomic_file(self.part(index)) as path:
             pq.write_table(table.replace_schema_metadata(noted), path, compression="zstd")
 
@@ -51,9 +51,13 @@ class Parts:
         found: dict[str, str] = json.loads((pq.read_schema(self.part(index)).metadata or {}).get(LEFT_OUT, b"{}"))
         return found
 
+    def read(self, index: int) -> pa.Table:
+        """A finished part as it was saved."""
+        return pq.read_table(self.part(index), partitioning=None)
+
     def tables(self, parts: int) -> Iterator[pa.Table]:
         """The finished parts, one after the other."""
-        return (pq.read_table(self.part(i), partitioning=None).replace_schema_metadata(None) for i in range(parts))
+        return (self.read(i).replace_schema_metadata(None) for i in range(parts))
 
     def finish(self, tables: Iterable[pa.Table], *, provenance: Provenance) -> Provenance:
         """Write the store from tables that come in its order, and remove the work folder; returns what was stored.

@@ -96,6 +96,10 @@ class PromptProvenance(Provenance):
     store: Literal["prompts"] = "prompts"
     questions: dict[str, str] | None = Field(None, description="question_id -> text; None: imported")
     file: str | None = Field(None, description="the imported file as the user named it; None: captions, or generated")
+    refused: list[str] = Field(
+        default_factory=list, description="settings of a request that the server did not take, and that were left out"
+    )
+    found: ClassVar[frozenset[str]] = frozenset({"refused"})
 
 
 class EmbeddingProvenance(Provenance):

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.bench import Measured, compare
 from pipeline.prompts.engines import EngineOptions, Request, Sampling
 from pipeline.prompts.engines.vllm import VLLMEngine
-from pipeline.prompts.llms import let_waiting_threads_sleep, resolve_llm
+from pipeline.prompts.llms import resolve_llm
 from pipeline.prompts.questions import fill, questions_for
 
 THINGS = (
@@ -26,7 +26,6 @@ def bench_prompts(llm: str, *, prompts: int = 200, repeats: int = 3) -> list[Mea
     Raises:
         UserError: an unknown LLM, or one that cannot be loaded here.
     """
-    let_waiting_threads_sleep()
     engine = VLLMEngine(resolve_llm(llm), EngineOptions())
     try:
         return [measure(engine, prompts=prompts, repeats=repeats)]

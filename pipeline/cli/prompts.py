@@ -1,5 +1,6 @@
 """`pipeline generate-prompts` and `pipeline import-prompts`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +15,12 @@ from stages.errors import UserError
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder
     from pipeline.prompts.engines import Engine
-    from pipeline.prompts.summary import Summary
+    from pipeline.prompts.summary import PromptSummary
     from stages.params import Params
 
 LlmOption = Annotated[
-    str | None, typer.Option("--llm", help="smollm2, llama3, qwen, ..., a hub id, or a local folder.", metavar="LLM")
+    str | None,
+    typer.Option("--llm", help="smollm2, llama3, qwen, ..., a hub id, a local folder, a GGUF file.", metavar="LLM"),
 ]
 
 
@@ -36,17 +38,21 @@ def generate_prompts(
     tensor_parallel_size: Annotated[int | None, typer.Option(min=1, help="GPUs to spread the LLM over.")] = None,
     max_model_len: Annotated[int | None, typer.Option(min=64, help="Longest question and answer, tokens.")] = None,
     quantization: Annotated[str | None, typer.Option(help="Quantization method of vLLM.")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Ask finished data sets for the sentences that classes are short of.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a language model, in vLLM or on a server, what each class looks like."""
     from contextlib import ExitStack
     from functools import cache as once
 
-    from pipeline.prompts.engines import EngineOptions, load_engine
+    from pipeline.prompts.engines import EngineOptions, find_llm, load_engine
     from pipeline.prompts.generate import generate
+    from pipeline.prompts.process import before_torch
 
     settings = command.settings(params, {"prompts.llm": llm, "prompts.server.url": server})
-    prompts, model = settings.prompts, settings.prompts.llm
+    prompts = settings.prompts
     options = EngineOptions(
         **_given(
             revision=revision, dtype=dtype, tensor_parallel_size=tensor_parallel_size, max_model_len=max_model_len,
@@ -54,26 +60,27 @@ def generate_prompts(
         )
     )  # fmt: skip
     names = _with_classes(command.chosen(dataset, settings), cache)
-    drops_near = prompts.near_duplicate is not None and prompts.near_duplicate < 1
-    encoder = _encoder(settings) if names and drops_near else None
-    done = []
-    with ExitStack() as stack:
+    done: list[PromptSummary] = []
+    if names:
+        before_torch()
+        model = find_llm(prompts.llm, options, prompts.server, settings.llms)
+        encoder = once(lambda: _encoder(settings)) if (prompts.near_duplicate or 1) < 1 else None
+        with ExitStack() as stack:
 
-        @once
-        def engine() -> "Engine":
-            loaded = load_engine(model, options, prompts.server, settings.llms)
-            stack.callback(loaded.close)
-            return loaded
+            @once
+            def engine() -> "Engine":
+                loaded = load_engine(model, options)
+                stack.callback(loaded.close)
+                return loaded
 
-        for name in names:
-            summary = generate(
-                name, model, data=settings.of(name), prompts=prompts, cache=cache, engine=engine, encoder=encoder,
-                options=options, aliases=settings.llms,
-            )  # fmt: skip
-            _say(summary)
-            done.append(asdict(summary))
-    if as_json:
-        command.show(done, as_json=True, text=str)
+            for name in names:
+                summary = generate(
+                    name, model, data=settings.of(name), prompts=prompts, cache=cache, engine=engine, encoder=encoder,
+                    options=options, again=again,
+                )  # fmt: skip
+                _say(summary)
+                done.append(summary)
+    _finish(done, as_json=as_json)
 
 
 @app.command("import-prompts")
@@ -110,16 +117,20 @@ def import_prompts(
         ]
         if not todo:
             say(f"{dataset or 'settings'}: nothing to import (nothing listed under imports:)")
-    done = []
+    done: list[PromptSummary] = []
+    faults: list[UserError] = []
     for where, source, path in todo:
-        if path is None:
-            summary = importing.import_captions(where, source, cache=cache)
-        else:
-            summary = importing.import_prompts(where, source, Path(path), cache=cache)
+        try:
+            if path is None:
+                summary = importing.import_captions(where, source, cache=cache)
+            else:
+                summary = importing.import_prompts(where, source, Path(path), cache=cache)
+        except UserError as error:  # the other sources come in all the same
+            faults.append(error)
+            continue
         _say(summary)
-        done.append(asdict(summary))
-    if as_json:
-        command.show(done, as_json=True, text=str)
+        done.append(summary)
+    _finish(done, as_json=as_json, faults=faults)
 
 
 def _given(**flags: Any) -> dict[str, Any]:
@@ -150,7 +161,16 @@ def _encoder(settings: "Params") -> "Encoder":
     return load_encoder(settings.encoder, device="cpu")
 
 
-def _say(summary: "Summary") -> None:
+def _finish(done: "list[PromptSummary]", *, as_json: bool, faults: Sequence[UserError] = ()) -> None:
+    """What a program reads, and a fault where a store could not be written."""
+    if as_json:
+        command.show([asdict(summary) for summary in done], as_json=True, text=str)
+    lines = [*map(str, faults), *(summary.fault for summary in done if summary.fault)]
+    if lines:
+        raise UserError("; ".join(lines), exit_code=max([1, *(fault.exit_code for fault in faults)]))
+
+
+def _say(summary: "PromptSummary") -> None:
     from pipeline.prompts.summary import lines
 
     for line in lines(summary):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.doctor.check import Check, size
 from pipeline.embed.images import AHEAD, worker_count
-from pipeline.prompts.llms import models_folder
+from pipeline.prompts.gguf_files import models_folder
 from stages import ImageStore, ManifestStore, UserError
 from stages.params import Params
 

@@ -1,22 +1,22 @@
 """Whether the settings' language model can be asked, without loading, converting or downloading it."""
 
+import glob
 import json
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.doctor.check import Check, size
 from pipeline.doctor.hub import Hub
-from pipeline.prompts.llms import PACKAGED, known_aliases, models_folder, packaged_gguf, target_of
+from pipeline.prompts.engines.server import find_served
+from pipeline.prompts.gguf_files import GROWTH, is_gguf, models_folder, packaged_gguf
+from pipeline.prompts.hub import OFFLINE
+from pipeline.prompts.llms import PACKAGED, known_aliases, target_of
 from stages import PromptStore, UserError, nearest
 from stages.extras import installed, mend
-from stages.params import Params, ServerParams
+from stages.params import Params
 
-CONVERTED = 270_000_000
-"""Bytes of the packaged model once it is converted."""
-OFFLINE = "connect, or use --llm smollm2, or a local folder with the model"
-SECONDS = 3
+SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def check_llm(params: Params, cache: Path, hub: Hub) -> LlmCheck:
     """
     llm = params.prompts.llm
     needed = any(not PromptStore(cache, dataset, llm).exists() for dataset in params.datasets)
-    found = _server(llm, params.prompts.server) if params.prompts.server.url else _local_or_hub(llm, params, hub)
+    found = _server(llm, params) if params.prompts.server.url else _local_or_hub(llm, params, hub)
     check, download, convert = found
     if check.state == "fault" and not needed:
         check = Check(check.name, "note", f"{check.text}; every data set has its prompts already")
@@ -46,9 +46,16 @@ def check_llm(params: Params, cache: Path, hub: Hub) -> LlmCheck:
 def _local_or_hub(llm: str, params: Params, hub: Hub) -> tuple[Check, int | None, int]:
     what = f"llm {llm}"
     target = target_of(llm, params.llms)
-    if target == PACKAGED != llm:
-        return _packaged(what)
     folder = Path(target).expanduser()
+    if target == PACKAGED != llm:
+        try:
+            return _converted(what, packaged_gguf(), "packaged")
+        except UserError as error:
+            return Check(what, "fault", str(error)), None, 0
+    if folder.is_file():
+        if is_gguf(folder):
+            return _converted(what, folder, "GGUF file")
+        return Check(what, "fault", f"{folder} is a file and no GGUF file"), None, 0
     if folder.is_dir():
         if (folder / "config.json").is_file():
             return Check(what, "ok", f"local folder {folder}"), None, 0
@@ -56,7 +63,10 @@ def _local_or_hub(llm: str, params: Params, hub: Hub) -> tuple[Check, int | None
     if target.count("/") != 1:
         return (
             Check(
-                what, "fault", "neither an alias, nor a hub id, nor a folder", nearest(llm, known_aliases(params.llms))
+                what,
+                "fault",
+                "neither an alias, nor a hub id, nor a folder or GGUF file",
+                nearest(llm, known_aliases(params.llms)),
             ),
             None,
             0,
@@ -74,19 +84,15 @@ def _local_or_hub(llm: str, params: Params, hub: Hub) -> tuple[Check, int | None
     return Check(what, "note", text), remote.size, 0
 
 
-def _packaged(what: str) -> tuple[Check, int | None, int]:
-    try:
-        gguf = packaged_gguf()
-    except UserError as error:
-        return Check(what, "fault", str(error)), None, 0
-    parent = models_folder()
-    if any(parent.glob(f"{gguf.stem.split('.')[0]}-*/config.json")):
-        return Check(what, "ok", f"packaged, converted in {parent}"), None, 0
-    text = f"packaged; the first use converts it into {parent} ({size(CONVERTED)}, about half a minute)"
+def _converted(what: str, gguf: Path, kind: str) -> tuple[Check, int | None, int]:
+    parent, bytes_ = models_folder(), GROWTH * gguf.stat().st_size
+    if any(parent.glob(f"{glob.escape(gguf.stem.split('.')[0])}-*/config.json")):
+        return Check(what, "ok", f"{kind}, converted in {parent}"), None, 0
+    text = f"{kind}; the first use converts it into {parent} (about {size(bytes_)})"
     missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]
     if missing:
         return Check(what, "fault", f"converting needs {', '.join(missing)}", 'pip install "aape[demo]"'), None, 0
-    return Check(what, "note", text), None, CONVERTED
+    return Check(what, "note", text), None, bytes_
 
 
 def _weights(files: list[str]) -> list[str]:
@@ -107,17 +113,14 @@ def _complete(snapshot: Path) -> bool:
         return any(snapshot.glob("*.safetensors")) or any(snapshot.glob("*.bin"))
 
 
-def _server(llm: str, server: ServerParams) -> tuple[Check, int | None, int]:
+def _server(llm: str, params: Params) -> tuple[Check, int | None, int]:
+    server = params.prompts.server.model_copy(update={"timeout": SECONDS, "retries": 0})
     what = f"llm {llm} at {server.url}"
     if not installed("openai"):
         return Check(what, "fault", "openai is not installed", mend("openai")), None, 0
-    from openai import OpenAI, OpenAIError
-
     try:
-        key = os.environ.get(server.key_variable) or "none"
-        client = OpenAI(base_url=server.url, api_key=key, timeout=SECONDS, max_retries=0)
-        served = [model.id for model in client.models.list()]
-    except (OpenAIError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        return Check(what, "fault", f"no answer ({reason})", "start the server, or mend prompts.server.url"), None, 0
-    return Check(what, "ok", f"serves {', '.join(served)[:200]}"), None, 0
+        served = find_served(llm, server, params.llms)
+    except UserError as error:
+        return Check(what, "fault", str(error)), None, 0
+    takes = f", {served.context} tokens" if served.context else ""
+    return Check(what, "ok", f"serves {served.model!r}{takes}"), None, 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.prompts.gguf_files import is_gguf
 from stages.errors import UserError
 from stages.files import write_text
 from stages.names import dataset_name, slug
@@ -68,7 +69,7 @@ def init(
         "FOLDERS": _folder_line(split_folders),
         "DEPENDENCY": scalar(where.replace("${", "\\${")) if where is not None and on_disk else "",
         "TEMPLATES": "[" + ", ".join(quoted(text) for text in templates) + "]",
-        "LLM": scalar(str(Path(llm).resolve()) if (Path(llm) / "config.json").is_file() else llm),
+        "LLM": scalar(str(Path(llm).resolve()) if is_gguf(Path(llm)) or (Path(llm) / "config.json").is_file() else llm),
         "ENCODER": scalar(_absolute_weights(encoder)),
         "CLASSES": _class_lines(names),
     }

@@ -75,19 +75,28 @@ def clean(
     return Cleaned(text=text, drop_reason=reason)
 
 
-def mark_duplicates(rows: Iterable[MutableMapping[str, Any]]) -> None:
+Seen = set[tuple[object, object, str]]
+
+
+def mark_duplicates(rows: Iterable[MutableMapping[str, Any]], seen: Seen | None = None) -> None:
     """Drop, in place, every kept sentence that its class or image already has, blind to case and punctuation.
 
     Args:
         rows: rows of a prompt store (`text`, `drop_reason`, `class_id`, `image_id`); the first of equal ones stays.
+        seen: what was kept before; the new ones are added.
     """
-    seen: set[tuple[object, object, str]] = set()
+    seen = set() if seen is None else seen
     for row in rows:
         if row["drop_reason"] is None:
             key = (row.get("class_id"), row.get("image_id"), _bare(row["text"]) or row["text"])
             if key in seen:
                 row["drop_reason"] = "duplicate"
             seen.add(key)
+
+
+def says_nothing(answer: str) -> bool:
+    """Whether an answer holds no letter and no digit outside a thinking phase."""
+    return not any(char.isalnum() for char in _THOUGHTS.sub("", answer))
 
 
 def one_line(text: str) -> str:
@@ -124,7 +133,10 @@ def names_subject(text: str, class_name: str) -> bool:
 
 _INVISIBLE = {"Cc": " ", "Zl": "\n", "Zp": "\n", "Cf": "", "Cs": "", "Co": "", "Cn": ""}
 _LINE_MARK = re.compile(r"^(?:[-*+•–—>#|~=]+\s*|\(?\d{1,2}[.)]\s+|\(?[a-zA-Z]\)\s+)+")
-_THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+# Some templates write the opening tag themselves: the answer begins within the thinking.
+_THOUGHTS = re.compile(
+    r"\A(?:(?!<think(?:ing)?>).)*?</think(?:ing)?>|<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL
+)
 _BREAK = re.compile(r"</?(?:br|p|div|li|ul|ol|h\d|script|style)\b[^<>]{0,200}>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
 _LINK = re.compile(r"!?\[([^\[\]]{0,200})\]\([^()\s]{0,500}\)")

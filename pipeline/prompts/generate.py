@@ -2,23 +2,28 @@
 
 A class that has too few sentences left after cleaning is asked again, for `prompts.rounds` rounds in all. Answers are
 saved batch by batch, all rounds in one numbering: a killed run goes on where it was and ends with the same bytes.
+No store is written while a class has not one kept sentence: a server that was broken for a while would leave a class
+without text for good. The same command then asks about these classes alone, a round each time.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.prompts.clean import clean, mark_duplicates, storable
-from pipeline.prompts.engines import Engine, EngineOptions, Request, Sampling, find_llm
+from pipeline.prompts.clean import Seen, clean, mark_duplicates, says_nothing, storable
+from pipeline.prompts.empty import no_answer, nothing_kept
+from pipeline.prompts.engines import Engine, EngineOptions, Sampling
+from pipeline.prompts.engines.limits import check_room, fitted
 from pipeline.prompts.importing import import_prompts
+from pipeline.prompts.llms import ResolvedLLM
 from pipeline.prompts.near import NearDuplicates
-from pipeline.prompts.questions import Question, fill, questions_for
-from pipeline.prompts.rounds import Ask, batches, first_round, next_round
-from pipeline.prompts.summary import Summary, summarise
+from pipeline.prompts.questions import QuestionTemplate, fill, questions_for
+from pipeline.prompts.rounds import ClassRequest, batches, first_round, lacking, next_round
+from pipeline.prompts.summary import PromptSummary, summarise
 from stages import ManifestStore, PromptProvenance, PromptStore, UserError
 from stages.command import say
 from stages.params import DataParams, PromptParams
@@ -31,30 +36,40 @@ if TYPE_CHECKING:
 __all__ = ["generate", "import_prompts"]
 
 DEFAULT = EngineOptions()
+ENOUGH = 100
+"""Empty answers from the first one on that show that the model says nothing at all."""
+REFUSED = b"refused"
+"""Key in the footer of a saved batch: the settings that its server did not take, as a JSON list."""
 Row = dict[str, Any]
 
 
 def generate(
     dataset: str,
-    llm: str,
+    llm: ResolvedLLM,
     *,
     data: DataParams,
     prompts: PromptParams,
     cache: Path,
     engine: Callable[[], Engine],
-    encoder: "Encoder | None" = None,
+    encoder: "Callable[[], Encoder] | None" = None,
     options: EngineOptions = DEFAULT,
-    aliases: Mapping[str, str] | None = None,
-) -> Summary:
+    again: bool = False,
+) -> PromptSummary:
     """Ask `llm` every question about every class, `data.samples` times, and write the prompt store.
 
+    Where a class has nothing in the end, no store is written and the summary's `fault` says so, unless
+    `prompts.allow_empty`.
+
     Args:
+        llm: what `find_llm` found.
         engine: gives the loaded model; called only when there is something to ask.
-        encoder: finds near duplicates; None keeps them.
-        options, aliases: as `engine` was told them, for the provenance.
+        encoder: gives what finds near duplicates; None keeps them.
+        options: as `engine` was told them, for the provenance.
+        again: ask for what a finished store is short of, and add it.
 
     Raises:
-        UserError: no manifest yet, a data set without classes, an unknown LLM, or one that cannot be loaded here.
+        UserError: no manifest yet, a data set without classes, answers that cannot fit into the model's context, a
+            model that cannot be loaded here, or one whose answers are all empty.
     """
     manifest = ManifestStore(cache, dataset).provenance()
     names = manifest.class_names
@@ -63,106 +78,182 @@ def generate(
             f"{dataset}: there are no classes to ask about; its captions come in with "
             f"`pipeline import-prompts --dataset {dataset} --captions`"
         )
-    questions = questions_for(dataset, data.questions)
-    found = find_llm(llm, options, prompts.server, aliases)
-    store = PromptStore(cache, dataset, llm)
+    templates = questions_for(dataset, data.questions)
+    served = prompts.server.url is not None
+    options = options if served else fitted(options, llm)
+    check_room(
+        (fill(template.text, name) for name in names.values() for template in templates), prompts.max_tokens,
+        llm=llm, length=llm.context if served else options.max_model_len,
+    )  # fmt: skip
+    near = None
+    if encoder is not None and prompts.near_duplicate is not None:
+        near = NearDuplicates(encoder(), prompts.near_duplicate)
+    store = PromptStore(cache, dataset, llm.name)
+    texts = {template.question_id: template.text for template in templates}
     origin = PromptProvenance(
-        dataset=dataset,
-        content="",
-        inputs={"classes": manifest.inputs["classes"]},
-        llm=llm,
-        llm_fingerprint=found.fingerprint,
-        note=found.note,
-        questions={q.question_id: q.text for q in questions},
+        dataset=dataset, content="", inputs={"classes": manifest.inputs["classes"]}, llm=llm.name,
+        llm_fingerprint=llm.fingerprint, note=llm.note, questions=texts,
         settings={
             "samples": data.samples,
-            "system": found.system,
+            "system": llm.system,
             # batch too: an answer depends a little on the others of its batch
-            **prompts.model_dump(exclude={"llm", "server", "near_duplicate"}),
-            "near_duplicate": _near_settings(encoder, prompts),
-            "engine": "server" if prompts.server.url else asdict(options),
+            **prompts.model_dump(exclude={"llm", "server", "near_duplicate", "allow_empty"}),
+            "near_duplicate": near and near.settings,
+            "engine": "server" if served else asdict(options),
         },
-    )
-    wanted = data.samples * len(questions)
+    )  # fmt: skip
+    wanted = data.samples * len(templates)
+
+    def summary(rows: Sequence[Row], **more: Any) -> PromptSummary:
+        return summarise(dataset, llm.name, rows, names, questions=texts, wanted=wanted, note=llm.note, **more)
+
+    rows: list[Row] = []
+    refused: set[str] = set()
+    classes, made_from = names, origin
     if is_current(store, origin):
         rows = store.read().to_pylist()
-        return summarise(dataset, llm, rows, names, wanted=wanted, note=found.note, skipped=True)
-
-    done = Parts(store, origin, part_rows=prompts.batch)
-    near = NearDuplicates(encoder, prompts.near_duplicate) if encoder and prompts.near_duplicate is not None else None
-    with store.locked("pipeline generate-prompts"), keeping(lambda: f"{done.rows} answers about {dataset} are kept"):
-        rows, asks, part = [], first_round(names, questions, data.samples), 0
-        for number in range(1, prompts.rounds + 1):
-            answers, classes = sum(ask.n for ask in asks), len({ask.class_id for ask in asks})
-            say(f"{dataset}: round {number}, {answers} answers of {llm} about {classes} classes")
-            new: list[Row] = []
-            for batch in batches(asks, prompts.batch):
-                if not done.has(part):
-                    done.save(
-                        part, pa.Table.from_pylist(_answers(engine(), batch, prompts, llm), schema=store.schema())
-                    )
-                    say(f"{dataset}: {len(new) + sum(ask.n for ask in batch)} of {answers} answers")
-                new += pq.read_table(done.part(part), partitioning=None).to_pylist()
-                part += 1
-            _clean(new, rows, names, questions, prompts, near)
+        classes = lacking(rows, names, wanted if again else 0 if prompts.allow_empty else 1)
+        if not classes:
+            return summary(rows, skipped=True)
+        before = store.provenance()
+        refused = set(before.refused)
+        made_from = origin.model_copy(update={"inputs": {**origin.inputs, "prompts": before.content}})
+    written = bool(rows)
+    parts = Parts(store, made_from, part_rows=prompts.batch)
+    asking = _Asking(dataset, llm.name, prompts, parts, engine)
+    cleaning = _Cleaning(names, templates, prompts, near, rows)
+    with store.locked("pipeline generate-prompts"), keeping(lambda: f"{parts.rows} answers about {dataset} are kept"):
+        requests = next_round(rows, classes, templates, wanted) if rows else first_round(names, templates, data.samples)
+        number = 0
+        while requests:
+            number += 1
+            new = asking.answers(number, requests)
+            cleaning.clean(new)
             rows += new
-            asks = next_round(rows, names, questions, wanted)
-            if not asks:
-                break
+            if number >= prompts.rounds:
+                # A command that is given again asks once more about classes that have nothing, and about no other.
+                over = asking.has_asked or prompts.allow_empty
+                classes = {} if over else lacking(rows, classes, 1)
+            requests = next_round(rows, classes, templates, wanted)
+        empty = lacking(rows, names, 1)
+        if empty and not prompts.allow_empty:
+            fault = nothing_kept(
+                dataset, llm.name, rows, empty, of=len(names), max_tokens=prompts.max_tokens, written=written
+            )
+            return summary(rows, fault=fault)
         for row in rows:
             row["kept"] = row["drop_reason"] is None
         table = store.in_order(pa.Table.from_pylist(rows, schema=store.schema()))
-        # A hub model that has just been downloaded is known by its commit from now on.
-        known = find_llm(llm, options, prompts.server, aliases).fingerprint
-        done.finish([table], provenance=origin.model_copy(update={"llm_fingerprint": known}))
-    return summarise(dataset, llm, rows, names, wanted=wanted, note=found.note)
+        parts.finish([table], provenance=origin.model_copy(update={"refused": sorted(refused | asking.refused)}))
+    return summary(rows)
 
 
-def _near_settings(encoder: "Encoder | None", prompts: PromptParams) -> Row | None:
-    if encoder is None or prompts.near_duplicate is None:
-        return None
-    return {"cosine": prompts.near_duplicate, "encoder": encoder.name, "fingerprint": encoder.fingerprint}
+class _Asking:
+    """Has rounds of requests answered, batch by batch; what is saved already is read and not asked.
+
+    Attributes:
+        part: number of batches so far.
+        has_asked: whether the engine was asked at all.
+        refused: settings that the server did not take.
+    """
+
+    def __init__(
+        self, dataset: str, llm: str, prompts: PromptParams, parts: Parts, engine: Callable[[], Engine]
+    ) -> None:
+        self.part = 0
+        self.has_asked = False
+        self.refused: set[str] = set()
+        self._dataset, self._llm, self._prompts, self._parts, self._engine = dataset, llm, prompts, parts, engine
+        self._has_heard = prompts.allow_empty
+        self._unsaved: list[tuple[int, pa.Table]] = []
+
+    def answers(self, number: int, requests: Sequence[ClassRequest]) -> list[Row]:
+        """The answers of one round: rows of a prompt store, not cleaned yet.
+
+        Raises:
+            UserError: every answer so far is empty, or the engine cannot answer.
+        """
+        count, about = sum(request.n for request in requests), len({request.class_id for request in requests})
+        say(f"{self._dataset}: round {number}, {count} answers of {self._llm} about {about} classes")
+        rows: list[Row] = []
+        for batch in batches(requests, self._prompts.batch):
+            saved = self._parts.has(self.part)
+            table = self._parts.read(self.part) if saved else self._ask(batch)
+            new = table.to_pylist()
+            rows += new
+            self._has_heard = self._has_heard or saved or not all(says_nothing(row["answer"]) for row in new)
+            if not saved:
+                self._unsaved.append((self.part, table))
+                self._save(enough=ENOUGH)
+                say(f"{self._dataset}: {len(rows)} of {count} answers")
+            self.refused |= set(json.loads((table.schema.metadata or {}).get(REFUSED, b"[]")))
+            self.part += 1
+        self._save(enough=1)
+        return rows
+
+    def _save(self, *, enough: int) -> None:
+        """Keep what was answered, unless nothing has been said from the first answer on: that is to be asked again."""
+        if self._has_heard:
+            for part, table in self._unsaved:
+                self._parts.save(part, table)
+            self._unsaved.clear()
+        elif sum(len(table) for _, table in self._unsaved) >= enough:
+            rows = [row for _, table in self._unsaved for row in table.to_pylist()]
+            raise UserError(no_answer(self._dataset, self._llm, rows, max_tokens=self._prompts.max_tokens))
+
+    def _ask(self, batch: Sequence[ClassRequest]) -> pa.Table:
+        prompts, engine = self._prompts, self._engine()
+        sampling = Sampling(temperature=prompts.temperature, top_p=prompts.top_p, max_tokens=prompts.max_tokens)
+        answered = engine.generate([request.as_request(prompts.seed) for request in batch], sampling)
+        self.has_asked = True
+        rows = []
+        for request, answers in zip(batch, answered, strict=True):
+            if len(answers) != request.n:
+                raise UserError(
+                    f"LLM {self._llm} gave {len(answers)} answers where {request.n} were asked for "
+                    f"({request.class_name!r})"
+                )
+            question_id = request.template.question_id
+            rows += [
+                {
+                    "prompt_id": f"{request.class_id:05d}-{question_id}-{sample:03d}", "class_id": request.class_id,
+                    "question_id": question_id, "sample": sample, "answer": storable(answer.text),
+                    "n_tokens": answer.n_tokens, "finish_reason": answer.finish_reason, "llm_name": self._llm,
+                }
+                for sample, answer in enumerate(answers, request.first)
+            ]  # fmt: skip
+        table = pa.Table.from_pylist(rows, schema=PromptStore.schema())
+        return table.replace_schema_metadata({REFUSED: json.dumps(sorted(engine.refused))} if engine.refused else None)
 
 
-def _answers(engine: Engine, batch: Sequence[Ask], prompts: PromptParams, llm: str) -> list[Row]:
-    """Have one batch answered: rows of a prompt store, not cleaned yet."""
-    sampling = Sampling(temperature=prompts.temperature, top_p=prompts.top_p, max_tokens=prompts.max_tokens)
-    requests = [
-        Request(question=fill(ask.question.text, ask.class_name), seed=ask.seed(prompts.seed), n=ask.n) for ask in batch
-    ]
-    rows = []
-    for ask, answers in zip(batch, engine.generate(requests, sampling), strict=True):
-        if len(answers) != ask.n:
-            raise UserError(f"LLM {llm} gave {len(answers)} answers where {ask.n} were asked for ({ask.class_name!r})")
-        question_id = ask.question.question_id
-        rows += [
-            {
-                "prompt_id": f"{ask.class_id:05d}-{question_id}-{sample:03d}", "class_id": ask.class_id,
-                "question_id": question_id, "sample": sample, "answer": storable(answer.text),
-                "n_tokens": answer.n_tokens, "finish_reason": answer.finish_reason, "llm_name": llm,
-            }
-            for sample, answer in enumerate(answers, ask.first)
-        ]  # fmt: skip
-    return rows
+class _Cleaning:
+    """Fills in `text` and `drop_reason` of new rows; what was kept before stays kept, and is repeated by no new one."""
 
+    def __init__(
+        self,
+        names: Mapping[int, str],
+        templates: Sequence[QuestionTemplate],
+        prompts: PromptParams,
+        near: NearDuplicates | None,
+        kept_before: list[Row],
+    ) -> None:
+        self._names, self._prompts, self._near = names, prompts, near
+        self._templates = {template.question_id: template.text for template in templates}
+        self._seen: Seen = set()
+        mark_duplicates(kept_before, self._seen)
+        if near is not None:
+            near.remember(kept_before)
 
-def _clean(
-    new: list[Row],
-    earlier: list[Row],
-    names: Mapping[int, str],
-    questions: Sequence[Question],
-    prompts: PromptParams,
-    near: NearDuplicates | None,
-) -> None:
-    """Fill in `text` and `drop_reason` of new rows; what earlier rounds kept stays kept."""
-    texts = {question.question_id: question.text for question in questions}
-    for row in new:
-        name = names[row["class_id"]]
-        result = clean(
-            row["answer"], class_name=name, question=fill(texts[row["question_id"]], name),
-            finish_reason=row["finish_reason"], min_words=prompts.min_words, max_words=prompts.max_words,
-        )  # fmt: skip
-        row.update(text=result.text, drop_reason=result.drop_reason)
-    mark_duplicates([*earlier, *new])
-    if near is not None:
-        near.mark(new)
+    def clean(self, rows: list[Row]) -> None:
+        """Clean the answers of one round, in place."""
+        least, most = self._prompts.min_words, self._prompts.max_words
+        for row in rows:
+            name = self._names[row["class_id"]]
+            result = clean(
+                row["answer"], class_name=name, question=fill(self._templates[row["question_id"]], name),
+                finish_reason=row["finish_reason"], min_words=least, max_words=most,
+            )  # fmt: skip
+            row.update(text=result.text, drop_reason=result.drop_reason)
+        mark_duplicates(rows, self._seen)
+        if self._near is not None:
+            self._near.mark(rows)

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.prompts.clean import mark_duplicates, one_line, storable
+from pipeline.prompts.rounds import lacking
 from pipeline.prompts.sentence_files import read_sentences
-from pipeline.prompts.summary import Summary, summarise
+from pipeline.prompts.summary import PromptSummary, summarise
 from stages import ManifestStore, PromptProvenance, PromptStore, UserError, display_name
 from stages.artifacts import NO_LLM
 from stages.files import sha256_file
@@ -21,14 +22,14 @@ SHOWN = 5
 """Classes that an error names on either side."""
 
 
-def import_prompts(dataset: str, name: str, file: Path, *, cache: Path) -> Summary:
+def import_prompts(dataset: str, name: str, file: Path, *, cache: Path) -> PromptSummary:
     """Take sentences about the classes from a file, under the source name `name`.
 
     Class names are matched blind to case, underscores, hyphens and spaces. Sentences are kept as they are, on one line;
     only exact repetitions and sentences without a word are dropped.
 
     Raises:
-        UserError: no manifest yet, an unreadable file, or a class without sentences; the old store stays.
+        UserError: no manifest yet, an unreadable file, or a class without sentences of words; the old store stays.
     """
     manifest = ManifestStore(cache, dataset).provenance()
     names = manifest.class_names
@@ -41,6 +42,11 @@ def import_prompts(dataset: str, name: str, file: Path, *, cache: Path) -> Summa
         for class_id, key in found.items()
         for k, sentence in enumerate(given[key])
     ]
+    if silent := lacking(rows, names, 1):
+        raise UserError(
+            f"{file}: no sentence with a letter or a digit for {len(silent)} of {len(names)} classes: "
+            f"{_some(list(silent.values()), [])}"
+        )
     _write(
         _store(cache, dataset, name),
         rows,
@@ -51,7 +57,7 @@ def import_prompts(dataset: str, name: str, file: Path, *, cache: Path) -> Summa
     return summarise(dataset, name, rows, names, ignored=sorted(set(given) - set(found.values())))
 
 
-def import_captions(dataset: str, name: str, *, cache: Path) -> Summary:
+def import_captions(dataset: str, name: str, *, cache: Path) -> PromptSummary:
     """Take the captions of the manifest as reference prompts of their images, one row a caption (section 3.1).
 
     Raises:
@@ -67,8 +73,9 @@ def import_captions(dataset: str, name: str, *, cache: Path) -> Summary:
         for image in images
         for k, caption in enumerate(image["captions"] or [])
     ]
-    if not rows:
-        raise UserError(f"{manifest_store.file}: no image has captions; name a file of sentences with --file")
+    if all(row["drop_reason"] for row in rows):
+        what = "no caption has a letter or a digit" if rows else "no image has captions"
+        raise UserError(f"{manifest_store.file}: {what}; name a file of sentences with --file")
     _write(
         _store(cache, dataset, name),
         rows,

@@ -1,7 +1,7 @@
 """Sentences of a class that say nearly the same, found by the cosine of their embeddings."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +27,23 @@ class NearDuplicates:
         encoder: its `encode_sentences` embeds them. The text side of `lite` would not do: it is a mixture of ImageNet's
             classes, which any two sentences about a scorpion share.
         cosine: two sentences with a larger cosine are near duplicates.
+
+    Attributes:
+        settings: what decides, for the provenance.
     """
 
     def __init__(self, encoder: "Encoder", cosine: float) -> None:
+        self.settings = {"cosine": cosine, "encoder": encoder.name, "fingerprint": encoder.fingerprint}
         self._embed: "Callable[[list[str]], Tensor]" = encoder.encode_sentences
         self._cosine = cosine
         self._kept: dict[int, Float[np.ndarray, "K D"]] = {}
+
+    def remember(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in sentences that their classes keep in any case."""
+        kept = [row for row in rows if row["drop_reason"] is None]
+        vectors = self._vectors([row["text"] for row in kept])
+        for class_id, positions in _by_class(kept).items():
+            self._kept[class_id] = vectors[positions]
 
     def mark(self, rows: Iterable[MutableMapping[str, Any]]) -> None:
         """Give, in place, the later of two near sentences of a class the drop reason `near_duplicate`.
@@ -42,10 +53,7 @@ class NearDuplicates:
         """
         rows = [row for row in rows if row["drop_reason"] is None]
         vectors = self._vectors([row["text"] for row in rows])
-        by_class: defaultdict[int, list[int]] = defaultdict(list)
-        for position, row in enumerate(rows):
-            by_class[row["class_id"]].append(position)
-        for class_id, positions in by_class.items():
+        for class_id, positions in _by_class(rows).items():
             kept = self._kept.get(class_id, vectors[:0])
             near = near_duplicates(vectors[positions], kept, self._cosine)
             for position, is_near in zip(positions, near, strict=True):
@@ -56,6 +64,14 @@ class NearDuplicates:
         starts = progress(range(0, len(texts), CHUNK), what="near duplicates", unit="part")
         parts = [self._embed(texts[start : start + CHUNK]).numpy() for start in starts]
         return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+
+
+def _by_class(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[int]]:
+    """class_id -> the positions of its rows."""
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for position, row in enumerate(rows):
+        found[row["class_id"]].append(position)
+    return found
 
 
 def near_duplicates(

@@ -21,14 +21,14 @@ GENERIC = "generic"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class QuestionTemplate:
     """One question with one `{}` (or `a(n) {}`) for the class name, and the name it has in the store."""
 
     question_id: str
     text: str
 
 
-def questions_for(dataset: str, override: Sequence[str] | None = None) -> list[Question]:
+def questions_for(dataset: str, override: Sequence[str] | None = None) -> list[QuestionTemplate]:
     """The questions for a data set: `override` if given, else its own from the table, else the generic ones.
 
     Raises:
@@ -38,22 +38,22 @@ def questions_for(dataset: str, override: Sequence[str] | None = None) -> list[Q
         faults = _faults("questions", list(override))
         if faults:
             raise UserError("; ".join(faults), exit_code=2)
-        return [Question(question_id=f"own-{n}", text=text) for n, text in enumerate(override, 1)]
+        return [QuestionTemplate(question_id=f"own-{n}", text=text) for n, text in enumerate(override, 1)]
     table = load_table().questions
     slug = dataset.lower().replace("-", "_")
     slug = slug if slug in table else GENERIC
-    return [Question(question_id=f"{slug}-{n}", text=text) for n, text in enumerate(table[slug], 1)]
+    return [QuestionTemplate(question_id=f"{slug}-{n}", text=text) for n, text in enumerate(table[slug], 1)]
 
 
-def fill(question: str, class_name: str) -> str:
-    """Put a class name into a question.
+def fill(template: str, class_name: str) -> str:
+    """Put a class name into a question template.
 
     `a(n) {}` gets the article by sound: "an hour", "a unicorn", "an X-ray". It gets none, and verbs beside it become
     plural, for an evident plural (the last word ends in s, but not in ss, us or is, and is no known exception), and
     none for a name of the table's `no_article` and for one that brings its own article.
     """
     name = readable(class_name)
-    before, _, after = question.partition("{}")
+    before, _, after = template.partition("{}")
     marked = re.search(r"\b([Aa])\(n\) $", before)
     if not marked:
         return before + name + after
@@ -111,7 +111,7 @@ _SINGULAR_S = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class QuestionTable:
     """The content of `questions.yaml`: questions by data set, and the lower-case names without an article."""
 
     questions: dict[str, list[str]]
@@ -119,7 +119,7 @@ class Table:
 
 
 @cache
-def load_table(path: Path = TABLE) -> Table:
+def load_table(path: Path = TABLE) -> QuestionTable:
     """Read and check a table of questions.
 
     Raises:
@@ -147,7 +147,7 @@ def load_table(path: Path = TABLE) -> Table:
         questions[str(slug)] = listed or []
     if faults:
         raise UserError(f"{path}: " + "; ".join(faults), exit_code=2)
-    return Table(questions=questions, no_article=frozenset(name.casefold() for name in names))
+    return QuestionTable(questions=questions, no_article=frozenset(name.casefold() for name in names))
 
 
 def _faults(where: str, questions: Any) -> list[str]:

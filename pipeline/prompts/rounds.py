@@ -6,66 +6,75 @@ the same again.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.prompts.questions import Question
+from pipeline.prompts.engines import Request
+from pipeline.prompts.questions import QuestionTemplate, fill
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
-    """One question about one class, to be answered `n` times; the answers are the samples `first`, `first` + 1, ..."""
+class ClassRequest:
+    """One question template about one class, to be answered `n` times: the samples `first`, `first` + 1, ..."""
 
     class_id: int
     class_name: str
-    question: Question
+    template: QuestionTemplate
     first: int
     n: int
 
-    def seed(self, seed: int) -> int:
-        """Its own seed: it depends on class, question and sample, never on the order or the number of classes."""
-        text = "\0".join(map(str, (seed, self.class_name, self.question.question_id, self.first)))
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") & 0x7FFF_FFFF
+    def as_request(self, seed: int) -> Request:
+        """What an engine is asked; its own seed depends on class, question and sample, never on order or number."""
+        text = "\0".join(map(str, (seed, self.class_name, self.template.question_id, self.first)))
+        own = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") & 0x7FFF_FFFF
+        return Request(question=fill(self.template.text, self.class_name), seed=own, n=self.n)
 
 
-def first_round(names: Mapping[int, str], questions: Sequence[Question], samples: int) -> list[Ask]:
+def first_round(names: Mapping[int, str], templates: Sequence[QuestionTemplate], samples: int) -> list[ClassRequest]:
     """Every question about every class, `samples` times."""
     return [
-        Ask(class_id=class_id, class_name=name, question=question, first=0, n=samples)
+        ClassRequest(class_id=class_id, class_name=name, template=template, first=0, n=samples)
         for class_id, name in names.items()
-        for question in questions
+        for template in templates
     ]
 
 
+def lacking(rows: Iterable[Mapping[str, Any]], names: Mapping[int, str], wanted: int) -> dict[int, str]:
+    """The classes with fewer than `wanted` kept sentences, of those in `names`."""
+    kept = Counter(row["class_id"] for row in rows if row["drop_reason"] is None)
+    return {class_id: name for class_id, name in names.items() if kept[class_id] < wanted}
+
+
 def next_round(
-    rows: Sequence[Mapping[str, Any]], names: Mapping[int, str], questions: Sequence[Question], wanted: int
-) -> list[Ask]:
+    rows: Sequence[Mapping[str, Any]], names: Mapping[int, str], templates: Sequence[QuestionTemplate], wanted: int
+) -> list[ClassRequest]:
     """What is missing from classes with fewer than `wanted` kept sentences, spread over their questions.
 
     Args:
         rows: all answers so far (`class_id`, `question_id`, `drop_reason`).
+        names: the classes to look at.
     """
     kept = Counter(row["class_id"] for row in rows if row["drop_reason"] is None)
     asked = Counter((row["class_id"], row["question_id"]) for row in rows)
     found = []
     for class_id, name in names.items():
         missing = max(0, wanted - kept[class_id])
-        for position, question in enumerate(questions):
-            n = missing // len(questions) + (position < missing % len(questions))
+        for position, template in enumerate(templates):
+            n = missing // len(templates) + (position < missing % len(templates))
             if n:
-                first = asked[class_id, question.question_id]
-                found.append(Ask(class_id=class_id, class_name=name, question=question, first=first, n=n))
+                first = asked[class_id, template.question_id]
+                found.append(ClassRequest(class_id=class_id, class_name=name, template=template, first=first, n=n))
     return found
 
 
-def batches(asks: Sequence[Ask], answers: int) -> Iterator[list[Ask]]:
+def batches(requests: Sequence[ClassRequest], answers: int) -> Iterator[list[ClassRequest]]:
     """Cut into batches of at most `answers` answers each; a question asked more often than that is a batch alone."""
-    batch: list[Ask] = []
-    for ask in asks:
-        if batch and sum(each.n for each in batch) + ask.n > answers:
+    batch: list[ClassRequest] = []
+    for request in requests:
+        if batch and sum(each.n for each in batch) + request.n > answers:
             yield batch
             batch = []
-        batch.append(ask)
+        batch.append(request)
     if batch:
         yield batch

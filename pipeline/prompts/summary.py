@@ -1,7 +1,7 @@
-"""What was asked, kept and dropped: of a whole data set and of each of its classes, for people and for --json."""
+"""What was asked, kept and dropped: of a whole data set, each of its classes and questions, for people and --json."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,9 @@ from stages import display_name
 from stages.command import table
 
 MOST = 10
-"""Classes that a person is shown."""
+"""Classes, or questions, that a person is shown."""
+MOSTLY = 0.5
+"""Share of a question's answers that are dropped from which on it is named, fraction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +26,36 @@ class ClassCount:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class QuestionCount:
+    """One question of all classes: answers given, kept, and why the others were dropped."""
+
+    question_id: str
+    question: str
+    answers: int
+    kept: int
+    dropped: dict[str, int]
+
+    @property
+    def mostly_fails(self) -> bool:
+        """More than half of the answers were dropped."""
+        return self.answers - self.kept > MOSTLY * self.answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSummary:
     """What the prompt store of a data set holds.
 
     Attributes:
         asked: sentences that were wanted, of all classes.
         answers: rows of the store.
         classes: every class in the order of its id; empty for captions, which belong to images.
+        questions: every question that was asked; empty for imported sentences.
+        finish_reasons: why the answers ended.
         images: images with captions.
         short: classes with fewer kept sentences than were wanted.
+        empty: classes without a kept sentence.
         ignored: classes of an imported file that the data set does not have.
+        fault: why no store was written, and what can be done; empty where it was.
     """
 
     dataset: str
@@ -43,60 +65,92 @@ class Summary:
     kept: int
     dropped: dict[str, int]
     classes: list[ClassCount] = field(default_factory=list)
+    questions: list[QuestionCount] = field(default_factory=list)
+    finish_reasons: dict[str, int] = field(default_factory=dict)
     images: int = 0
     short: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     note: str = ""
     skipped: bool = False
+    fault: str = ""
+
+
+Rows = Sequence[Mapping[str, Any]]
 
 
 def summarise(
     dataset: str,
     llm: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     names: Mapping[int, str],
     *,
+    questions: Mapping[str, str] | None = None,
     wanted: int | None = None,
     note: str = "",
     skipped: bool = False,
     ignored: Sequence[str] = (),
-) -> Summary:
+    fault: str = "",
+) -> PromptSummary:
     """Count the rows of a prompt store.
 
     Args:
         names: class_id -> class name; empty where the sentences belong to images.
+        questions: question_id -> text of what was asked.
         wanted: kept sentences that a class should have; None: as many as it has rows.
     """
-    by_class: defaultdict[int | None, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        by_class[row["class_id"]].append(row)
+    by_class, by_question = _grouped(rows, "class_id"), _grouped(rows, "question_id")
     classes = [
         ClassCount(
             class_name=name,
             asked=len(by_class[class_id]) if wanted is None else wanted,
             answers=len(by_class[class_id]),
-            kept=sum(row["kept"] for row in by_class[class_id]),
+            kept=_kept(by_class[class_id]),
             dropped=_reasons(by_class[class_id]),
         )
         for class_id, name in names.items()
     ]
-    return Summary(
+    asked = [
+        QuestionCount(
+            question_id=name,
+            question=text,
+            answers=len(by_question[name]),
+            kept=_kept(by_question[name]),
+            dropped=_reasons(by_question[name]),
+        )
+        for name, text in (questions or {}).items()
+    ]
+    return PromptSummary(
         dataset=dataset,
         llm=llm,
         asked=sum(each.asked for each in classes) if classes else len(rows),
         answers=len(rows),
-        kept=sum(row["kept"] for row in rows),
+        kept=_kept(rows),
         dropped=_reasons(rows),
         classes=classes,
+        questions=asked,
+        finish_reasons=counted(row.get("finish_reason") for row in rows),
         images=len({row["image_id"] for row in rows} - {None}),
         short=[each.class_name for each in classes if wanted is not None and each.kept < wanted],
+        empty=[each.class_name for each in classes if not each.kept],
         ignored=list(ignored),
         note=note,
         skipped=skipped,
+        fault=fault,
     )
 
 
-def lines(summary: Summary) -> Iterator[str]:
+def counted(values: Iterable[Any]) -> dict[str, int]:
+    """How often each value occurs, the most frequent first."""
+    return dict(Counter(map(str, values)).most_common())
+
+
+def listed(counts: Mapping[str, int], most: int = 3) -> str:
+    """The most frequent ones as a person reads them: `refusal 12, too_short 3`."""
+    return ", ".join(f"{what} {n}" for what, n in list(counts.items())[:most])
+
+
+def lines(summary: PromptSummary) -> Iterator[str]:
     """The summary as a person reads it: one line, a table of the classes with the fewest sentences, what is short."""
     again = ", up to date" if summary.skipped else ""
     of = f" of {summary.images} images" if summary.images else ""
@@ -108,7 +162,9 @@ def lines(summary: Summary) -> Iterator[str]:
         if summary.classes:
             yield from _table(summary).splitlines()
         else:
-            yield f"  dropped: {_listed(summary.dropped)}"
+            yield f"  dropped: {listed(summary.dropped)}"
+    if not summary.skipped:
+        yield from _questions(summary)
     if summary.short:
         by_name = {each.class_name: each for each in summary.classes}
         some = ", ".join(
@@ -124,22 +180,44 @@ def lines(summary: Summary) -> Iterator[str]:
         yield f"  note: {summary.note}"
 
 
-def _table(summary: Summary) -> str:
+def _table(summary: PromptSummary) -> str:
     fewest = sorted(summary.classes, key=lambda each: each.kept)[:MOST]
-    rows = [[_shown(each.class_name), each.asked, each.answers, each.kept, _listed(each.dropped)] for each in fewest]
+    rows = [[_shown(each.class_name), each.asked, each.answers, each.kept, listed(each.dropped)] for each in fewest]
     count = len(summary.classes)
     total = f"all {count} classes" if count > MOST else "all"
-    rows.append([total, summary.asked, summary.answers, summary.kept, _listed(summary.dropped)])
+    rows.append([total, summary.asked, summary.answers, summary.kept, listed(summary.dropped)])
     title = f"class ({MOST} with fewest left)" if count > MOST else "class"
     return table([title, "asked", "answers", "kept", "most frequent reasons to drop"], rows)
 
 
-def _reasons(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    return dict(Counter(row["drop_reason"] for row in rows if not row["kept"]).most_common())
+def _questions(summary: PromptSummary) -> Iterator[str]:
+    """The questions that mostly fail, and those that the model declined to answer."""
+    failing = [each for each in summary.questions if each.mostly_fails]
+    for each in failing[:MOST]:
+        yield (
+            f"  mostly dropped: {each.answers - each.kept} of {each.answers} answers to {each.question_id} "
+            f"{_shown(each.question, 60)!r} ({listed(each.dropped)})"
+        )
+    if len(failing) > MOST:
+        yield f"  mostly dropped: {len(failing) - MOST} questions more (--json lists all)"
+    declined = {each.question_id: each.dropped["refusal"] for each in summary.questions if "refusal" in each.dropped}
+    if declined:
+        yield f"  declined by the model: {sum(declined.values())} answers: {listed(declined, MOST)}"
 
 
-def _listed(dropped: Mapping[str, int], most: int = 3) -> str:
-    return ", ".join(f"{reason} {n}" for reason, n in list(dropped.items())[:most])
+def _grouped(rows: Rows, key: str) -> defaultdict[Any, list[Mapping[str, Any]]]:
+    found: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        found[row.get(key)].append(row)
+    return found
+
+
+def _kept(rows: Rows) -> int:
+    return sum(row["drop_reason"] is None for row in rows)
+
+
+def _reasons(rows: Rows) -> dict[str, int]:
+    return counted(row["drop_reason"] for row in rows if row["drop_reason"] is not None)
 
 
 def _more(items: Sequence[str]) -> str:

@@ -122,7 +122,7 @@ def test_killed_text_embedding_ends_as_if_undisturbed(pictures: Path, encoder: s
 PARAMS = """
 datasets: [w]
 data: {w: {samples: 12, questions: ["What does a {} look like?", "Describe a {}."]}}
-prompts: {llm: smollm2, batch: 24, max_tokens: 24, near_duplicate: null, rounds: 1}
+prompts: {llm: smollm2, batch: 24, max_tokens: 24, near_duplicate: null, rounds: 1, allow_empty: true}
 """
 
 

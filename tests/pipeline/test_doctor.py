@@ -81,7 +81,7 @@ def test_the_default_run_lacks_nothing_and_looking_writes_nothing(
     [llm] = [c for c in checks if c.name == "llm smollm2"]
     assert llm.state == "note"
     assert "the first use converts it" in llm.text
-    assert any(c.name == f"disk {tmp_path / 'models'}" and "270 MB needed" in c.text for c in checks)
+    assert any(c.name == f"disk {tmp_path / 'models'}" and "393 MB needed" in c.text for c in checks)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,12 @@ def test_own_names_and_folders_of_language_models_are_known(tmp_path: Path) -> N
     (tmp_path / "mine" / "config.json").write_text("{}")
     assert check_llm(settings, tmp_path, Hub()).check.state == "ok"
     assert "did you mean 'llama3'" in check_llm(params(prompts={"llm": "lama3"}), tmp_path, Hub()).check.mend
+    (tmp_path / "own.gguf").write_bytes(b"GGUF")
+    found = check_llm(params(prompts={"llm": str(tmp_path / "own.gguf")}), tmp_path, Hub()).check
+    assert found.state != "fault" or "converting needs" in found.text
+    (tmp_path / "own.gguf").write_bytes(b"PK")
+    found = check_llm(params(prompts={"llm": str(tmp_path / "own.gguf")}), tmp_path, Hub()).check
+    assert "is a file and no GGUF file" in found.text
 
 
 class Models(BaseHTTPRequestHandler):
@@ -194,11 +200,14 @@ def server() -> Iterator[str]:
 
 
 def test_a_server_is_asked_what_it_serves(server: str, tmp_path: Path) -> None:
+    found = check_llm(params(prompts={"llm": "org/served", "server": {"url": server}}), tmp_path, Hub()).check
+    assert (found.state, found.text) == ("ok", "serves 'org/served'")
     found = check_llm(params(prompts={"server": {"url": server}}), tmp_path, Hub()).check
-    assert (found.state, found.text) == ("ok", "serves org/served")
+    assert found.state == "fault"
+    assert "does not serve 'smollm2'; --llm may be: org/served" in found.text
     found = check_llm(params(prompts={"server": {"url": "http://127.0.0.1:9/v1"}}), tmp_path, Hub()).check
     assert found.state == "fault"
-    assert "no answer" in found.text
+    assert "cannot be reached" in found.text
 
 
 def test_sources_and_sentences_that_are_not_there_are_faults_until_their_stores_are(

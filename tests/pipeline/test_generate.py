@@ -16,14 +16,16 @@ from torch import Tensor
 from pipeline.ingest import classes_hash
 from pipeline.prompts.engines import Answer, Request, Sampling
 from pipeline.prompts.generate import generate
+from pipeline.prompts.llms import ResolvedLLM
 from pipeline.prompts.near import NearDuplicates, near_duplicates
-from pipeline.prompts.questions import Question
-from pipeline.prompts.rounds import Ask, batches, first_round, next_round
-from pipeline.prompts.summary import Summary, lines, summarise
+from pipeline.prompts.questions import QuestionTemplate
+from pipeline.prompts.rounds import ClassRequest, batches, first_round, next_round
+from pipeline.prompts.summary import PromptSummary, lines, summarise
 from stages import ManifestProvenance, ManifestStore, PromptStore, UserError
 from stages.params import DataParams, PromptParams
 
 LLM = "some/model"
+FOUND = ResolvedLLM(name=LLM, model=LLM, fingerprint="0", context=4096)
 NAMES = {0: "cup", 1: "red plate", 2: "spoon"}
 DATA = DataParams(questions=["What does a(n) {} look like?", "Describe a(n) {}."], samples=4)
 WORDS = ["round", "blue", "flat", "deep", "old", "new", "large", "small", "bright", "dark", "plain", "fine"]
@@ -51,7 +53,7 @@ def varied(question: str, seed: int, sample: int) -> str:
 class Double:
     """An engine that answers by a function, and counts what it was asked; it may die before a call."""
 
-    name, fingerprint, note = LLM, "0", ""
+    name, fingerprint, note, refused = LLM, "0", "", ()
 
     def __init__(self, answer: Answerer = varied, *, dies_before: int | None = None) -> None:
         self.answer, self.dies_before = answer, dies_before
@@ -82,10 +84,12 @@ class Letters:
         return found
 
 
-def ask(cache: Path, engine: Double, *, encoder: Any = None, data: DataParams = DATA, **prompts: Any) -> Summary:
+def ask(
+    cache: Path, engine: Double, *, encoder: Any = None, data: DataParams = DATA, again: bool = False, **prompts: Any
+) -> PromptSummary:
     return generate(
-        "d", LLM, data=data, prompts=PromptParams(**{"batch": 10, **prompts}), cache=cache, engine=lambda: engine,
-        encoder=encoder,
+        "d", FOUND, data=data, prompts=PromptParams(**{"batch": 10, **prompts}), cache=cache, engine=lambda: engine,
+        encoder=encoder and (lambda: encoder), again=again,
     )  # fmt: skip
 
 
@@ -156,14 +160,15 @@ def test_a_class_short_of_sentences_is_asked_exactly_for_what_is_missing(tmp_pat
 
 def test_a_class_that_stays_short_is_reported_and_enough_is_not_asked_again(tmp_path: Path) -> None:
     manifest(tmp_path)
-    engine = Double(lambda question, seed, k: "A thing." if "spoon" in question else f"A cup, a plate {seed} {k}.")
+    once = "A spoon has a bowl."
+    engine = Double(lambda question, seed, k: once if "spoon" in question else f"A cup, a plate {seed} {k}.")
     summary = ask(tmp_path, engine, rounds=3)
     assert summary.short == ["spoon"]
-    assert [each.answers for each in summary.classes] == [8, 8, 24]
-    assert summary.classes[2].dropped == {"too_short": 24}
-    assert "short of the asked number: 1 of 3 classes: spoon 0 of 8" in "\n".join(lines(summary))
+    assert [each.answers for each in summary.classes] == [8, 8, 22]
+    assert summary.classes[2].dropped == {"duplicate": 21}
+    assert "short of the asked number: 1 of 3 classes: spoon 1 of 8" in "\n".join(lines(summary))
     assert ask(tmp_path, engine, rounds=3).skipped
-    assert len([call for call in ask(tmp_path, engine, rounds=1).classes if call.answers == 8]) == 3
+    assert [each.answers for each in ask(tmp_path, engine, rounds=1).classes] == [8, 8, 8]
 
 
 def test_what_the_first_round_kept_stays_kept(tmp_path: Path) -> None:
@@ -204,13 +209,14 @@ def test_an_llm_that_answers_the_same_rubbish_every_time_gives_a_sound_store(
     tmp_path: Path, answer: str, reason: str | None
 ) -> None:
     manifest(tmp_path)
-    summary = ask(tmp_path, Double(lambda *_: answer))
+    summary = ask(tmp_path, Double(lambda *_: answer), allow_empty=True)
     store = PromptStore(tmp_path, "d", LLM)
     assert store.verify() == []
     assert rows(tmp_path)[0]["drop_reason"] == reason
     assert {row["drop_reason"] for row in rows(tmp_path)[1:8]} == {reason or "duplicate"}
     assert summary.kept == (0 if reason else 3)
     assert summary.short == list(NAMES.values())
+    assert summary.empty == (list(NAMES.values()) if reason else [])
     assert all(row["text"].isprintable() for row in rows(tmp_path))
 
 
@@ -232,12 +238,124 @@ def test_an_engine_that_loses_answers_is_refused_and_earlier_batches_stay(tmp_pa
 def test_a_data_set_without_classes_is_pointed_to_its_captions(tmp_path: Path, command: Command) -> None:
     manifest(tmp_path / "cache", {})
     with pytest.raises(UserError, match="import-prompts --dataset d --captions"):
-        generate("d", LLM, data=DATA, prompts=PromptParams(), cache=tmp_path / "cache", engine=never)
+        generate("d", FOUND, data=DATA, prompts=PromptParams(), cache=tmp_path / "cache", engine=never)
     done = command("pipeline", "generate-prompts", "--dataset", "d", "--json", cwd=tmp_path)
     assert done.stderr.strip() == (
         "d: no classes to ask about; its captions come in with `pipeline import-prompts --dataset d --captions`"
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_model_that_says_nothing_is_told_and_asked_again_and_leaves_no_trace(tmp_path: Path) -> None:
+    manifest(tmp_path / "one")
+    manifest(tmp_path / "two")
+    ask(tmp_path / "one", Double())
+    silent = Double(lambda *_: "<think>\nThe user asks ...")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"d: all 24 answers of some/model are empty \(finish_reason: stop 24\)"):
+            ask(tmp_path / "two", silent)
+    assert len(silent.calls) == 6, "it stops within the first round, and asks again the next time"
+    assert not PromptStore(tmp_path / "two", "d", LLM).exists()
+    ask(tmp_path / "two", Double())
+    files = [PromptStore(tmp_path / where, "d", LLM).file.read_bytes() for where in ("one", "two")]
+    assert files[0] == files[1]
+
+
+def test_what_cut_the_answers_off_is_named_with_its_mend(tmp_path: Path) -> None:
+    class Thinker(Double):
+        def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
+            return [[Answer(text="", n_tokens=50, finish_reason="length")] * r.n for r in requests]
+
+    manifest(tmp_path)
+    with pytest.raises(
+        UserError, match=r"length 24\); the model thought until its 50 tokens .* --set prompts\.max_tokens=N"
+    ):
+        ask(tmp_path, Thinker())
+
+
+def test_a_class_without_a_sentence_makes_no_store_and_is_asked_alone_the_next_time(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    engine = Double(lambda question, seed, k: "" if "spoon" in question else f"A cup, a plate {seed} {k}.")
+    summary = ask(tmp_path, engine)
+    assert "no sentence of some/model was kept for 1 of 3 classes: 'spoon' (16 answers: empty 16; fin" in summary.fault
+    assert "prompts.allow_empty=true" in summary.fault
+    assert summary.empty == ["spoon"]
+    store = PromptStore(tmp_path, "d", LLM)
+    assert not store.exists()
+    asked = len(engine.calls)
+    assert ask(tmp_path, engine).fault
+    again = [request for call in engine.calls[asked:] for request in call]
+    assert {request.question for request in again} == {"What does a spoon look like?", "Describe a spoon."}
+    assert sum(request.n for request in again) == 8, "one round a command"
+    mended = Double(lambda question, seed, k: f"A spoon {seed} {k}.")
+    summary = ask(tmp_path, mended)
+    assert (summary.fault, summary.empty, summary.short) == ("", [], [])
+    assert [each.answers for each in summary.classes] == [8, 8, 32]
+    assert store.verify() == []
+    assert ask(tmp_path, mended).skipped
+
+
+def test_an_empty_class_can_be_accepted_without_asking_and_asked_about_later(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    ask(tmp_path, Double(lambda question, seed, k: "" if "spoon" in question else f"A cup, a plate {seed} {k}."))
+    summary = generate(
+        "d", FOUND, data=DATA, prompts=PromptParams(batch=10, allow_empty=True), cache=tmp_path, engine=never
+    )
+    assert (summary.fault, summary.empty) == ("", ["spoon"])
+    store = PromptStore(tmp_path, "d", LLM)
+    before = store.file.read_bytes()
+    assert ask(tmp_path, Double(), allow_empty=True).skipped
+    assert "the store stays as it is" in ask(tmp_path, Double(lambda *_: "It.")).fault
+    assert store.file.read_bytes() == before
+    mended = Double(lambda question, seed, k: f"A spoon {seed} {k}.")
+    assert ask(tmp_path, mended).empty == []
+    assert {request.question for call in mended.calls for request in call} == {
+        "What does a spoon look like?", "Describe a spoon.",
+    }  # fmt: skip
+    assert store.verify() == []
+
+
+def test_asking_again_adds_what_a_finished_store_is_short_of(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    repeats = Double(
+        lambda question, seed, k: f"A cup, a plate and a spoon {seed % 2 if 'spoon' in question else seed}."
+    )
+    first = ask(tmp_path, repeats, rounds=1)
+    kept = {row["prompt_id"]: row for row in rows(tmp_path)}
+    engine = Double(lambda question, seed, k: f"A cup, a plate and a spoon number {seed} {k}.")
+    summary = ask(tmp_path, engine, rounds=1, again=True)
+    assert sum(request.n for call in engine.calls for request in call) == 24 - first.kept
+    assert (summary.kept, summary.short) == (24, [])
+    assert {row["prompt_id"]: row for row in rows(tmp_path)}.items() >= kept.items()
+    assert ask(tmp_path, engine, rounds=1, again=True).skipped
+
+
+def test_settings_that_a_server_refused_stand_in_the_provenance_after_a_kill_too(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    first, rest = Double(dies_before=1), Double()
+    first.refused = ("seed",)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        ask(tmp_path, first, rounds=1)
+    ask(tmp_path, rest, rounds=1)
+    assert PromptStore(tmp_path, "d", LLM).provenance().refused == ["seed"]
+    assert ask(tmp_path, Double(), rounds=1).skipped
+
+
+def test_a_question_that_mostly_fails_and_refusals_are_named(tmp_path: Path) -> None:
+    manifest(tmp_path)
+
+    def declines(question: str, seed: int, k: int) -> str:
+        if question.startswith("Describe") and k:
+            return "As an AI, I cannot access the internet."
+        return f"A cup, a plate and a spoon number {seed} {k}."
+
+    summary = ask(tmp_path, Double(declines), rounds=1)
+    assert [(each.answers, each.kept, each.dropped) for each in summary.questions] == [
+        (12, 12, {}), (12, 3, {"refusal": 9}),
+    ]  # fmt: skip
+    text = list(lines(summary))
+    assert "  mostly dropped: 9 of 12 answers to own-2 'Describe a(n) {}.' (refusal 9)" in text
+    assert "  declined by the model: 9 answers: own-2 9" in text
 
 
 def naive(vectors: np.ndarray, kept: np.ndarray, cosine: float) -> list[bool]:
@@ -258,6 +376,8 @@ def test_near_duplicates_agree_with_the_naive_rule(n: int, k: int, cosine: float
 
 def test_near_duplicates_are_looked_for_within_a_class_and_against_earlier_rounds() -> None:
     class Numbers:
+        name, fingerprint = "numbers", "0"
+
         def encode_text(self, texts: Sequence[str]) -> Tensor:
             raise AssertionError("a finer reader of sentences goes first")
 
@@ -280,10 +400,10 @@ def test_near_duplicates_are_looked_for_within_a_class_and_against_earlier_round
 @given(st.lists(st.integers(1, 30), max_size=20), st.integers(1, 40))
 @settings(deadline=None, max_examples=50)
 def test_batches_keep_the_order_and_hold_no_more_than_asked(counts: list[int], most: int) -> None:
-    question = Question(question_id="q", text="{}?")
-    asks = [Ask(class_id=i, class_name="c", question=question, first=0, n=n) for i, n in enumerate(counts)]
-    found = list(batches(asks, most))
-    assert [each for batch in found for each in batch] == asks
+    template = QuestionTemplate(question_id="q", text="{}?")
+    requests = [ClassRequest(class_id=i, class_name="c", template=template, first=0, n=n) for i, n in enumerate(counts)]
+    found = list(batches(requests, most))
+    assert [each for batch in found for each in batch] == requests
     assert all(sum(each.n for each in batch) <= most or len(batch) == 1 for batch in found)
 
 
@@ -292,7 +412,7 @@ def test_batches_keep_the_order_and_hold_no_more_than_asked(counts: list[int], m
 def test_a_further_round_asks_for_the_deficit_and_no_sample_twice(
     answers: list[tuple[int, int, bool]], wanted: int
 ) -> None:
-    questions = [Question(question_id=f"q{i}", text="{}?") for i in range(2)]
+    questions = [QuestionTemplate(question_id=f"q{i}", text="{}?") for i in range(2)]
     given_rows = [
         {"class_id": c, "question_id": f"q{q}", "drop_reason": None if kept else "empty"} for c, q, kept in answers
     ]
@@ -301,9 +421,9 @@ def test_a_further_round_asks_for_the_deficit_and_no_sample_twice(
         kept = sum(c == class_id and keep for c, _, keep in answers)
         assert sum(each.n for each in found if each.class_id == class_id) == max(0, wanted - kept)
     for each in found:
-        assert each.first == sum(c == each.class_id and f"q{q}" == each.question.question_id for c, q, _ in answers)
-    seeds = [each.seed(1) for each in [*first_round(NAMES, questions, 3), *found] if each.first or each.n]
-    assert len(set(seeds)) >= len({(each.class_id, each.question.question_id, each.first) for each in found})
+        assert each.first == sum(c == each.class_id and f"q{q}" == each.template.question_id for c, q, _ in answers)
+    seeds = [each.as_request(1).seed for each in [*first_round(NAMES, questions, 3), *found] if each.first or each.n]
+    assert len(set(seeds)) >= len({(each.class_id, each.template.question_id, each.first) for each in found})
 
 
 def test_the_summary_shows_the_classes_with_the_fewest_and_no_control_characters() -> None:

@@ -134,7 +134,7 @@ def test_any_sentence_comes_through_a_sound_store(
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
     manifest(cache)
-    texts = [text for each in content.values() for text in each]
+    texts = ["a word", *(text for each in content.values() for text in each)]
     (cache / "s.json").write_text(json.dumps(dict.fromkeys(NAMES.values(), texts)))
     import_prompts("d", "people", cache / "s.json", cache=cache)
     assert PromptStore(cache, "d", "people").verify() == []
@@ -198,9 +198,38 @@ def test_the_command_used_wrongly_says_how(tmp_path: Path, flags: dict[str, Any]
     assert caught.value.exit_code == 2
 
 
+def test_one_file_that_is_not_there_does_not_keep_the_others_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest(tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    Path("s.csv").write_text("class,sentence\n" + "".join(f"{name},A {name}.\n" for name in NAMES.values()))
+    Path("params.yaml").write_text(
+        "imports: [{dataset: d, name: one, file: gone.csv}, {dataset: d, name: two, file: s.csv}]"
+    )
+    with pytest.raises(UserError, match=r"^gone\.csv: not found"):
+        command_line.import_prompts(cache=tmp_path / "cache")
+    assert "3 of 3 prompts kept (two)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", ["...", "\u200b"])
+def test_a_class_whose_sentences_have_no_word_is_refused_and_the_old_store_stays(tmp_path: Path, left: str) -> None:
+    manifest(tmp_path)
+    sentences = {name: [f"A {name}."] for name in NAMES.values()}
+    (tmp_path / "s.json").write_text(json.dumps(sentences))
+    import_prompts("d", "people", tmp_path / "s.json", cache=tmp_path)
+    (tmp_path / "s.json").write_text(json.dumps({**sentences, "T-shirt": [left]}))
+    with pytest.raises(UserError, match=r"no sentence with a letter or a digit for 1 of 3 classes: 'T-shirt'"):
+        import_prompts("d", "people", tmp_path / "s.json", cache=tmp_path)
+    assert len(rows(tmp_path, "people")) == 3
+
+
 def test_importing_what_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
     manifest(tmp_path)
     with pytest.raises(UserError, match="no image has captions"):
+        import_captions("d", "captions", cache=tmp_path)
+    manifest(tmp_path, captions={"a.jpg": ["..."]})
+    with pytest.raises(UserError, match="no caption has a letter or a digit"):
         import_captions("d", "captions", cache=tmp_path)
     manifest(tmp_path, {}, {"a.jpg": ["A cat."]})
     with pytest.raises(UserError, match="no classes to take sentences for; --captions"):

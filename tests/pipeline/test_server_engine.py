@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.prompts.engines import Answer, Engine, Request, Sampling, find_llm, load_engine
+from pipeline.prompts.engines.limits import check_room
 from pipeline.prompts.engines.replies import Reply, plain, read
 from pipeline.prompts.llms import PACKAGED_SYSTEM
 from stages.errors import UserError
@@ -67,7 +68,7 @@ class Hostile:
         self.params = ServerParams(url=f"http://127.0.0.1:{self._http.server_port}/v1", timeout=5.0, retries=2)
 
     def engine(self, name: str = "org/tiny", **changes: Any) -> Engine:
-        return load_engine(name, server=self.params.model_copy(update=changes))
+        return load_engine(find_llm(name, server=self.params.model_copy(update=changes)))
 
     def close(self) -> None:
         self._http.shutdown()
@@ -156,6 +157,103 @@ def test_samples_of_a_question_are_one_request_and_missing_ones_are_asked_again(
     few = ask(server.engine(), Request(question="q", seed=100, n=3))[0]
     assert [answer.text for answer in few] == ["100", "101", "102"]
     assert [body["seed"] for _, body in server.seen] == [100, 101, 102]
+
+
+REFUSALS = [
+    ("n", 400, {"message": "Only one completion choice is allowed", "type": "invalid_request_error"}),
+    ("n", 400, {"message": "'n' : number must be at most 1"}),
+    ("n", 400, {"message": "Only one candidate can be specified in the current model"}),
+    ("n", 500, {"message": "Only one completion choice is allowed"}),
+    ("seed", 400, {"message": "Unsupported parameter: 'seed' is not supported with this model."}),
+    ("seed", 422, {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}),
+    ("max_tokens", 400, {"message": "Unsupported parameter: 'max_tokens' is not supported with this model. "
+                                    "Use 'max_completion_tokens' instead."}),
+    ("temperature", 400, {"message": "Unsupported value: 'temperature' does not support 0.99 with this model. "
+                                     "Only the default (1) value is supported.", "param": "temperature"}),
+    ("top_p", 400, {"message": "Unknown parameter.", "param": "top_p"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("setting", "status", "error"), REFUSALS)
+def test_a_setting_that_a_server_refuses_is_left_out_from_then_on_and_said_once(
+    server: Hostile, capsys: pytest.CaptureFixture[str], setting: str, status: int, error: dict[str, Any]
+) -> None:
+    def picky(path: str, body: dict[str, Any]) -> Reaction:
+        if setting in body and (setting != "n" or body["n"] > 1):
+            return status, error if "detail" in error else {"error": error}
+        return 200, chat(*[f"{body.get('seed', 0) + k}" for k in range(body.get("n", 1))])
+
+    server.react = picky
+    engine = server.engine(retries=0)
+    answers = ask(engine, Request(question="q", seed=100, n=3), Request(question="r", seed=200, n=3), temperature=0.99)
+    assert [len(each) for each in answers] == [3, 3]
+    assert engine.refused == [setting]
+    if setting == "n":
+        assert [[answer.text for answer in each] for each in answers] == [["100", "101", "102"], ["200", "201", "202"]]
+    assert ("max_completion_tokens" in server.seen[-1][1]) == (setting == "max_tokens")
+    before = len(server.seen)
+    ask(engine, Request(question="q", seed=100))
+    assert setting not in server.seen[-1][1]
+    assert len(server.seen) == before + 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"LLM server {server.params.url} ")
+
+
+def test_a_server_that_refuses_one_setting_after_the_other_is_asked_with_the_rest(server: Hostile) -> None:
+    def o_model(path: str, body: dict[str, Any]) -> Reaction:
+        for name in ("max_tokens", "temperature", "top_p", "seed"):
+            if name in body:
+                return 400, {"error": {"message": f"Unsupported parameter: '{name}' is not supported", "param": name}}
+        return 200, chat(*["A cup."] * body["n"])
+
+    server.react = o_model
+    engine = server.engine()
+    assert len(ask(engine, Request(question="q", seed=1, n=2))[0]) == 2
+    assert engine.refused == ["max_tokens", "seed", "temperature", "top_p"]
+    assert set(server.seen[-1][1]) == {"model", "messages", "n", "max_completion_tokens"}
+
+
+@pytest.mark.parametrize("said", [
+    "'max_tokens' is too large: 50. This model's maximum context length is 16 tokens.",
+    "temperature must be between 0 and 1",
+    "max_tokens must be at most 16",
+    "This model does not support image input",
+    "your quota of 1 request is used up",
+])  # fmt: skip
+def test_a_refusal_of_a_value_or_of_something_else_stays_a_fault(server: Hostile, said: str) -> None:
+    engine = server.engine()
+    server.react = lambda path, body: (400, {"error": {"message": said}})
+    refused(lambda: ask(engine), f"refuses a question with 400 .*{said[-20:]}")
+    assert engine.refused == ()
+
+
+def test_an_answer_declined_by_the_server_is_what_it_says(server: Hostile) -> None:
+    server.react = lambda path, body: (
+        200, {"choices": [{"message": {"content": None, "refusal": "I'm sorry."}, "finish_reason": "stop"}]},
+    )  # fmt: skip
+    assert ask(server.engine())[0][0].text == "I'm sorry."
+
+
+@pytest.mark.parametrize(("entry", "context"), [
+    ({"max_model_len": 2048}, 2048), ({"context_length": 4096}, 4096), ({"context_window": 8192}, 8192),
+    ({}, None), ({"max_model_len": None}, None), ({"max_model_len": "many", "context_length": -1}, None),
+])  # fmt: skip
+def test_the_context_of_a_served_model_is_what_its_server_says(
+    server: Hostile, entry: Any, context: int | None
+) -> None:
+    server.models = 200, {"data": [{"id": "org/tiny", **entry}]}
+    llm = find_llm("org/tiny", server=server.params)
+    assert llm.context == context
+    room = lambda: check_room(["What is a cup?"], 2045, llm=llm, length=llm.context)  # noqa: E731
+    if context == 2048:
+        refused(
+            room,
+            r"prompts\.max_tokens 2045 .* no room for a question of 4 words .* org/tiny has 2048 .* at most 2008$",
+            code=2,
+        )
+    else:
+        room()
 
 
 def test_without_chance_one_answer_stands_for_all_samples(server: Hostile) -> None:
@@ -275,7 +373,7 @@ def test_no_server_there_is_one_line() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     params = ServerParams(url=f"http://127.0.0.1:{port}/v1", retries=0)
-    refused(lambda: load_engine("org/tiny", server=params), rf"127\.0\.0\.1:{port}/v1 cannot be reached .*--server")
+    refused(lambda: find_llm("org/tiny", server=params), rf"127\.0\.0\.1:{port}/v1 cannot be reached .*--server")
 
 
 def test_a_server_that_breaks_off_is_one_line() -> None:
@@ -288,7 +386,7 @@ def test_a_server_that_breaks_off_is_one_line() -> None:
 
         threading.Thread(target=drop, daemon=True).start()
         params = ServerParams(url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", retries=0)
-        refused(lambda: load_engine("org/tiny", server=params), "cannot be reached")
+        refused(lambda: find_llm("org/tiny", server=params), "cannot be reached")
 
 
 @pytest.mark.parametrize(
@@ -296,12 +394,12 @@ def test_a_server_that_breaks_off_is_one_line() -> None:
     ["localhost:8000/v1", "ftp://localhost/v1", "http://", "http://[::1/v1", "http://localhost:port/v1", "file:///etc"],
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    refused(lambda: load_engine("org/tiny", server=ServerParams(url=url)), "expected an address such as", code=2)
+    refused(lambda: find_llm("org/tiny", server=ServerParams(url=url)), "expected an address such as", code=2)
 
 
 def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
     params = ServerParams(url="http://me:secret@localhost/v1")
-    refused(lambda: load_engine("org/tiny", server=params), "^(?!.*secret).*environment", code=2)
+    refused(lambda: find_llm("org/tiny", server=params), "^(?!.*secret).*environment", code=2)
 
 
 def test_the_key_comes_from_the_named_variable_and_is_never_shown(
@@ -402,7 +500,7 @@ def test_a_real_vllm_server_answers_and_refuses_in_words(tmp_path: Path) -> None
         # More tokens at once than vLLM takes in one step.
         many = [Request(question="What is a cup? " + "It is a cup. " * 20, seed=seed) for seed in range(40)]
         assert len(engine.generate(many, Sampling(max_tokens=1))) == 40
-        refused(lambda: load_engine("llama3", server=params), "does not serve 'meta-llama/.*may be: smollm2$", code=2)
+        refused(lambda: find_llm("llama3", server=params), "does not serve 'meta-llama/.*may be: smollm2$", code=2)
         refused(lambda: ask(engine, Request(question="cup " * 500, seed=1)), "refuses a question with 400 .*256 tokens")
     finally:
         serving.terminate()
@@ -417,5 +515,5 @@ def _when_up(serving: "subprocess.Popen[bytes]", params: ServerParams, log: Path
     while True:
         assert serving.poll() is None, log.read_text()[-3000:]
         with suppress(UserError):
-            return load_engine("smollm2", server=params)
+            return load_engine(find_llm("smollm2", server=params))
         time.sleep(0.5)

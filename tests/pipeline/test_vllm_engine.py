@@ -1,18 +1,22 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pipeline.prompts.engines import Answer, EngineOptions, Sampling, vllm_process
+from pipeline.prompts.context import context_of
+from pipeline.prompts.engines import Answer, EngineOptions, Sampling, find_llm, load_engine, vllm_process
 from pipeline.prompts.engines import vllm as engine
+from pipeline.prompts.engines.limits import check_room, fitted
 from pipeline.prompts.llms import ResolvedLLM
 from stages.errors import UserError
 
-LLM = ResolvedLLM(name="llama3", model="meta-llama/x", fingerprint="meta-llama/x", note="", packaged=False)
+LLM = ResolvedLLM(name="llama3", model="meta-llama/x", fingerprint="meta-llama/x", config=Path("config.json"))
 
 
 class Tokenizer:
@@ -52,6 +56,52 @@ def test_a_chat_model_gets_its_template_and_the_system_message() -> None:
 def test_a_question_longer_than_the_model_is_one_clear_line() -> None:
     with pytest.raises(UserError, match=r"51 tokens, 50 are left .*--max-model-len 100"):
         unloaded(Tokenizer())._tokens("x" * 495, Sampling())
+    with pytest.raises(UserError, match=r"3 tokens, 0 are left .*prompts\.max_tokens"):
+        unloaded(Tokenizer())._tokens("x" * 15, Sampling(max_tokens=150))
+
+
+@pytest.mark.parametrize(("asked", "context", "length"), [
+    (None, None, 1024), (None, 512, 512), (None, 8192, 1024), (600, 8192, 600), (9000, None, 9000),
+])  # fmt: skip
+def test_the_length_is_what_the_user_says_or_what_the_model_takes(
+    asked: int | None, context: int | None, length: int
+) -> None:
+    assert fitted(EngineOptions(max_model_len=asked), replace(LLM, context=context)).max_model_len == length
+
+
+def test_a_length_above_the_models_own_is_told_without_loading_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = replace(LLM, context=512)
+    with pytest.raises(UserError, match=r"--max-model-len 600: llama3 takes 512 tokens, .*; give 512 or less"):
+        load_engine(short, EngineOptions(max_model_len=600))
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
+    assert fitted(EngineOptions(max_model_len=600), short).max_model_len == 600
+
+
+def test_answers_that_leave_no_room_for_a_question_are_told_with_what_can_be_given() -> None:
+    question = ["What does a cup look like?"]
+    check_room(question, 1018, llm=LLM, length=1024)
+    with pytest.raises(
+        UserError, match=r"prompts\.max_tokens 1019 .*of 6 words .*1024 tokens.*at most 980, or a longer --max-mod"
+    ):
+        check_room(question, 1019, llm=LLM, length=1024)
+    with pytest.raises(UserError, match=r"at most 980$"):
+        check_room(question, 1019, llm=replace(LLM, context=1024), length=1024)
+
+
+@pytest.mark.parametrize(("config", "context"), [
+    ({"max_position_embeddings": 2048}, 2048),
+    ({"n_positions": 1024}, 1024),
+    ({"text_config": {"max_position_embeddings": 131072}, "max_position_embeddings": 7}, 131072),
+    ({"max_position_embeddings": 2048, "rope_scaling": {"type": "linear", "factor": 4.0}}, 8192),
+    ({"max_position_embeddings": 2048, "rope_parameters": {"rope_type": "default", "rope_theta": 1e5}}, 2048),
+    ({"max_position_embeddings": 131072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 131072),
+    ({"max_position_embeddings": 10, "rope_parameters": {"full": {"rope_type": "dynamic", "factor": 2.0}}}, 20),
+    ({"max_position_embeddings": 8192, "model_max_length": 131072}, 131072),
+    ({"max_position_embeddings": "many", "rope_scaling": 3}, None),
+    ({}, None),
+])  # fmt: skip
+def test_the_context_is_read_from_the_config_as_vllm_reads_it(config: dict[str, Any], context: int | None) -> None:
+    assert context_of(config) == context
 
 
 def test_the_mark_that_stopped_a_sentence_is_put_back() -> None:
@@ -87,8 +137,9 @@ def test_without_a_hub_the_offline_model_is_named(monkeypatch: pytest.MonkeyPatc
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", offline)
+    monkeypatch.setattr("pipeline.prompts.hub.hub_commit", lambda repo, revision: None)
     with pytest.raises(UserError, match="hub cannot be reached; offline use --llm smollm2") as caught:
-        vllm_process.locate(LLM, None)
+        find_llm("llama3")
     assert "\n" not in str(caught.value)
 
 
@@ -110,8 +161,8 @@ def test_too_little_memory_names_what_can_be_done() -> None:
 REAL = """
 import json
 from pipeline.bench.prompts import measure
-from pipeline.prompts.engines import EngineOptions, Request, Sampling, load_engine
-engine = load_engine("smollm2", EngineOptions(max_model_len=512))
+from pipeline.prompts.engines import EngineOptions, Request, Sampling, find_llm, load_engine
+engine = load_engine(find_llm("smollm2"), EngineOptions(max_model_len=512))
 animals = ["cat", "dog", "crab", "emu", "llama", "ant"]
 requests = [Request(question=f"What does a {animal} look like?", seed=seed) for animal in animals for seed in (1, 2)]
 first = engine.generate(requests, Sampling())
@@ -143,6 +194,7 @@ def test_the_packaged_model_answers_reproducibly_through_real_vllm() -> None:
     done = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)  # nothing else may stand on stdout
+    assert "Warning" not in done.stderr
     assert result["first"] == result["again"]
     assert result["first"] != result["reseeded"]
     assert len({text for text, _, _ in result["first"]}) >= 10

@@ -21,44 +21,36 @@ def find_llm(
     server: "ServerParams | None" = None,
     aliases: Mapping[str, str] | None = None,
 ) -> "ResolvedLLM":
-    """Find the language model that `load_engine` would load from the same arguments, without loading it.
-
-    Raises:
-        UserError: unknown name, or a server that cannot be reached or does not serve it.
-    """
-    from pipeline.prompts.llms import resolve_llm
-
-    if server is not None and server.url is not None:
-        from pipeline.prompts.engines.server import find_served
-
-        return find_served(name, server, aliases).llm
-    return resolve_llm(name, revision=options.revision, aliases=aliases)
-
-
-def load_engine(
-    name: str,
-    options: EngineOptions | None = None,
-    server: "ServerParams | None" = None,
-    aliases: Mapping[str, str] | None = None,
-) -> Engine:
-    """Load the language model `name` (alias, hub id or folder) into vLLM in this process, or find it on a server.
+    """Find the language model `name`, for vLLM in this process or on the server that has an address; nothing is loaded.
 
     Args:
-        options: how vLLM loads it; a server has loaded its model already and ignores them.
-        server: where to ask instead, if it has an address.
         aliases: the user's own, alias -> hub id or folder; they win over the shipped ones.
 
     Raises:
-        UserError: unknown name, no hub and no local weights, vLLM not installed, too little memory, or a server that
-            cannot be reached or does not serve the model.
+        UserError: unknown name, no hub and no local weights, or a server that cannot be reached or does not serve it.
     """
     if server is not None and server.url is not None:
-        from pipeline.prompts.engines.server import ServerEngine, find_served
+        from pipeline.prompts.engines.server import find_served
 
-        return ServerEngine(find_served(name, server, aliases), server)
+        return find_served(name, server, aliases)
+    from pipeline.prompts.llms import resolve_llm
+
+    return resolve_llm(name, revision=options.revision, aliases=aliases)
+
+
+def load_engine(llm: "ResolvedLLM", options: EngineOptions = DEFAULT) -> Engine:
+    """Load a language model that `find_llm` found into vLLM in this process; one on a server only has to be asked.
+
+    Args:
+        options: how vLLM loads it; a server has loaded its model already.
+
+    Raises:
+        UserError: vLLM is not installed, too little memory, or a context that the model does not take.
+    """
+    from pipeline.prompts.engines.server import ServedLLM, ServerEngine
+
+    if isinstance(llm, ServedLLM):
+        return ServerEngine(llm)
     from pipeline.prompts.engines.vllm import VLLMEngine
-    from pipeline.prompts.llms import let_waiting_threads_sleep, resolve_llm
 
-    let_waiting_threads_sleep()
-    options = options or DEFAULT
-    return VLLMEngine(resolve_llm(name, revision=options.revision, aliases=aliases), options)
+    return VLLMEngine(llm, options)

@@ -39,11 +39,13 @@ class Engine(Protocol):
         name: as the user wrote it (`smollm2`, `llama3`, a hub id, a folder).
         fingerprint: what pins the weights: a sha256 (hex), a hub commit, or what a server calls its model.
         note: one honest line that every output repeats, empty when there is nothing to say.
+        refused: settings of a request that a server turned out not to take, `seed` for one; they were left out.
     """
 
     name: str
     fingerprint: str
     note: str
+    refused: Sequence[str]
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
         """Answer all requests, in their order, each `n` times. One call is one batch, answered whole or not at all."""

@@ -9,7 +9,7 @@ from stages.errors import UserError
 from stages.params import ServerParams
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import APIStatusError, AsyncOpenAI
 
 CONNECT_SECONDS = 10.0
 # A server may ask for a pause of up to two minutes before a retry, and the openai package obeys.
@@ -60,6 +60,13 @@ def named(server: ServerParams) -> str:
     return f"LLM server {server.url}"
 
 
+def what_it_said(error: "APIStatusError") -> str:
+    """The message of a refusal; where the client found none in it, all of it."""
+    message = str(error.message)
+    told = isinstance(error.body, str) or (isinstance(error.body, dict) and isinstance(error.body.get("message"), str))
+    return message if told or not error.body else f"{message}: {error.body}"
+
+
 def fault(error: Exception, server: ServerParams) -> UserError:
     """One line on why the server did not answer, and what can be done."""
     from openai import APIConnectionError, APIStatusError, APITimeoutError
@@ -77,7 +84,7 @@ def fault(error: Exception, server: ServerParams) -> UserError:
         )
     if not isinstance(error, APIStatusError):
         return UserError(f"{who}: {plain(str(error))}")
-    said = plain(str(error.message))
+    said = plain(what_it_said(error))
     if error.status_code in (401, 403):
         has_key = bool(os.environ.get(server.key_variable))
         mend = f"the key in {server.key_variable} is refused" if has_key else f"put its key into {server.key_variable}"

@@ -6,7 +6,7 @@ faults, the third becomes replacement characters, since one odd answer of a mode
 """
 
 import json
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -14,9 +14,15 @@ Shape = TypeVar("Shape", bound=BaseModel)
 
 
 class Message(BaseModel):
-    """The assistant's turn; null where a model said nothing."""
+    """The assistant's turn; null where a model said nothing, or declined (`refusal`)."""
 
     content: str | None = None
+    refusal: Any = None
+
+    @property
+    def said(self) -> str | None:
+        """What it said; a reason to decline stands in its place."""
+        return self.content or (self.refusal if isinstance(self.refusal, str) else None)
 
 
 class Choice(BaseModel):
@@ -48,11 +54,20 @@ class Reply(BaseModel):
 
 
 class Model(BaseModel):
-    """One entry of /models. `root` is what vLLM loaded under the name `id`."""
+    """One entry of /models. `root` is what vLLM loaded under the name `id`; the lengths have other names elsewhere."""
 
     id: str
     root: str | None = None
     owned_by: str | None = None
+    max_model_len: Any = None
+    context_length: Any = None
+    context_window: Any = None
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of question and answer together, where the server says."""
+        lengths = (self.max_model_len, self.context_length, self.context_window)
+        return next((n for n in lengths if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
 
 
 class Models(BaseModel):

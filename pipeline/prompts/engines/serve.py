@@ -13,9 +13,10 @@ from typing import Annotated
 
 import typer
 
+from pipeline.prompts.engines.limits import fitted
 from pipeline.prompts.engines.options import EngineOptions
-from pipeline.prompts.engines.vllm_process import CPU_SEQUENCES, import_vllm, inspect_here, locate, prepare_process
-from pipeline.prompts.llms import let_waiting_threads_sleep, resolve_llm
+from pipeline.prompts.engines.vllm_process import CPU_SEQUENCES, import_vllm, inspect_here, prepare_process, quiet
+from pipeline.prompts.llms import resolve_llm
 from stages import command
 
 app = typer.Typer(add_completion=False)
@@ -24,14 +25,15 @@ app = typer.Typer(add_completion=False)
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(context: typer.Context, llm: Annotated[str, typer.Argument(help="Alias, hub id or folder.")]) -> None:
     """Serve a language model under the name LLM; further options are those of `vllm serve`."""
-    let_waiting_threads_sleep()
     found = resolve_llm(llm)
     has_cuda = prepare_process(local=found.is_local)
-    vllm = import_vllm()
+    with quiet():
+        vllm = import_vllm()
     options = ["--model", found.model, "--served-model-name", llm, "--host", "127.0.0.1"]
-    options += ["--max-model-len", str(EngineOptions().max_model_len)]
+    options += ["--max-model-len", str(fitted(EngineOptions(), found).max_model_len)]
     if not has_cuda:
-        inspect_here(vllm, locate(found, None)[1])
+        if found.config is not None:
+            inspect_here(vllm, found.config)
         options += ["--enforce-eager", "--max-num-seqs", str(CPU_SEQUENCES), "--no-enable-chunked-prefill"]
     from vllm.entrypoints.launchers.api_server.entry import main
 

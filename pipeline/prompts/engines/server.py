@@ -5,38 +5,40 @@ Notable:
 - A vLLM server is told what vLLM in this process is told, but for the places to stop: a server takes four of them at
   most, and cleaning cuts the answers anyway. Other servers get only what the OpenAI interface knows.
 - A server that says its model has no chat template is asked for plain completions from then on (base models).
-- The n answers of a request are asked for together, at most `MOST_CHOICES` at once. A server that ignores `n` is asked
-  again for the missing ones, with the seeds that vLLM would have given them: seed + k.
+- The n answers of a request are asked for together, at most `MOST_CHOICES` at once. A server that ignores or refuses
+  `n` is asked again for the missing ones, with the seeds that vLLM would have given them: seed + k.
+- A setting that the server refuses is left out from then on (`refusals.py`), said once and kept in the provenance.
 - Equal requests need not give equal answers: a server decides for itself which of them it computes together.
 """
 
 import asyncio
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.prompts.engines.base import Answer, Request, Sampling
-from pipeline.prompts.engines.connection import LONGEST_PAUSE, connect, fault, named
+from pipeline.prompts.engines.connection import LONGEST_PAUSE, connect, fault, named, what_it_said
 from pipeline.prompts.engines.limits import TEMPLATE_VARIABLES, all_answers, draws, least_tokens
+from pipeline.prompts.engines.refusals import RENAMED, STATUSES, refused_setting, told
 from pipeline.prompts.engines.replies import Model, Models, Reply, plain, read
 from pipeline.prompts.llms import PACKAGED, PACKAGED_NOTE, PACKAGED_SYSTEM, ResolvedLLM, target_of
+from stages.command import progress_bar, say
 from stages.errors import UserError
 from stages.params import ServerParams
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from openai import APIStatusError, AsyncOpenAI
 
 # OpenAI's own limit is 128.
 MOST_CHOICES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
-    """A model that a server said it serves."""
+class ServedLLM(ResolvedLLM):
+    """A model that a server said it serves, and the server."""
 
-    llm: ResolvedLLM
+    server: ServerParams
     is_vllm: bool
 
 
@@ -44,18 +46,17 @@ class ServerEngine:
     """A language model behind an OpenAI-compatible server; implements `Engine`.
 
     Args:
-        served: what `find_served` found.
-        server: address, key variable, concurrency, timeout, retries.
+        llm: what `find_served` found.
     """
 
-    def __init__(self, served: Served, server: ServerParams) -> None:
-        self.name = served.llm.name
-        self.fingerprint = served.llm.fingerprint
-        self.note = served.llm.note
-        self._llm = served.llm
-        self._is_vllm = served.is_vllm
-        self._server = server
+    def __init__(self, llm: ServedLLM) -> None:
+        self.name = llm.name
+        self.fingerprint = llm.fingerprint
+        self.note = llm.note
+        self._llm = llm
+        self._server = llm.server
         self._chats = True
+        self.refused: Sequence[str] = ()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
         """Answer all requests, in their order, each `n` times, `concurrency` of them at once.
@@ -69,10 +70,8 @@ class ServerEngine:
         """Nothing to free: connections live as long as a batch."""
 
     async def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
-        from tqdm import tqdm
-
         gate = asyncio.Semaphore(self._server.concurrency)
-        bar = tqdm(total=len(requests), desc="asking", unit="question", disable=not sys.stderr.isatty(), leave=False)
+        bar = progress_bar("asking", total=len(requests), unit="question")
 
         async def one(request: Request) -> list[Answer]:
             async with gate:
@@ -105,50 +104,61 @@ class ServerEngine:
 
     async def _ask(self, client: "AsyncOpenAI", question: str, seed: int, n: int, sampling: Sampling) -> bytes:
         """The body of one reply: of a chat where the model has a chat template, else of a plain completion."""
-        from openai import BadRequestError, OpenAIError
+        from openai import APIStatusError, OpenAIError
 
-        settings: dict[str, Any] = {
-            "model": self._llm.model,
-            "n": n,
-            "seed": seed,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
-        }
-        extra: dict[str, Any] = {}
-        if self._is_vllm:
-            extra = {"min_tokens": least_tokens(sampling.max_tokens), "return_token_ids": True}
         server = self._server
         try:
             async with asyncio.timeout((server.timeout + LONGEST_PAUSE) * (server.retries + 1)):
-                if self._chats:
+                while True:
+                    settings = self._settings(seed, n, sampling)
                     try:
-                        return await self._chat(client, question, settings, extra)
-                    except BadRequestError as error:
-                        if "chat template" not in str(error).lower():
+                        return await self._send(client, question, settings)
+                    except APIStatusError as error:
+                        if self._chats and error.status_code == 400 and "chat template" in what_it_said(error).lower():
+                            self._chats = False
+                        elif not self._leave_out(error, settings):
                             raise
-                        self._chats = False
-                reply = await client.completions.with_raw_response.create(prompt=question, extra_body=extra, **settings)
-                return bytes(reply.content)
         except (OpenAIError, TimeoutError) as error:
             raise fault(error, server) from error
 
-    async def _chat(
-        self, client: "AsyncOpenAI", question: str, settings: dict[str, Any], extra: dict[str, Any]
-    ) -> bytes:
-        messages = [{"role": "system", "content": self._llm.system}] if self._llm.system else []
-        messages.append({"role": "user", "content": question})
-        if self._is_vllm:
-            extra = extra | {"chat_template_kwargs": TEMPLATE_VARIABLES}
-        reply = await client.chat.completions.with_raw_response.create(
-            messages=messages,  # type: ignore[arg-type]
-            extra_body=extra,
-            **settings,
-        )
-        return bytes(reply.content)
+    def _settings(self, seed: int, n: int, sampling: Sampling) -> dict[str, Any]:
+        """What is sent beside model and question, but for what the server refused."""
+        wanted: dict[str, Any] = {
+            "n": n, "seed": seed, "temperature": sampling.temperature, "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+        }  # fmt: skip
+        if self._llm.is_vllm:
+            wanted |= {"min_tokens": least_tokens(sampling.max_tokens), "return_token_ids": True}
+            if self._chats:
+                wanted["chat_template_kwargs"] = TEMPLATE_VARIABLES
+        renamed = {RENAMED[name]: wanted[name] for name in self.refused if name in RENAMED}
+        return {name: value for name, value in wanted.items() if name not in self.refused} | renamed
+
+    def _leave_out(self, error: "APIStatusError", settings: Mapping[str, Any]) -> bool:
+        """Whether the refusal was about a setting that can be left out; from now on it is."""
+        if error.status_code not in STATUSES:
+            return False
+        sent = [name for name, value in settings.items() if name not in RENAMED.values() and (name != "n" or value > 1)]
+        name = refused_setting(what_it_said(error), sent, param=error.param)
+        if name is None:
+            return False
+        if name not in self.refused:  # several requests are on their way at once
+            self.refused = sorted([*self.refused, name])
+            say(f"{named(self._server)} {told(name, settings[name])}")
+        return True
+
+    async def _send(self, client: "AsyncOpenAI", question: str, settings: dict[str, Any]) -> bytes:
+        asked: dict[str, Any] = {"extra_body": settings, "model": self._llm.model}
+        if self._chats:
+            messages = [{"role": "system", "content": self._llm.system}] if self._llm.system else []
+            messages.append({"role": "user", "content": question})
+            reply = await client.chat.completions.with_raw_response.create(messages=messages, **asked)  # type: ignore[arg-type]
+            return bytes(reply.content)
+        plainly = await client.completions.with_raw_response.create(prompt=question, **asked)
+        return bytes(plainly.content)
 
 
-def find_served(name: str, server: ServerParams, aliases: Mapping[str, str] | None = None) -> Served:
+def find_served(name: str, server: ServerParams, aliases: Mapping[str, str] | None = None) -> ServedLLM:
     """Ask a server for its models and pick the one that `name` means: its own name for it, an alias, or a hub id.
 
     Raises:
@@ -165,15 +175,14 @@ def find_served(name: str, server: ServerParams, aliases: Mapping[str, str] | No
             f"{named(server)} does not serve {meant!r}; --llm may be: {listed or 'nothing, it serves no model'}",
             exit_code=2,
         )
-    return Served(
-        llm=ResolvedLLM(
-            name=name,
-            model=model.id,
-            fingerprint=_fingerprint(model),
-            note=PACKAGED_NOTE if packaged else "",
-            packaged=False,
-            system=PACKAGED_SYSTEM if packaged else "",
-        ),
+    return ServedLLM(
+        name=name,
+        model=model.id,
+        fingerprint=_fingerprint(model),
+        note=PACKAGED_NOTE if packaged else "",
+        system=PACKAGED_SYSTEM if packaged else "",
+        context=model.context,
+        server=server,
         is_vllm=model.owned_by == "vllm",
     )
 
@@ -207,7 +216,7 @@ def _read_answers(reply: Reply) -> list[Answer]:
     alone = len(reply.choices) == 1 and reply.usage is not None
     answers = []
     for choice in reply.choices:
-        text = (choice.message.content if choice.message else choice.text) or ""
+        text = (choice.message.said if choice.message else choice.text) or ""
         tokens = reply.usage.completion_tokens if alone and reply.usage else None
         answers.append(
             Answer(

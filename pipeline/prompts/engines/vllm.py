@@ -12,22 +12,22 @@ Notable:
 
 import gc
 import string
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline.prompts.engines.base import Answer, Request, Sampling
-from pipeline.prompts.engines.limits import TEMPLATE_VARIABLES, all_answers, draws, least_tokens
+from pipeline.prompts.engines.limits import TEMPLATE_VARIABLES, all_answers, draws, fitted, least_tokens
 from pipeline.prompts.engines.options import EngineOptions
 from pipeline.prompts.engines.vllm_process import (
     CPU_SEQUENCES,
     import_vllm,
     inspect_here,
-    locate,
     prepare_process,
+    quiet,
     stdout_on_stderr,
 )
 from pipeline.prompts.llms import ResolvedLLM
+from stages.command import progress_bar
 from stages.errors import UserError
 
 # Where the first sentence has surely ended. A stop string is seen with the capital that follows it, so that "e.g. a"
@@ -47,25 +47,27 @@ class VLLMEngine:
         llm: the loaded `vllm.LLM`.
 
     Raises:
-        UserError: vLLM is not installed, the hub cannot be reached, or the model does not fit into memory.
+        UserError: vLLM is not installed, or the model does not fit into memory or has too short a context.
     """
 
     def __init__(self, llm: ResolvedLLM, options: EngineOptions) -> None:
         self.name = llm.name
+        self.fingerprint = llm.fingerprint
         self.note = llm.note
+        self.refused: Sequence[str] = ()
         self.system = llm.system
-        self._max_model_len = options.max_model_len
-        # Before the long imports, so that a missing hub is told at once.
-        self.fingerprint, config = locate(llm, options.revision)
+        options = fitted(options, llm)  # before the long imports
+        self._max_model_len = options.max_model_len or 0
         has_cuda = prepare_process(local=llm.is_local)
-        vllm = import_vllm()
+        with quiet():
+            vllm = import_vllm()
         import torch
 
         set_num_threads = torch.set_num_threads
         try:
-            if not has_cuda:
-                inspect_here(vllm, config)
-            with stdout_on_stderr():
+            with quiet(), stdout_on_stderr():
+                if not has_cuda and llm.config is not None:
+                    inspect_here(vllm, llm.config)
                 self.llm = vllm.LLM(**arguments(llm, options, has_cuda=has_cuda))
         except Exception as error:
             raise UserError(_load_failure(llm, error)) from error
@@ -101,7 +103,7 @@ class VLLMEngine:
         if not requests:
             return []
         prompts, params = self.prepare(requests, sampling)
-        outputs = self.llm.generate(prompts, params, use_tqdm=sys.stderr.isatty())
+        outputs = self.llm.generate(prompts, params, use_tqdm=_bar)
         drawn = [[_answer(each) for each in output.outputs] for output in outputs]
         return [all_answers(answers, request) for answers, request in zip(drawn, requests, strict=True)]
 
@@ -135,8 +137,8 @@ class VLLMEngine:
         room = self._max_model_len - sampling.max_tokens
         if len(ids) > room:
             raise UserError(
-                f"a question has {len(ids)} tokens, {room} are left beside an answer of {sampling.max_tokens} "
-                f"(--max-model-len {self._max_model_len}): {question[:60]!r}..."
+                f"a question has {len(ids)} tokens, {max(0, room)} are left beside an answer of {sampling.max_tokens} "
+                f"(prompts.max_tokens; --max-model-len {self._max_model_len}): {question[:60]!r}..."
             )
         return ids
 
@@ -162,6 +164,36 @@ def arguments(llm: ResolvedLLM, options: EngineOptions, *, has_cuda: bool) -> di
         # on a CPU where requests have seeds ("CPU Generator does not use offset"), so none is split.
         found |= {"enforce_eager": True, "max_num_seqs": CPU_SEQUENCES, "enable_chunked_prefill": False}
     return found
+
+
+class _Progress:
+    """This project's bar, or lines, with what vLLM wants of one; it forces a last line, which is not wanted."""
+
+    def __init__(self, total: int) -> None:
+        self._bar = progress_bar("asking", total=total, unit="question")
+        self.postfix = ""
+
+    @property
+    def n(self) -> int:
+        return int(self._bar.n)
+
+    @property
+    def format_dict(self) -> Any:
+        return self._bar.format_dict
+
+    def update(self, n: int = 1) -> None:
+        self._bar.update(n)
+
+    def refresh(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _bar(items: Iterable[Any] | None = None, *, total: int = 0, **_: Any) -> Any:
+    """What vLLM shows: nothing while it takes the questions over, progress while it answers."""
+    return _Progress(total) if items is None else items
 
 
 def _answer(output: Any) -> Answer:

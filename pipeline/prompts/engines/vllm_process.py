@@ -1,17 +1,19 @@
-"""What vLLM needs around it: its variables, the mend of torchvision, the hub, a clean standard output.
+"""What vLLM needs around it: its variables, the mend of torchvision, clean output.
 
 Shared by the engine in this process (`vllm.py`) and by vLLM's own server (`serve.py`).
 """
 
 import json
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.prompts.llms import ResolvedLLM, hub_commit
+from pipeline.prompts.process import before_torch
 from stages.errors import UserError
 
 # Sequences that a CPU works on together: 540 tokens/s on 2 cores with SmolLM2-135M, against 240 with 20.
@@ -22,6 +24,7 @@ def prepare_process(*, local: bool) -> bool:
     """Set what vLLM reads when it is imported, unless the user has set it; returns whether there is a CUDA device."""
     from pipeline.torchvision_mend import mend_torchvision
 
+    before_torch()
     mend_torchvision()
     import torch
 
@@ -75,35 +78,19 @@ def inspect_here(vllm: Any, config: Path) -> None:
             registry.register_model(architecture, registry.models[architecture].load_model_cls())
 
 
-def locate(llm: ResolvedLLM, revision: str | None) -> tuple[str, Path]:
-    """What pins a model's weights, and its config.json; a hub fault is told apart from all others, and at once.
-
-    Raises:
-        UserError: the hub cannot be reached, or it has no such model or revision, or the model is gated.
-    """
-    if llm.is_local:
-        return llm.fingerprint, Path(llm.model) / "config.json"
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the remarks of torch and vLLM about each other out of the results; errors still speak."""
+    logger = logging.getLogger("torch._library.triton")  # "Triton not available", of no use on a CPU
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        if hub_commit(llm.model, revision) is None:
-            HfApi().model_info(llm.model, revision=revision, timeout=10)  # unlike a download it does not try six times
-        config = Path(hf_hub_download(llm.model, "config.json", revision=revision))
-    except GatedRepoError as error:
-        raise UserError(
-            f"LLM {llm.name}: {llm.model} is gated; accept its licence on its hub page, then `hf auth login`"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"LLM {llm.name}: {llm.model} has no revision {revision!r}", exit_code=2) from error
-    except RepositoryNotFoundError as error:
-        raise UserError(f"LLM {llm.name}: the hub has no model {llm.model!r}", exit_code=2) from error
-    except Exception as error:
-        raise UserError(
-            f"LLM {llm.name}: {llm.model} is not in the local hub cache and the hub cannot be reached; "
-            "offline use --llm smollm2, or a local folder with the model"
-        ) from error
-    return hub_commit(llm.model, revision) or llm.fingerprint, config
+        with warnings.catch_warnings():
+            for category in (FutureWarning, DeprecationWarning):
+                warnings.simplefilter("ignore", category)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

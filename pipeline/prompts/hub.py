@@ -1,0 +1,60 @@
+"""A language model on the hub: the commit that pins it and its config.json; weights are not fetched here."""
+
+from pathlib import Path
+
+from stages.errors import UserError
+
+SECONDS = 10
+OFFLINE = "offline use --llm smollm2, or a local folder with the model"
+
+
+def hub_commit(repo: str, revision: str | None = None) -> str | None:
+    """The commit of a hub model in this machine's hub cache, without asking the hub; None when it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repo, "config.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else None
+
+
+def hub_config(name: str, repo: str, revision: str | None) -> Path:
+    """The config.json of a hub model in the hub's cache, fetched if it is not there; its folder is named by the commit.
+
+    A hub fault is told apart from all others, and at once.
+
+    Args:
+        name: what the user calls the model.
+
+    Raises:
+        UserError: the hub cannot be reached, or it has no such model or revision, or the model is gated.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        if hub_commit(repo, revision) is None:
+            HfApi().model_info(repo, revision=revision, timeout=SECONDS)  # unlike a download it does not try six times
+        return Path(hf_hub_download(repo, "config.json", revision=revision))
+    except GatedRepoError as error:
+        raise UserError(
+            f"LLM {name}: {repo} is gated; accept its licence on its hub page, then `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"LLM {name}: {repo} has no revision {revision!r}", exit_code=2) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"LLM {name}: the hub has no model {repo!r}", exit_code=2) from error
+    except Exception as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise UserError(
+                f"LLM {name}: {repo} holds no config.json (only GGUF files?); download the .gguf file and give its "
+                "path, or take the repository of the original model",
+                exit_code=2,
+            ) from error
+        raise UserError(
+            f"LLM {name}: {repo} is not in the local hub cache and the hub cannot be reached; {OFFLINE}"
+        ) from error
