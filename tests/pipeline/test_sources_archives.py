@@ -59,7 +59,7 @@ def test_a_manifest_of_a_zip_leads_to_the_bytes_in_it(weaves: Path, tmp_path: Pa
     assert (summary.classes, summary.images, summary.unreadable) == (4, {"train": 24, "val": 4, "test": 20}, [])
     store = ManifestStore(tmp_path / "cache", "w")
     row = store.read().to_pylist()[7]
-    data = read_bytes(Path(store.provenance().settings["root"]), row["path"])
+    data = read_bytes(Path(store.provenance().root or ""), row["path"])
     assert data == (weaves / row["path"].removeprefix("w.zip/")).read_bytes()
 
 
