@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from stages.errors import UserError
+from stages.errors import UserError, nearest
 from stages.extras import missing_extra
 from stages.stopping import Stopped, stop_on_signals
 
@@ -130,6 +130,18 @@ def numbers(text: str | None) -> list[int | str] | None:
     return None if found is None else [int(word) if re.fullmatch(r"-?[0-9]{1,30}", word) else word for word in found]
 
 
+def picked(given: Sequence[str] | None, known: Sequence[str], *, what: str) -> list[str]:
+    """The given ones of the known, each once, all where none is given.
+
+    Raises:
+        UserError: one is unknown; lists the known ones.
+    """
+    for name in given or ():
+        if name not in known:
+            raise UserError(f"{what} {name!r}; {nearest(name, list(known))}", exit_code=2)
+    return list(dict.fromkeys(given or known))
+
+
 def chosen(dataset: str | None, params: "Params", *, variants: bool = False) -> list[str]:
     """The data sets a command works on; with `variants` also those that are only tested on."""
     if dataset is not None:
@@ -190,14 +202,31 @@ def say(line: str) -> None:
 
 def show(result: Any, *, as_json: bool, text: Callable[[], str]) -> None:
     """Print a command's result: JSON for programs, text for people."""
-    print(json.dumps(result, indent=1, ensure_ascii=False, default=str) if as_json else text(), flush=True)
+    put(json.dumps(result, indent=1, ensure_ascii=False, default=str) if as_json else text())
+
+
+def put(text: str) -> None:
+    """Print a part of a result. A reader that has left, as `head` does, takes nothing from the work that is to come."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_NUMBER = re.compile(r"[-+]?[0-9][0-9.,]*(e[-+]?[0-9]+)?( ± [0-9.]+)?")
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A plain text table; numbers to the right, no colour, no truncation."""
+    """A plain text table; columns of numbers to the right, every cell as it is, no colour, no truncation."""
     from tabulate import tabulate
 
-    return tabulate([list(row) for row in rows], headers=list(headers), tablefmt="simple", disable_numparse=False)
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    numeric = [
+        any(map(_NUMBER.fullmatch, column)) and all(cell in ("", "-") or _NUMBER.fullmatch(cell) for cell in column)
+        for column in zip(*cells, strict=True)
+    ]
+    sides = ["right" if each else "left" for each in numeric]
+    return tabulate(cells, headers=list(headers), tablefmt="simple", disable_numparse=True, colalign=sides or None)
 
 
 Item = TypeVar("Item")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stages import ImageStore, ManifestStore, TextStore, UserError, nearest
 from stages.artifacts import NO_LLM, embedding_matrix, partition_values, read_together
+from stages.device import pick_device
 from trainer.data import LENGTH_TOLERANCE, ClassText, Images
 from trainer.indices import Indices, read_indices
 
@@ -89,7 +90,7 @@ def load_features(
         UserError: a store is missing or of another origin, an embedding is not finite or not of length 1, or a class
             has no image.
     """
-    target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    target = pick_device(device)
     images = ImageStore(cache, dataset, encoder)
     templates = TextStore(cache, dataset, encoder, NO_LLM)
     manifest = ManifestStore(cache, dataset)

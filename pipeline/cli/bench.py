@@ -1,7 +1,6 @@
 """`pipeline bench [PART...]`: speed against a plain implementation, on this machine."""
 
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,17 +15,11 @@ if TYPE_CHECKING:
     from pipeline.bench import Measured
 
 
-class Part(StrEnum):
-    """What is measured."""
-
-    prompts = "prompts"
-    images = "images"
-    store = "store"
-
-
 @app.command()
 def bench(
-    parts: Annotated[list[Part] | None, typer.Argument(metavar="[PART]...", help="Default all.")] = None,
+    parts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PART]...", help="prompts, images, store; default all.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each; the median counts.")] = 3,
     llm: Annotated[str | None, typer.Option(help="prompts: as for generate-prompts.", metavar="LLM")] = None,
     requests: Annotated[int, typer.Option(min=1, help="prompts: questions asked in one measurement.")] = 200,
@@ -71,10 +64,8 @@ def bench(
 
         return bench_store(rows=rows, width=width, folder=folder)
 
-    measure: dict[Part, Callable[[], list[Measured]]] = {
-        Part.prompts: prompts, Part.images: images, Part.store: store,
-    }  # fmt: skip
-    found = [measured for part in dict.fromkeys(parts or Part) for measured in measure[part]()]
+    measure: dict[str, Callable[[], list[Measured]]] = {"prompts": prompts, "images": images, "store": store}
+    found = [measured for part in dict.fromkeys(parts or PARTS) for measured in measure[part]()]
     lines = [(m.name, f"{m.ours:.4g}", f"{m.reference:.4g}", f"{m.ratio:.3f}", m.unit) for m in found]
     headers = ("name", "ours", "reference", "ratio", "unit")
     command.show([m.as_dict() for m in found], as_json=as_json, text=lambda: command.table(headers, lines))

@@ -1,5 +1,8 @@
 """What both command lines share: --set on every command, under the rules of the settings file."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from stages import UserError
-from stages.command import App, ParamsOption, numbers, settings, words
+from stages.command import App, ParamsOption, numbers, settings, table, words
+
+ROOT = Path(__file__).parents[2]
 
 
 def line(*words: str, flags: dict[str, object] | None = None) -> object:
@@ -111,3 +116,25 @@ def test_a_command_of_an_app_is_still_the_function_it_was() -> None:
 
     assert double(4) == 8
     assert isinstance(app, typer.Typer)
+
+
+def test_a_table_shows_every_cell_as_it_is_and_numbers_to_the_right() -> None:
+    found = table(["class", "share", "gap"], [["1e5", 0.5, "+1.0"], ["007", None, "-12.5"], ["nan", "-", "+0.0"]])
+    lines = found.splitlines()
+    assert [line.split() for line in lines[2:]] == [["1e5", "0.5", "+1.0"], ["007", "-12.5"], ["nan", "-", "+0.0"]]
+    assert {len(line) for line in lines[2:]} == {len(lines[1])}, "numbers end together"
+    assert table(["a", "b"], []) == "a    b\n---  ---"
+
+
+def test_a_reader_that_leaves_does_not_stop_the_work(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom stages.command import put\n"
+        "for i in range(100000): put(f'line {i}')\n"
+        "open(sys.argv[1], 'w').write('all of it')\n"
+    )
+    line = f'{sys.executable} -c "$CODE" {tmp_path / "end"} | head -2'
+    env = {**os.environ, "CODE": code}
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT, env=env, check=True)
+    assert done.stdout == "line 0\nline 1\n"
+    assert done.stderr == ""
+    assert (tmp_path / "end").read_text() == "all of it"

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Command
-from small_stores import FAST, make_stores
+from small_stores import FAST, fast, make_stores
 
 from stages import UserError
 from stages.params import Params, changed
-from trainer.studies.compare import permutation_p
-from trainer.studies.recipe import Recipe, read_recipe
+from trainer.features import load_features
+from trainer.inputs import Inputs
+from trainer.run import run
+from trainer.studies.compare import compare, permutation_p
+from trainer.studies.study import Study, read_study
 from trainer.studies.sweep import sweep
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +27,7 @@ def test_a_sweep_runs_every_point_once_and_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_stores(tmp_path / "cache", sources=("llm",))
-    recipe = Recipe(title="lambda", set=SET, grid=GRID)  # type: ignore[arg-type]
+    recipe = Study(title="lambda", set=SET, grid=GRID)  # type: ignore[arg-type]
     from trainer.studies import sweep as module
 
     whole, runs = module.run, []
@@ -53,7 +56,7 @@ def test_a_sweep_serves_protocols_that_test_on_other_data_sets(tmp_path: Path) -
     make_stores(tmp_path / "cache", sources=("llm",))
     make_stores(tmp_path / "cache", dataset="other", names={0: "new one", 1: "new two"}, sources=("llm",))
     settings = {**SET, "evaluation.protocols": ["cross-dataset"], "evaluation.shots": 2}
-    recipe = Recipe(title="targets", set=settings, grid={"train.lambda": [0.0]})  # type: ignore[arg-type]
+    recipe = Study(title="targets", set=settings, grid={"train.lambda": [0.0]})  # type: ignore[arg-type]
     alone = changed(FAST, {"datasets": ["w"]}, where="test")
     with pytest.raises(UserError, match=r"left out: it tests on other data sets: name them under evaluation\.targets"):
         sweep(recipe, alone, cache=tmp_path / "cache", folder=tmp_path / "out", datasets=["w"])
@@ -69,7 +72,7 @@ def test_a_setting_that_does_not_exist_is_refused_before_anything_runs() -> None
     with pytest.raises(UserError, match="encoder has no settings below it"):
         changed(Params(encoder="lite"), {"encoder.name": 3}, where="point 1")
     with pytest.raises(UserError, match="either grid or points"):
-        read_recipe(_written("title: x\n"))
+        read_study(_written("title: x\n"))
 
 
 def _written(text: str) -> Path:
@@ -82,7 +85,7 @@ def _written(text: str) -> Path:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_recipe_names_settings_that_exist(file: Path) -> None:
-    recipe = read_recipe(file)
+    recipe = read_study(file)
     for point in recipe.settings():
         changed(Params(), {**recipe.set, **point}, where=file.name)
 
@@ -110,6 +113,21 @@ def test_the_commands_sweep_and_compare(tmp_path: Path, typed: Command) -> None:
     assert "no data set in common" in typed("trainer", "compare", "a", "nowhere", cwd=tmp_path, code=1).stderr
     assert "--methods" in typed("trainer", "compare", "a", cwd=tmp_path, code=2).stderr
     assert "unknown key" in typed("trainer", "sweep", "--over", "train.nothing=1", cwd=tmp_path, code=2).stderr
+
+
+def test_runs_are_compared_on_what_both_have_and_the_rest_is_said(tmp_path: Path) -> None:
+    make_stores(tmp_path / "cache", sources=("llm",), per_split={"train": 8, "val": 3, "test": 40}, noise=1.4)
+    inputs = Inputs(load_features(tmp_path / "cache", "w", "lite"))
+    for name, seeds, methods in (("a", [1], ["nearest-centroid", "zero-shot"]), ("b", [1, 2, 3], ["nearest-centroid"])):
+        run(fast(methods=methods, seeds=seeds, shots=2), inputs, results=tmp_path / name)
+    found = compare(tmp_path / "a", tmp_path / "b", methods=None, metrics=["accuracy"])
+    row = found.rows[0]
+    assert (row.seeds, row.difference, row.p_images) == (1, 0, 1), "the one seed in common is the same run"
+    assert "w: few-shot, nearest-centroid: paired on the seeds that both have (1); left out: 2, 3" in found.notes
+    assert f"w: in {tmp_path / 'a'} alone, left out (1): few-shot zero-shot" in found.notes
+    run(fast(methods=["nearest-centroid"], seeds=[7]), inputs, results=tmp_path / "c")
+    with pytest.raises(UserError, match="no protocol, method, metric and seed in common"):
+        compare(tmp_path / "a", tmp_path / "c", methods=None, metrics=["accuracy"])
 
 
 def test_the_permutation_test_agrees_with_counting_every_flip() -> None:

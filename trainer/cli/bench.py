@@ -1,6 +1,5 @@
 """`trainer bench`."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -11,17 +10,11 @@ from stages.errors import UserError
 from trainer.cli.app import DeviceOption, app
 
 
-class Part(StrEnum):
-    """What is measured."""
-
-    training = "training"
-    evaluation = "evaluation"
-    loading = "loading"
-
-
 @app.command()
 def bench(
-    parts: Annotated[list[Part] | None, typer.Argument(metavar="[PART]...", help="Default all.")] = None,
+    parts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PART]...", help="training, evaluation, loading; default all.")
+    ] = None,
     classes: Annotated[int, typer.Option(min=2, help="Classes of the training run.")] = 100,
     shots: Annotated[int, typer.Option(min=1, help="Images a class.")] = 16,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts a class.")] = 50,
@@ -39,7 +32,7 @@ def bench(
 ) -> None:
     """Training, evaluation and loading as ratios against their plain forms, measured here and now."""
     from stages.device import pick_device
-    from trainer.bench import Sizes, as_text
+    from trainer.bench import PARTS, Sizes, as_text
     from trainer.bench import bench as rows_of
 
     found_widths = [width for width in numbers(widths) or [] if isinstance(width, int) and width > 0]
@@ -58,7 +51,7 @@ def bench(
         runs=runs,
     )
     found = []
-    for row in rows_of(sizes, pick_device(device), parts or list(Part)):
+    for row in rows_of(sizes, pick_device(device), command.picked(parts, PARTS, what="no benchmark")):
         found.append(row)
         say(f"{row.name}: {row.ratio} x")
     command.show([vars(row) for row in found], as_json=as_json, text=lambda: as_text(found))

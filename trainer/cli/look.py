@@ -94,7 +94,7 @@ def cost(
             say(f"{name}: {row.method} measured")
         done[name] = [vars(row) for row in rows]
         if not as_json:
-            print(f"{caption(loaded, shots=number, seed=seed)}\n\n{text_of(rows)}\n", flush=True)
+            command.put(f"{caption(loaded, shots=number, seed=seed)}\n\n{text_of(rows)}\n")
     if as_json:
         command.show(done, as_json=True, text=str)
 

@@ -79,7 +79,7 @@ def run(
         record = run_dataset(settings, inputs, results=results, jobs=jobs)
         records.append(record)
         if not as_json:
-            print(text_tables(record), end="\n\n\n", flush=True)
+            command.put(f"{text_tables(record)}\n\n")
     if with_report:
         write_report(results)
         say(f"wrote {results}/metrics.json, tables.md, plots/, figures/ and runs/*/checkpoint/")

@@ -34,7 +34,7 @@ def sweep(
 
     from stages.names import slug
     from stages.params import read_yaml, read_yaml_text
-    from trainer.studies.recipe import recipe_of
+    from trainer.studies.study import study_of
     from trainer.studies.sweep import as_table
     from trainer.studies.sweep import sweep as run
 
@@ -51,7 +51,7 @@ def sweep(
                 raise UserError(f"--over {text!r}: expected SETTING=VALUE,VALUE,..., each setting once", exit_code=2)
             grid[path] = [read_yaml_text(word, where=f"--over {path}") for word in words(values) or ()]
         raw, name = {"title": f"Sweep over {', '.join(grid)}", "grid": grid}, slug("-".join(grid))
-    study = recipe_of(raw, where=str(recipe or "--over"), metrics=words(metrics))
+    study = study_of(raw, where=str(recipe or "--over"), metrics=words(metrics))
     folder = results / "sweeps" / name
     rows = run(
         study, settings, cache=features, folder=folder, datasets=command.chosen(dataset, settings), device=device,
@@ -90,12 +90,14 @@ def compare(
         return "-" if value is None else f"{value:.3g}"
 
     headers = ("dataset", "protocol", "metric", "first", "second", "first %", "second %", "difference", "ci95",
-               "p (seeds)", "p (images)")  # fmt: skip
+               "p (seeds)", "p (images)", "seeds")  # fmt: skip
     rows = [
         (
             c.dataset, c.protocol, c.metric, c.first, c.second, percent(c.mean_first), percent(c.mean_second),
-            f"{100 * c.difference:+.1f}", percent(c.ci95), small(c.p_seeds), small(c.p_images),
+            f"{100 * c.difference:+.1f}", percent(c.ci95), small(c.p_seeds), small(c.p_images), c.seeds,
         )
-        for c in found
+        for c in found.rows
     ]  # fmt: skip
-    command.show([asdict(c) for c in found], as_json=as_json, text=lambda: command.table(headers, rows))
+    command.show([asdict(c) for c in found.rows], as_json=as_json, text=lambda: command.table(headers, rows))
+    for note in found.notes:
+        say(f"note: {note}")

@@ -13,6 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from stages.files import write_bytes
 from trainer.record import Curve, RunRecord, summarize
+from trainer.report.tables import most_shots
 
 OURS, PLUS, REFERENCE, CONTROL = "#1f5fa8", "#2e8b57", "#8a8f98", "#d08a2e"
 NAMED_CLASSES = 30

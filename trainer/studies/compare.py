@@ -5,7 +5,7 @@ correctness (each image's difference averaged over the seeds first), which three
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,36 +43,105 @@ class Compared:
     seeds: int
 
 
-def compare(first: Path, second: Path, *, methods: tuple[str, str] | None, metrics: list[str]) -> list[Compared]:
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        rows: by data set, protocol, method and metric.
+        notes: what only one of the two has, and is left out.
+    """
+
+    rows: list[Compared]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two that are compared: a data set's run in a results folder.
+
+    Attributes:
+        values: (protocol, method, metric) -> seed -> value, where it was measured.
+    """
+
+    folder: Path
+    values: dict[tuple[str, str, str], dict[int, float]]
+    outcomes: list[Outcome]
+
+
+def compare(first: Path, second: Path, *, methods: tuple[str, str] | None, metrics: list[str]) -> Comparison:
     """Compare two results folders, method by method, or one method of the first with another of the second.
 
+    Seeds and test images are paired: only those that both have count.
+
     Raises:
-        UserError: nothing in common.
+        UserError: nothing in common, or the files of a run are damaged.
     """
     records = finished_runs(first), finished_runs(second)
     common = [name for name in records[0] if name in records[1]]
     if not common:
         raise UserError(f"{first} and {second} have no data set in common: run `trainer run --results DIR` for both")
-    found: list[Compared] = []
+    rows: list[Compared] = []
+    notes = _only_one((first, second), [set(each) for each in records], "data set")
     for dataset in common:
-        values = [_values(each[dataset]) for each in records]
-        outcomes = [read_lines(folder / "runs" / dataset / OUTCOMES, Outcome) for folder in (first, second)]
-        pairs = [methods] if methods else [(m, m) for m in dict.fromkeys(key[1] for key in values[0])]
-        for protocol in dict.fromkeys(key[0] for key in values[0]):
+        one, other = (
+            Side(folder, _values(each[dataset]), read_lines(folder / "runs" / dataset / OUTCOMES, Outcome))
+            for folder, each in zip((first, second), records, strict=True)
+        )
+        keys = [{(protocol, method) for protocol, method, _ in side.values} for side in (one, other)]
+        if methods is None:
+            notes += _only_one((first, second), [{f"{p} {m}" for p, m in each} for each in keys], f"{dataset}:")
+        pairs = [methods] if methods else [(m, m) for m in dict.fromkeys(method for _, method, _ in one.values)]
+        for protocol in dict.fromkeys(protocol for protocol, *_ in one.values):
             for pair in pairs:
-                for metric in metrics:
-                    seeds = [values[i].get((protocol, pair[i], metric), {}) for i in (0, 1)]
-                    both = sorted(seeds[0].keys() & seeds[1].keys())
-                    if not both:
-                        continue
-                    a, b = (np.array([each[seed] for seed in both]) for each in seeds)
-                    right = [
-                        _correct(lines, protocol, method, both) for lines, method in zip(outcomes, pair, strict=True)
-                    ]
-                    found.append(_one(dataset, protocol, metric, pair, a, b, right if metric == "accuracy" else None))
-    if not found:
+                found, said = _pair(dataset, protocol, pair, one, other, metrics)
+                rows += found
+                notes += said
+    if not rows:
         raise UserError(f"{first} and {second} have no protocol, method, metric and seed in common")
-    return found
+    return Comparison(rows, list(dict.fromkeys(notes)))
+
+
+def _only_one(folders: tuple[Path, Path], names: Sequence[Set[str]], what: str) -> list[str]:
+    """Lines on what only one of the two has."""
+    lines = []
+    for folder, own, others in zip(folders, names, names[::-1], strict=True):
+        alone = sorted(own - others)
+        if alone:
+            listed = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
+            lines.append(f"{what} in {folder} alone, left out ({len(alone)}): {listed}")
+    return lines
+
+
+def _pair(
+    dataset: str, protocol: str, pair: tuple[str, str], one: Side, other: Side, metrics: Sequence[str]
+) -> tuple[list[Compared], list[str]]:
+    """The rows of one method, or of two, under one protocol, and lines on seeds and images that only one has."""
+    rows, notes = [], []
+    sides = list(zip((one, other), pair, strict=True))
+    for metric in metrics:
+        a, b = (side.values.get((protocol, method, metric), {}) for side, method in sides)
+        both = sorted(a.keys() & b.keys())
+        if not both:
+            if a and b:
+                notes.append(f"{dataset}: {protocol}, {' and '.join(dict.fromkeys(pair))}: no seed in common")
+            continue
+        alone = sorted(a.keys() ^ b.keys())
+        if alone:
+            notes.append(
+                f"{dataset}: {protocol}, {' and '.join(dict.fromkeys(pair))}: paired on the seeds that both have "
+                f"({', '.join(map(str, both))}); left out: {', '.join(map(str, alone))}"
+            )
+        right = None
+        if metric == "accuracy":
+            right = [_correct(side.outcomes, protocol, method, both) for side, method in sides]
+            images = len(right[0].keys() ^ right[1].keys())
+            if images:
+                notes.append(f"{dataset}: {protocol}: {images} test images that only one of the two has are left out")
+        rows.append(
+            _one(dataset, protocol, metric, pair, [a[seed] for seed in both], [b[seed] for seed in both], right)
+        )
+    return rows, notes
 
 
 def _values(record: RunRecord) -> dict[tuple[str, str, str], dict[int, float]]:
@@ -95,11 +164,12 @@ def _correct(lines: Iterable[Outcome], protocol: str, method: str, seeds: Collec
 
 
 def _one(
-    dataset: str, protocol: str, metric: str, pair: tuple[str, str], a: Float[np.ndarray, "S"],
-    b: Float[np.ndarray, "S"], outcomes: list[dict[str, float]] | None,
+    dataset: str, protocol: str, metric: str, pair: tuple[str, str], first: Sequence[float], second: Sequence[float],
+    outcomes: list[dict[str, float]] | None,
 ) -> Compared:  # fmt: skip
     from scipy.stats import t
 
+    a, b = np.array(first), np.array(second)
     gap = a - b
     n = len(gap)
     ci95 = p_seeds = None

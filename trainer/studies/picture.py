@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from trainer.report.figures import save
-from trainer.studies.recipe import SweepRow, Value, describe
+from trainer.studies.study import SweepRow, Value, describe
 
 WIDE = 8
 """A setting that is varied by this factor is drawn on a logarithmic axis."""

@@ -1,4 +1,4 @@
-"""`trainer sweep`: one run a point of a recipe, kept as it is finished, then one table and one picture."""
+"""`trainer sweep`: one run a point of a study, kept as it is finished, then one table and one picture."""
 
 import hashlib
 import json
@@ -15,11 +15,11 @@ from trainer.inputs import Inputs, load_inputs
 from trainer.record import RUN, RunRecord, csv_text, load_record, save_record, summarize
 from trainer.report.tables import cell
 from trainer.run import run
-from trainer.studies.recipe import Recipe, SweepRow, describe, plain
+from trainer.studies.study import Study, SweepRow, describe, plain
 
 
 def sweep(
-    recipe: Recipe, params: Params, *, cache: Path, folder: Path, datasets: Sequence[str], device: str = "auto",
+    study: Study, params: Params, *, cache: Path, folder: Path, datasets: Sequence[str], device: str = "auto",
     jobs: int | None = None,
 ) -> list[SweepRow]:  # fmt: skip
     """Run every point on every data set; what was finished before under the same settings and stores is taken over.
@@ -29,9 +29,9 @@ def sweep(
     Raises:
         UserError: a setting that does not exist, or whatever `trainer run` refuses.
     """
-    points = recipe.settings()
+    points = study.settings()
     settled = [
-        changed(params, {**recipe.set, **point}, where=f"point {number} ({describe(point)})")
+        changed(params, {**study.set, **point}, where=f"point {number} ({describe(point)})")
         for number, point in enumerate(points, 1)
     ]
     rows: list[SweepRow] = []
@@ -52,15 +52,15 @@ def sweep(
                     for method, metrics in by_method.items()
                 ]
     write_text(folder / "table.csv", _csv(rows))
-    write_text(folder / "table.md", f"# {recipe.title}\n\n{recipe.about}\n\n{as_table(rows, markdown=True)}\n")
+    write_text(folder / "table.md", f"# {study.title}\n\n{study.about}\n\n{as_table(rows, markdown=True)}\n")
     if not installed("matplotlib"):
         say(f"no pictures: matplotlib is not installed: {mend('matplotlib')}")
         return rows
     from trainer.studies.picture import picture
 
     for name in datasets:
-        shown = recipe.metrics or list(headlines)
-        picture(recipe.title, shown, [row for row in rows if row.dataset == name], folder / f"{name}.png")
+        shown = study.metrics or list(headlines)
+        picture(study.title, shown, [row for row in rows if row.dataset == name], folder / f"{name}.png")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""A study as a recipe: which settings are varied over which values, on what, and what is looked at."""
+"""A study: which settings are varied over which values, on what, and what is looked at."""
 
 import itertools
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from trainer.record import Estimate
 Value = str | int | float | bool | None | list[str] | list[int] | list[float]
 
 
-class Recipe(BaseModel):
+class Study(BaseModel):
     """The content of a file in `studies/`; a setting is named by its path in params.yaml, such as `train.lambda`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -26,7 +26,7 @@ class Recipe(BaseModel):
     metrics: list[str] = Field([], description="metrics that are plotted; [] = those that the protocols are known by")
 
     @model_validator(mode="after")
-    def _something(self) -> "Recipe":
+    def _something(self) -> "Study":
         if bool(self.grid) == bool(self.points):
             raise ValueError("give either grid or points")
         if any(not values for values in self.grid.values()):
@@ -62,21 +62,21 @@ def plain(value: Value) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def read_recipe(file: Path) -> Recipe:
-    """Read a recipe.
+def read_study(file: Path) -> Study:
+    """Read a study's file.
 
     Raises:
         UserError: missing, malformed, or with faults; all of them are named.
     """
-    return recipe_of(read_yaml(file), where=str(file))
+    return study_of(read_yaml(file), where=str(file))
 
 
-def recipe_of(raw: Any, *, where: str, metrics: list[str] | None = None) -> Recipe:
-    """A recipe from the content of its file; `metrics` take the place of its own.
+def study_of(raw: Any, *, where: str, metrics: list[str] | None = None) -> Study:
+    """A study from the content of its file; `metrics` take the place of its own.
 
     Raises:
         UserError: with faults; all of them are named.
     """
-    return check(
-        Recipe, {**raw, "metrics": metrics} if metrics is not None and isinstance(raw, dict) else raw, where=where
-    )
+    if metrics is not None and isinstance(raw, dict):
+        raw = {**raw, "metrics": metrics}
+    return check(Study, raw, where=where)
