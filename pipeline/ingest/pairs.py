@@ -70,6 +70,9 @@ class PairReader:
                     path, split=split[0] if split and not split[1] else None, label=facts.label,
                     unlabelled=facts.unlabelled, captions=facts.captions or [],
                 )  # fmt: skip
+        if len({record.split for record in records.images.values()}) < 2:  # `train` alone is a whole set
+            for record in records.images.values():
+                record.split = None
         if not any(record.captions or record.label is not None for record in records.images.values()):
             raise UserError(f"{source}: {len(records.images)} images, and the texts beside them say nothing of them")
         if bare:

@@ -92,7 +92,7 @@ class Places:
         return candidates[0]
 
     def _is_there(self, path: str) -> bool:
-        return os.path.exists(f"{self.root}/{path}")  # noqa: PTH110 (called for every image, and quicker)
+        return os.path.isfile(f"{self.root}/{path}")  # noqa: PTH113 (called for every image, and quicker)
 
     # Absolute paths
 

@@ -1,6 +1,7 @@
 """Images with texts beside them, as img2dataset's `files` output has them: captions kept, folder numbers no classes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,8 @@ def test_split_folders_and_classes_of_the_texts_are_kept(tmp_path: Path) -> None
     assert found.class_names == {0: "cat", 1: "dog"}
     assert {e.split for e in found.entries} == {"train", "test"}
     assert len(found.entries) == 8
+    shutil.rmtree(tmp_path / "s" / "test")
+    assert {e.split for e in read(tmp_path / "s").entries} == {None}, "a lone split is split by seed"
 
 
 def test_numbers_and_boxes_beside_images_leave_class_folders_what_they_are(weaves: Path) -> None:

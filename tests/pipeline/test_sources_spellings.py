@@ -1,6 +1,7 @@
 """Lists as people have them: paths and classes spelled as another machine spells them, rows without a class."""
 
 import json
+import shutil
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -186,6 +187,15 @@ def test_backslashes_are_folders_and_missing_suffixes_are_found_both_counted(tmp
     assert [e.path for e in found.entries] == ["photos/cat/0.jpg", "photos/dog/1.v2.PNG", "images/x.jpg", "none/y.jpg"]
     assert "3 paths with backslashes, taken as folders" in found.notes
     assert "2 images named without their suffix, found by the rest of the name" in found.notes
+
+
+def test_a_list_may_name_images_in_an_archive_and_a_folder_is_no_image(tmp_path: Path) -> None:
+    photographs(tmp_path / "x", "cat/0.jpg", "dog/0/thumbnail.jpg", "dog/0.jpg")
+    shutil.make_archive(str(tmp_path / "images"), "zip", tmp_path / "x")
+    file = write(tmp_path / "l.csv", "images.zip/cat/0.jpg,cat", "x/dog/0,dog")
+    found = read(file)
+    assert [e.path for e in found.entries] == ["images.zip/cat/0.jpg", "x/dog/0.jpg"]
+    assert ingest("x", str(file), data=DATA, cache=tmp_path / "cache").unreadable == []
 
 
 def test_a_backslash_that_is_in_a_file_name_is_left_there(tmp_path: Path) -> None:
