@@ -144,6 +144,9 @@ class EvaluationParams(_Section):
         16, description="training images a class; a list runs each number"
     )
     seeds: list[Seed] = Field([1, 2, 3], min_length=1, description="one run each; the interval is over them")
+    seeds_of: dict[str, Annotated[list[Seed], Field(min_length=1)]] = Field(
+        {}, description="data set -> seeds of its own in place of seeds: more where few classes leave wide intervals"
+    )
     noise: Fraction = Field(0.25, description="label-noise: share of wrong labels, fraction")
     targets: list[str] = Field([], description="cross-dataset: data sets to test on; [] = the others under datasets")
     shifts: dict[str, list[str]] = Field(
@@ -162,6 +165,17 @@ class EvaluationParams(_Section):
             twice = next(number for number in value if value.count(number) > 1)
             raise ValueError(f"{twice} stands twice: each counts once")
         return value
+
+    @field_validator("seeds_of")
+    @classmethod
+    def _each_once(cls, value: dict[str, list[int]]) -> dict[str, list[int]]:
+        for seeds in value.values():
+            cls._once(seeds)
+        return value
+
+    def seeds_for(self, dataset: str) -> list[int]:
+        """The seeds of a data set's run."""
+        return self.seeds_of.get(dataset, self.seeds)
 
     @property
     def shot_numbers(self) -> list[int]:

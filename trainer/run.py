@@ -124,7 +124,7 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     features, asked = inputs.features, params.evaluation
     chosen = methods(asked.methods, settings=params.train)
     protocols, notes = _measurable(features, settled(asked, inputs.others))
-    plan, unable = _plan(features, protocols, chosen, asked.seeds)
+    plan, unable = _plan(features, protocols, chosen, asked.seeds_for(features.dataset))
     notes += unable
     tasks = _tasks(features, plan)
     notes += _spent(features, max(protocol.shots for protocol in protocols))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import UserError
-from stages.params import Params, check, load_params
+from stages.params import EvaluationParams, Params, check, load_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,3 +106,11 @@ def test_any_structure_is_accepted_or_refused_in_words(raw: object) -> None:
     else:
         message = "x: fine"
     assert message.startswith("x: ")
+
+
+def test_a_data_set_may_have_seeds_of_its_own() -> None:
+    asked = EvaluationParams.model_validate({"seeds": [1, 2], "seeds_of": {"weaves": [1, 2, 3, 4]}})
+    assert asked.seeds_for("weaves") == [1, 2, 3, 4]
+    assert asked.seeds_for("other") == [1, 2]
+    with pytest.raises(ValueError, match="4 stands twice"):
+        EvaluationParams.model_validate({"seeds_of": {"weaves": [4, 4]}})
