@@ -140,7 +140,8 @@ class Places:
         last = unicodedata.normalize("NFC", last)
         if suffixed and os.path.splitext(last)[1].lower() in SUFFIXES:  # noqa: PTH122 (text, for every image)
             return None
-        names = self._names(here).get(f"{last}.*" if suffixed else last, [])
+        found = self._names(here).get(f"{last}.*" if suffixed else last, [])
+        names = [name for name in found if self._is_there(f"{here}/{name}")]
         if suffixed and len(names) > 1:
             shown = " or ".join(map(repr, sorted(names)[:4]))
             raise ValueError(f"image {path[:120]!r} may be {shown}; write the suffix")
