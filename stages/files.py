@@ -28,9 +28,10 @@ def user_errors(path: Path) -> Iterator[None]:
             errno.ELOOP: "a symbolic link where a file is needed: remove it, or name another folder",
             errno.EEXIST: "a file stands where a folder is needed: remove it, or name another folder",
         }
-        if error.errno not in mends:
+        if error.errno is None:
             raise
-        raise UserError(f"{error.filename or path}: {mends[error.errno]}") from error
+        mend = mends.get(error.errno, f"cannot be written ({error.strerror or error}): name another folder")
+        raise UserError(f"{error.filename or path}: {mend}") from error
 
 
 def _sync(path: Path) -> None:
@@ -79,6 +80,33 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a small binary file atomically."""
     with atomic_file(path) as work:
         work.write_bytes(data)
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` to write to; on success it takes that place, on failure it is removed.
+
+    Nothing that was in `path` before is left in it. For one writer at a time: what a killed one left is removed. One
+    that is killed between the two renames leaves no folder in the place.
+
+    Raises:
+        UserError: the disk is full or read-only, or a permission is missing; the old folder is untouched.
+    """
+    place = path.resolve()
+    work, old = (place.with_name(f".{place.name}.{end}") for end in ("new", "old"))
+    with user_errors(path):
+        remove_tree(work)
+        remove_tree(old)
+        work.mkdir(parents=True)
+        try:
+            yield work
+            if place.exists():
+                place.rename(old)
+            work.rename(place)
+            _sync(place.parent)
+        finally:
+            remove_tree(work)
+        remove_tree(old)
 
 
 def remove_tree(path: Path) -> None:

@@ -154,6 +154,10 @@ class EvaluationParams(_Section):
     )
     sources: list[str] | None = Field(None, description="prompt sources to use, the main one first; null = all")
     prompts_per_class: Count | None = Field(None, description="reference prompts a class, at most; null = all")
+    checkpoints: Literal["first", "all"] = Field(
+        "first",
+        description="classifiers to keep: few-shot's with the first seed and the most shots, or those of every fit",
+    )
     indices: str | None = Field(
         None, description="CSV seed,shots,split,image_id of the images to train and validate on; null = drawn by seed"
     )

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -138,8 +137,8 @@ def load_checkpoint(folder: Path, *, device: torch.device | str = "cpu") -> Chec
         tensors = {name: value.to(device) for name, value in load(blob).items()}
         text = _text(record, tensors)
         predictor = _predictor(record, tensors)
-    except (SafetensorError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a file can be wrong in any way: whatever the reason, it is not a checkpoint
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
             f"{folder / TENSORS}: does not hold what {path.name} describes ({reason}): train again"
         ) from error
@@ -168,32 +167,51 @@ def _predictor(record: _Record, tensors: Mapping[str, Tensor]) -> Predictor:
     return predictor
 
 
+def read_provenance(folder: Path) -> Mapping[str, Any]:
+    """What the caller of `save_checkpoint` said, without reading the tensors.
+
+    Raises:
+        UserError: as `load_checkpoint`.
+    """
+    return _read_record(folder).provenance.model_dump()
+
+
 def _read(folder: Path) -> tuple[_Record, bytes]:
+    record = _read_record(folder)
+    path = folder / TENSORS
+    try:
+        blob = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(folder, path, error) from error
+    found = hashlib.sha256(blob).hexdigest()
+    if found != record.tensors_sha256:
+        raise UserError(
+            f"{path}: sha256 {found[:12]}, expected {record.tensors_sha256[:12]} ({len(blob)} bytes): "
+            "it was cut off, changed or belongs to another checkpoint; train again"
+        )
+    return record, blob
+
+
+def _read_record(folder: Path) -> _Record:
     path = folder / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        blob = (folder / TENSORS).read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(
-            f"no checkpoint in {folder}: {Path(error.filename).name} is missing; run `trainer run` first"
-        ) from error
+        content = json.loads(path.read_bytes())
     except OSError as error:
-        raise UserError(f"cannot read the checkpoint in {folder}: {error.strerror or error}") from error
-    except ValueError as error:
+        raise _unreadable(folder, path, error) from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no JSON ({error}): it was cut off or edited, train again") from error
     if not isinstance(content, dict) or content.pop("sha256", None) != _digest(content):
         raise UserError(f"{path}: was changed since it was saved (its sha256 does not fit): restore it or train again")
     try:
-        record = _Record.model_validate(content)
+        return _Record.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{path}: {_first_fault(error)}: made by another version, train again") from error
-    found = hashlib.sha256(blob).hexdigest()
-    if found != record.tensors_sha256:
-        raise UserError(
-            f"{folder / TENSORS}: sha256 {found[:12]}, expected {record.tensors_sha256[:12]} ({len(blob)} bytes): "
-            "it was cut off, changed or belongs to another checkpoint; train again"
-        )
-    return record, blob
+
+
+def _unreadable(folder: Path, path: Path, error: OSError) -> UserError:
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"no checkpoint in {folder}: {path.name} is missing; run `trainer run` first")
+    return UserError(f"{path}: cannot be read ({error.strerror or error})")
 
 
 def _digest(content: Mapping[str, Any]) -> str:

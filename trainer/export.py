@@ -24,9 +24,11 @@ from stages.errors import UserError
 from stages.files import write_bytes, write_text
 from trainer.aape.classifier import Classifier
 from trainer.aape.cosines import SMALLEST_SQUARE
+from trainer.aape_plus.attention import SMALLEST_SQUARE as SMALLEST_SHARE
 from trainer.checkpoint import Checkpoint
 from trainer.data import ClassText
 from trainer.methods.aape import AAPEPredictor
+from trainer.methods.aape_plus import AAPEPlusPredictor
 from trainer.methods.base import Predictor
 from trainer.methods.gda import GDAPredictor
 from trainer.methods.linear import LinearPredictor
@@ -35,7 +37,7 @@ from trainer.text import class_weights
 
 Format = Literal["torch", "onnx"]
 FILES = {"torch": "head.pt2", "onnx": "head.onnx"}
-INPUT, OUTPUT = "images", "probabilities"
+INPUT, OUTPUT, BATCH = "images", "probabilities", "batch"
 EXAMPLE_ROWS = 3
 """Rows of the example input; PyTorch takes sizes 0 and 1 for constants."""
 ONNX_PACKAGES = ("onnx", "onnxscript")
@@ -141,6 +143,38 @@ class FullHead(nn.Module):
         return torch.softmax(torch.stack(cosines, dim=-1) / self.tau, dim=-1)
 
 
+class AttendedHead(nn.Module):
+    """AAPE+ that attends: softmax((x W^T + b + w cos(x, p_c(x)) / tau_text) / tau), see `attended_cosines`."""
+
+    prompts: Tensor
+    empty: Tensor
+    gram: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, predictor: AAPEPlusPredictor, text: ClassText) -> None:
+        super().__init__()
+        prompts, mask = text.require_prompts()
+        rows = [predictor.names.index(name) for name in text.names]
+        head = predictor.text_head
+        self.beta, self.heard, self.tau = head.beta, predictor.text_weight / head.tau, predictor.tau
+        self.register_buffer("prompts", prompts)
+        self.register_buffer("empty", ~mask)
+        self.register_buffer("gram", prompts @ prompts.transpose(1, 2))
+        self.register_buffer("weight", predictor.weight[rows])
+        self.register_buffer("bias", predictor.bias[rows])
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Probabilities."""
+        classes, count, width = self.prompts.shape
+        cosines = (images @ self.prompts.view(-1, width).T).view(-1, classes, count)
+        attention = torch.softmax((self.beta * cosines).masked_fill(self.empty, -torch.inf), dim=-1)
+        weighed = torch.matmul(attention.transpose(0, 1), self.gram).transpose(0, 1)
+        square = (weighed * attention).sum(-1).clamp_min(SMALLEST_SHARE)
+        text = (attention * cosines).sum(-1) * torch.rsqrt(square)
+        return torch.softmax((images @ self.weight.T + self.bias + self.heard * text) / self.tau, dim=-1)
+
+
 class TracedHead(nn.Module):
     """Any other predictor, as it computes."""
 
@@ -158,6 +192,13 @@ def _given(value: Tensor | None) -> Tensor:
     return value.detach()
 
 
+def _affine(predictor: Predictor, text: ClassText) -> LinearHead:
+    """The head of a predictor that is affine in the image: its rows are the scores of the unit vectors."""
+    rows = torch.eye(text.template.shape[1])
+    bias = predictor.logits(torch.zeros_like(rows[:1]), text)[0]
+    return LinearHead((predictor.logits(rows, text) - bias).T.contiguous(), bias)
+
+
 @torch.no_grad()
 def head_of(found: Checkpoint) -> nn.Module:
     """The head of a checkpoint: unit image embeddings (B, D), float32 -> probabilities (B, C)."""
@@ -167,10 +208,12 @@ def head_of(found: Checkpoint) -> nn.Module:
     if isinstance(predictor, TextPredictor):
         weights = class_weights(text, predictor.source)
         return LinearHead(weights / predictor.tau, weights.new_zeros(len(weights)))
-    if isinstance(predictor, GDAPredictor):  # affine in the image: its rows are the scores of the unit vectors
-        rows = torch.eye(text.template.shape[1])
-        bias = predictor.logits(torch.zeros_like(rows[:1]), text)[0]
-        return LinearHead((predictor.logits(rows, text) - bias).T.contiguous(), bias)
+    if isinstance(predictor, GDAPredictor):
+        return _affine(predictor, text)
+    if isinstance(predictor, AAPEPlusPredictor):
+        if not set(text.names) <= set(predictor.names):
+            raise UserError(f"{found.path}: names classes that had no shots: only fitted classes can be exported")
+        return AttendedHead(predictor, text) if predictor.attends else _affine(predictor, text)
     if not isinstance(predictor, AAPEPredictor):
         return TracedHead(predictor, text)
     classifier, tau = predictor.classifier, predictor.tau
@@ -216,11 +259,11 @@ def program_of(found: Checkpoint) -> torch.export.ExportedProgram:
     example = normalize(torch.ones(EXAMPLE_ROWS, int(found.provenance["width"])), dim=-1)
     try:
         return torch.export.export(
-            head_of(found).eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+            head_of(found).eval(), (example,), dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},)
         )
     except (RuntimeError, TypeError, ValueError) as error:
-        kind, reason = type(found.predictor).__name__, str(error).splitlines()[0]
-        raise UserError(f"{found.path}: a {kind} cannot be exported ({reason}): export an AAPE checkpoint") from error
+        kind, reason = type(found.predictor).__name__, " ".join(str(error).split())[:200]
+        raise UserError(f"{found.path}: a {kind} cannot be exported ({reason}): export another --method") from error
 
 
 def _torch(program: torch.export.ExportedProgram) -> bytes:
@@ -236,7 +279,13 @@ def _onnx(program: torch.export.ExportedProgram) -> bytes:
             program, input_names=[INPUT], output_names=[OUTPUT], dynamo=True, external_data=False, verbose=False
         )
     assert converted is not None
-    data: bytes = converted.model_proto.SerializeToString()
+    model = converted.model_proto
+    symbol = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param  # PyTorch's own
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = size.dim_param.replace(symbol, BATCH)
+    data: bytes = model.SerializeToString()
     return data
 
 
@@ -252,7 +301,7 @@ def labels_of(found: Checkpoint) -> dict[str, Any]:
         "preprocessing": "upright RGB picture, the encoder's own image transform, its image embedding divided by its "
         "length; stored embeddings were rounded to float16",
         "temperature": tau if tau is not None and math.isfinite(tau) else None,
-        "method": about.get("method"),
+        "method": about.get("name") or about.get("method"),
         "dataset": about.get("dataset"),
         "notes": about.get("notes", []),
     }

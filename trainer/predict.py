@@ -1,31 +1,40 @@
 """Classify image files with a checkpoint: encoder and head only, no language model (section 3.3, test time)."""
 
+from __future__ import annotations
+
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from stages import UserError
 from stages.command import progress, table
 from stages.names import is_left_behind
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
 
-def find_checkpoint(results: Path, dataset: str | None) -> Path:
-    """The checkpoint of a data set, or the only one there is.
+    from trainer.checkpoint import Checkpoint
 
-    Raises:
-        UserError: there is none, or more than one to choose from.
-    """
-    found = {p.parent.parent.name: p.parent for p in sorted(results.glob("runs/*/checkpoint/checkpoint.json"))}
-    if dataset is not None and dataset in found:
-        return found[dataset]
-    if dataset is None and len(found) == 1:
-        return next(iter(found.values()))
-    if not found:
-        raise UserError(f"{results}/runs: no checkpoint there yet: run `trainer run` first, or give --checkpoint DIR")
-    asked = f"no checkpoint of {dataset!r}" if dataset is not None else "several checkpoints"
-    raise UserError(f"{results}/runs: {asked}; choose with --dataset: {', '.join(found)}", exit_code=2)
+
+class ImageEncoder(Protocol):
+    """What is needed of an encoder of `pipeline` here, which is loaded where it is used and not before."""
+
+    name: str
+    width: int
+    fingerprint: str
+    note: str
+
+    @property
+    def preprocess(self) -> Callable[[Image], Tensor]: ...
+
+    def encode_images(self, pixels: Tensor) -> Tensor: ...
+
+
+Row = dict[str, Any]
+"""An image: `{path, error, classes}`; a file that cannot be read has an error and no class."""
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -49,59 +58,111 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def predict_files(
-    files: Sequence[Path], checkpoint: Path, *, top: int, batch: int, device: str
-) -> tuple[list[dict[str, Any]], str]:
-    """Rows `{path, error, classes: [{class, probability}]}` in the order of the files, and the encoder's note.
+def load_with_encoder(checkpoint: Path, *, device: str) -> tuple[Checkpoint, ImageEncoder]:
+    """A checkpoint and the encoder that it was trained with.
 
     Raises:
         UserError: the checkpoint is damaged, or this machine's encoder is not the one it was trained with.
     """
-    import torch
-
     from pipeline.encoders import load_encoder
-    from pipeline.images import ImageError, open_rgb
     from trainer.checkpoint import load_checkpoint
 
     found = load_checkpoint(checkpoint)
-    encoder = load_encoder(found.provenance["encoder"], device=device)
+    encoder = load_encoder(str(found.provenance["encoder"]), device=device)
     found.require_encoder(name=encoder.name, fingerprint=encoder.fingerprint, width=encoder.width)
-    rows: list[dict[str, Any]] = []
+    return found, encoder
+
+
+class Batch(NamedTuple):
+    """Some of the files.
+
+    Attributes:
+        rows: one for each file.
+        readable: those rows that are pictures.
+        pictures: one for each readable row.
+        images: unit embeddings, float32, one row for each readable one.
+    """
+
+    rows: list[Row]
+    readable: list[Row]
+    pictures: list[Image]
+    images: Tensor
+
+
+def embed_files(files: Sequence[Path], encoder: ImageEncoder, *, batch: int, what: str) -> Iterator[Batch]:
+    """Read and encode files, `batch` at once; those that cannot be read keep their row, with the error."""
+    import torch
+
+    from pipeline.images import ImageError, open_rgb
+
     batches = [files[i : i + batch] for i in range(0, len(files), batch)]
-    for chunk in progress(batches, what="predicting", unit="batch"):
-        own: list[dict[str, Any]] = [{"path": str(path), "error": None, "classes": []} for path in chunk]
+    for chunk in progress(batches, what=what, unit="batch"):
+        found = Batch([{"path": str(path), "error": None, "classes": []} for path in chunk], [], [], torch.empty(0))
         pixels = []
-        for row in own:
+        for path, row in zip(chunk, found.rows, strict=True):
             try:
-                pixels.append(encoder.preprocess(open_rgb(Path(row["path"]))))
+                picture = open_rgb(path)
+                pixels.append(encoder.preprocess(picture))
             except ImageError as error:
                 row["error"] = str(error)
+            else:
+                found.readable.append(row)
+                found.pictures.append(picture)
         if pixels:
-            with torch.inference_mode():
-                # Stored embeddings are float16: the same rounding here gives the same answer as in training.
-                images = encoder.encode_images(torch.stack(pixels)).half().float()
-                shares = found.predictor.logits(images, found.text).softmax(dim=-1)
+            # Stored embeddings are float16: the same rounding here gives the same answer as in training.
+            found = found._replace(images=encoder.encode_images(torch.stack(pixels)).half().float())
+        yield found
+
+
+def predict_files(
+    files: Sequence[Path], checkpoint: Path, *, top: int, batch: int, device: str
+) -> tuple[list[Row], str]:
+    """Rows with `classes: [{class, probability}]` in the order of the files, and the encoder's note.
+
+    Raises:
+        UserError: the checkpoint is damaged, or this machine's encoder is not the one it was trained with.
+    """
+    found, encoder = load_with_encoder(checkpoint, device=device)
+    rows: list[Row] = []
+    for each in embed_files(files, encoder, batch=batch, what="predicting"):
+        rows += each.rows
+        if each.readable:
+            shares = found.predictor.logits(each.images, found.text).softmax(dim=-1)
             values, labels = shares.topk(min(top, shares.shape[1]), dim=-1)
-            readable = (row for row in own if row["error"] is None)
-            for row, value, label in zip(readable, values.tolist(), labels.tolist(), strict=True):
+            for row, value, label in zip(each.readable, values.tolist(), labels.tolist(), strict=True):
                 row["classes"] = [
                     {"class": found.text.names[i], "probability": round(v, 4)}
                     for i, v in zip(label, value, strict=True)
                 ]
-        rows += own
     return rows, encoder.note
 
 
-def text_of(rows: list[dict[str, Any]], *, top: int, as_csv: bool) -> str:
-    """The rows as a table or as CSV, one line an image."""
-    most = max((len(row["classes"]) for row in rows), default=top) or 1
-    names = ["path", *(name for i in range(1, most + 1) for name in (f"class_{i}", f"probability_{i}")), "error"]
-    lines = []
+def unreadable(rows: Sequence[Row]) -> str | None:
+    """A line on the images that could not be read; None where all could."""
+    bad = [row for row in rows if row["error"]]
+    if not bad:
+        return None
+    return f"{len(bad)} of {len(rows)} images could not be read (first: {bad[0]['path']}: {bad[0]['error']})"
+
+
+def _cells(rows: Sequence[Row], top: int) -> list[list[str]]:
+    """A header and one line an image."""
+    most = max((len(row["classes"]) for row in rows), default=0) or top
+    lines = [["path", *(name for i in range(1, most + 1) for name in (f"class_{i}", f"probability_{i}")), "error"]]
     for row in rows:
         cells = [cell for c in row["classes"] for cell in (c["class"], f"{c['probability']:.4f}")]
         lines.append([row["path"], *cells, *[""] * (2 * most - len(cells)), row["error"] or ""])
-    if not as_csv:
-        return table(names, lines)
+    return lines
+
+
+def predictions_table(rows: Sequence[Row], *, top: int) -> str:
+    """The rows for people, one line an image."""
+    header, *lines = _cells(rows, top)
+    return table(header, lines)
+
+
+def predictions_csv(rows: Sequence[Row], *, top: int) -> str:
+    """The rows as CSV, one line an image."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([names, *lines])
+    csv.writer(text, lineterminator="\n").writerows(_cells(rows, top))
     return text.getvalue().rstrip("\n")

@@ -5,7 +5,7 @@ Files below `results/runs/DATASET/`:
     timing.json       mean seconds of a fit
     curves.csv        training loss by epoch
     outcomes.csv      predicted label of every test image by every method and seed, for `trainer compare`
-    predictions.csv   predicted class of every test image by the checkpoint's method
+    checkpoints/      a classifier of every method, with its predictions of the test images (`trainer/checkpoints.py`)
 """
 
 import csv
@@ -27,8 +27,8 @@ from stages.text import csv_rows
 from stages.training import TrainParams
 from trainer.metrics import interval95
 
-RUN, TIMING, CURVES, OUTCOMES, PREDICTIONS = (
-    "run.json", "timing.json", "curves.csv", "outcomes.csv", "predictions.csv",
+RUN, TIMING, CURVES, OUTCOMES, PREDICTIONS, CLASSES = (
+    "run.json", "timing.json", "curves.csv", "outcomes.csv", "predictions.csv", "classes.csv",
 )  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def finished_runs(results: Path) -> dict[str, RunRecord]:
         UserError: one is damaged, or lies in the folder of another data set.
     """
     found = {}
-    for folder in sorted(file.parent for file in (results / "runs").glob(f"*/{RUN}")):
+    for folder in sorted(file.parent for file in (results / "runs").glob(f"[!.]*/{RUN}")):
         record = load_record(folder)
         if record.dataset != folder.name:
             raise UserError(
@@ -276,14 +276,26 @@ class Outcome(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """One test image, judged by the checkpoint's classifier; classes by name."""
+    """One test image, judged by one checkpoint; classes by name, probabilities as fractions of 1."""
 
     image_id: str
     actual: str
     predicted: str
+    probability: float
+    runner_up: str
+    runner_up_probability: float
 
 
-Line = TypeVar("Line", Curve, Outcome, Prediction)
+class ClassCount(NamedTuple):
+    """The test images of one class, judged by one checkpoint; the accuracy is empty where there are none."""
+
+    name: str
+    images: int
+    right: int
+    accuracy: float | None
+
+
+Line = TypeVar("Line", Curve, Outcome, Prediction, ClassCount)
 
 
 def write_lines(file: Path, kind: type[Line], lines: Iterable[Line]) -> None:

@@ -1,10 +1,10 @@
 """Fit every method of every protocol and seed; then, and only then, read the test split and judge.
 
-`run` is the whole of `trainer run` as a function; `trainer/record.py` says what is written, and the checkpoint
-(safetensors and JSON, for `trainer predict`) lies beside it.
+`run` is the whole of `trainer run` as a function; `trainer/record.py` and `trainer/checkpoints.py` say what is written.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +13,23 @@ from typing import TYPE_CHECKING
 from stages import UserError
 from stages.artifacts import NO_LLM
 from stages.command import progress
-from stages.files import remove_tree, user_errors
+from stages.files import remove_tree, replaced_folder
 from stages.lock import store_lock
 from stages.params import Params
 from trainer.checkpoint import save_checkpoint
-from trainer.data import Task, check_task
+from trainer.checkpoints import AT, EVERY, KEPT, folder_name, validate
+from trainer.data import ClassText, Task, check_task
 from trainer.features import Features, Split
 from trainer.fits import FinishedFits, timed_fit
 from trainer.inputs import Inputs
 from trainer.methods import Method, Predictor, methods
-from trainer.protocols import Protocol, Score, TestSplits, settled
+from trainer.protocols import Protocol, Score, TestSplits, probabilities, settled
 from trainer.record import (
+    CLASSES,
     CURVES,
     OUTCOMES,
     PREDICTIONS,
+    ClassCount,
     Curve,
     FitRecord,
     Outcome,
@@ -43,8 +46,6 @@ if TYPE_CHECKING:
 
 FITS_A_PROCESS = 12
 """Fewer fits than this a process are not worth starting it."""
-AT = "@"
-"""Between a method and a prompt source that is not the main one: `cupl@written`."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,9 @@ def run(params: Params, inputs: Inputs, *, results: Path | None = None, jobs: in
     kept, folder = results / ".fits" / name, results / "runs" / name
     with store_lock(folder, what=f"trainer run --dataset {name}", beside=kept):
         finished = fit_and_judge(params, inputs, jobs=jobs, keep=kept)
-        with user_errors(folder):
-            write(finished, folder)
-            remove_tree(kept)
+        with replaced_folder(folder) as new:
+            write(finished, new)
+        remove_tree(kept)
     return finished.record
 
 
@@ -321,38 +322,50 @@ def _timing(fits: Sequence[Judged]) -> dict[str, dict[str, float]]:
 
 
 def write(finished: Finished, folder: Path) -> None:
-    """Write the files of one data set, each atomically."""
+    """Write the files of one data set into an empty folder."""
     save_record(finished.record, folder)
     write_lines(folder / CURVES, Curve, _curves(finished))
     write_lines(folder / OUTCOMES, Outcome, _outcomes(finished))
-    best = checkpoint_fit(finished)
-    if best is None:
-        return
-    features = finished.features
+    first = {id(judged) for judged in first_fits(finished.fits)}
+    for judged in finished.fits:
+        plan = judged.plan
+        if id(judged) in first:
+            _keep(judged, finished, folder / KEPT / folder_name(plan.key))
+        elif finished.record.evaluation.checkpoints == "all":
+            _keep(judged, finished, folder / EVERY / plan.protocol.key / f"seed-{plan.seed}" / folder_name(plan.key))
+
+
+def first_fits(fits: Sequence[Judged]) -> list[Judged]:
+    """Those of few-shot with the first seed and the most shots, one a method and prompt source."""
+    able = [each for each in fits if each.plan.protocol.name == "few-shot"]
+    most = max((each.plan.protocol.shots for each in able), default=0)
+    return [each for each in able if (each.plan.seed, each.plan.protocol.shots) == (able[0].plan.seed, most)]
+
+
+def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
+    """Write a checkpoint, and what it says of the test images where the protocol judged all of them."""
+    plan, features = judged.plan, finished.features
+    task = plan.protocol.task(features, plan.source, seed=plan.seed)
+    validation = validate(judged.predictor, task, seed=plan.seed)
     provenance = {
         "dataset": features.dataset,
         "encoder": features.encoder,
         "encoder_fingerprint": features.encoder_fingerprint,
         "width": features.width,
-        "method": best.plan.key,
-        "seed": best.plan.seed,
-        "shots": best.plan.protocol.shots,
+        "name": plan.key,
+        "method": plan.method.name,
+        "source": plan.source,
+        "protocol": plan.protocol.key,
+        "seed": plan.seed,
+        "shots": plan.protocol.shots,
+        "validation": None if validation is None else validation.model_dump(),
         "notes": list(features.notes),
     }
-    save_checkpoint(folder / "checkpoint", best.predictor, features.text[best.plan.source], provenance=provenance)
-    if best.score.predictions is not None:
-        write_lines(folder / PREDICTIONS, Prediction, _predictions(finished, best.score.predictions.tolist()))
-
-
-def checkpoint_fit(finished: Finished) -> Judged | None:
-    """The fit that becomes the checkpoint: plain AAPE, few-shot with the most shots, first seed; of several prompt
-    sources the one that is best on the validation images (never on the test split).
-    """
-    able = [each for each in finished.fits if (each.plan.method.name, each.plan.protocol.name) == ("aape", "few-shot")]
-    first = min((each.plan.seed for each in able), default=0)
-    most = max((each.plan.protocol.shots for each in able), default=0)
-    able = [each for each in able if (each.plan.seed, each.plan.protocol.shots) == (first, most)]
-    return max(able, key=lambda each: float(each.predictor.info.get("val_accuracy", 0.0)), default=None)
+    save_checkpoint(folder, judged.predictor, task.text, provenance=provenance)
+    if judged.score.predictions is not None:
+        lines = list(_predictions(judged, finished.test, task.text))
+        write_lines(folder / PREDICTIONS, Prediction, lines)
+        write_lines(folder / CLASSES, ClassCount, _by_class(lines, task.text.names))
 
 
 def _curves(finished: Finished) -> Iterator[Curve]:
@@ -372,7 +385,28 @@ def _outcomes(finished: Finished) -> Iterator[Outcome]:
                 yield Outcome(judged.plan.protocol.key, judged.plan.key, judged.plan.seed, image_id, label, predicted)
 
 
-def _predictions(finished: Finished, predicted: Sequence[int]) -> Iterator[Prediction]:
-    names, test = finished.features.class_names, finished.test
-    for image_id, label, found in zip(test.image_ids, test.images.labels.tolist(), predicted, strict=True):
-        yield Prediction(image_id, names[label], names[found])
+def _predictions(judged: Judged, test: Split, text: ClassText) -> Iterator[Prediction]:
+    """Every test image; the predicted class is the one that was judged."""
+    predicted = judged.score.predictions
+    assert predicted is not None
+    names, ids, actual = text.names, iter(test.image_ids), iter(test.images.labels.tolist())
+    for start, shares in probabilities(judged.predictor, test.images, text):
+        first = predicted[start : start + len(shares), None]
+        most = shares.gather(1, first)
+        others, second = shares.scatter(1, first, -1).max(1)
+        for found, share, other, runner_up in zip(
+            first[:, 0].tolist(), most[:, 0].tolist(), others.tolist(), second.tolist(), strict=True
+        ):
+            yield Prediction(
+                next(ids), names[next(actual)], names[found], round(share, 6), names[runner_up], round(other, 6)
+            )
+
+
+def _by_class(lines: Sequence[Prediction], names: Sequence[str]) -> Iterator[ClassCount]:
+    images, right = (
+        Counter(line.actual for line in some)
+        for some in (lines, [line for line in lines if line.actual == line.predicted])
+    )
+    for name in names:
+        accuracy = round(right[name] / images[name], 6) if images[name] else None
+        yield ClassCount(name, images[name], right[name], accuracy)

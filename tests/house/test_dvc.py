@@ -58,7 +58,7 @@ def test_dvc_runs_both_stages_then_nothing_then_only_what_a_change_touches(weave
     dvc(project, "init", "--no-scm", "--quiet")
     dvc(project, "repro")
     for path in ("metrics.json", "tables.md", "plots/curves.csv", "figures/comparison-weaves.png",
-                 "runs/weaves/checkpoint/checkpoint.safetensors"):  # fmt: skip
+                 "runs/weaves/checkpoints/aape/checkpoint.safetensors"):  # fmt: skip
         assert (project / "results" / path).is_file(), path
     assert "cupl@people" in dvc(project, "metrics", "show", "--json")
     assert "index.html" in dvc(project, "plots", "show")

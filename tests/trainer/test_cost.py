@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from stages import UserError
 from stages.params import Params, TrainParams
-from trainer.analysis.cost import aggregator_parameters, costs, flops, text_of
+from trainer.analysis.cost import aggregator_parameters, cost_table, costs, flops
 from trainer.analysis.figures import plane
 from trainer.analysis.gap import adapted, gaps, space_of
 from trainer.checkpoint import load_checkpoint
@@ -81,7 +81,7 @@ def test_every_method_has_its_costs_and_no_test_image_is_read(cache: Path) -> No
     assert found["aape"].training_parameters > 0
     assert found["aape-no-distill"].training_parameters == 0, "without L_distill no aggregator is learned"
     assert all(row.images_per_second > 0 and row.train_seconds > 0 for row in rows)
-    assert "FLOPs/image" in text_of(rows)
+    assert "FLOPs/image" in cost_table(rows)
     assert aggregator_parameters(METHODS["logistic"](TrainParams()), 16) == 0
     with pytest.raises(UserError, match="did you mean 'aape'"):
         list(costs(loaded, FAST, method_names=["appe"], shots=4, seed=1))

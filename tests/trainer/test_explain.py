@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from stages import UserError
 from stages.params import TrainParams
-from trainer.analysis.explain import explain_files, text_of
+from trainer.analysis.explain import explain_files, explanation_text
 from trainer.analysis.figures import explanations
 from trainer.analysis.prompts import aggregator_again, attention, features_of, find_reference
 from trainer.checkpoint import load_checkpoint, save_checkpoint
@@ -164,7 +164,7 @@ def test_an_unreadable_file_is_a_row_and_the_others_are_explained(
     (tmp_path / "bad.jpg").write_bytes(b"junk")
     done = explained(tmp_path / "bad.jpg", tmp_path / "missing.jpg")
     assert [bool(row["error"]) for row in done.rows] == [False] * 4 + [True] * 2
-    assert f"{tmp_path / 'bad.jpg'}: not an image" in text_of(done.rows)
+    assert f"{tmp_path / 'bad.jpg'}: not an image" in explanation_text(done.rows)
     assert json.loads(json.dumps(done.rows))[0]["classes"][0]["class"] in NAMES.values()
     assert explanations(done.rows, done.pictures, tmp_path / "figure.png") == 4
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -3,30 +3,35 @@
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
-from small_tasks import WIDTH, small_images, small_task
+from small_tasks import WIDTH, small_images, small_task, unit
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from stages import UserError
 from stages.params import TrainParams
-from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trainer.export import export_head, head_of, program_of
 from trainer.methods import METHODS
 from trainer.methods.aape import AAPE
 from trainer.methods.base import Method
 
 QUICK = {"epochs": 6, "aggregator_steps": 5, "lr_grid": [0.1]}
+PROVENANCE = {"encoder": "lite", "encoder_fingerprint": "f" * 64, "width": WIDTH, "dataset": "w"}
 HEADS: list[dict[str, Any]] = [{"head": h, "image": i} for h in ("residual", "literal", "full") for i in (True, False)]
 
 
 def saved(folder: Path, method: Method) -> Path:
     task = small_task()
-    provenance = {"encoder": "lite", "encoder_fingerprint": "f" * 64, "width": WIDTH, "dataset": "w"}
-    save_checkpoint(folder, method.fit(task, seed=1), task.text, provenance=provenance)
+    save_checkpoint(folder, method.fit(task, seed=1), task.text, provenance=PROVENANCE)
     return folder
 
 
@@ -52,12 +57,44 @@ def test_every_head_is_folded_exactly(tmp_path: Path, fields: dict[str, Any]) ->
     torch.testing.assert_close(head_of(found)(images), want, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["zero-shot", "logistic", "gda", "tip-adapter"])
-def test_baselines_can_be_exported_too(tmp_path: Path, name: str) -> None:
-    found = load_checkpoint(saved(tmp_path, METHODS[name](TrainParams())))
+@cache
+def kept(name: str) -> Checkpoint:
+    """A method fitted on a task with several templates a class, saved and loaded."""
+    task = small_task()
+    several = normalize(task.text.template[:, None] + 0.5 * unit(len(task.text), 3, WIDTH, seed=9), dim=-1)
+    task = replace(task, text=replace(task.text, templates=several))
+    predictor = METHODS[name](TrainParams.model_validate(QUICK)).fit(task, seed=1)
+    with TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder), predictor, task.text, provenance=PROVENANCE)
+        return load_checkpoint(Path(folder))
+
+
+def served(found: Checkpoint, images: Tensor) -> Tensor:
+    """What `trainer predict` says."""
+    return found.predictor.logits(images, found.text).softmax(-1)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_becomes_a_torch_program_that_answers_as_predict_does(name: str) -> None:
+    program, images = program_of(kept(name)).module(), small_images(draw=50).embeddings
+    for rows in (1, len(images)):
+        torch.testing.assert_close(program(images[:rows]), served(kept(name), images[:rows]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_becomes_an_onnx_program_that_answers_as_predict_does(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    export_head(kept(name), tmp_path, form="onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "head.onnx")
     images = small_images(draw=50).embeddings
-    want = found.predictor.logits(images, found.text).softmax(-1)
-    torch.testing.assert_close(program_of(found).module()(images), want, atol=1e-5, rtol=1e-4)
+    for rows in (1, len(images)):
+        given = torch.from_numpy(session.run(None, {"images": images[:rows].numpy()})[0])
+        torch.testing.assert_close(given, served(kept(name), images[:rows]), atol=1e-5, rtol=1e-4)
+    (put,), (got,) = session.get_inputs(), session.get_outputs()
+    assert (put.name, put.shape) == ("images", ["batch", WIDTH])
+    assert (got.name, got.shape) == ("probabilities", ["batch", 6])
+    assert capfd.readouterr().out == "", "standard output is for the command's own result"
 
 
 def test_nothing_in_the_program_is_as_large_as_images_times_classes_times_width(tmp_path: Path) -> None:
@@ -99,25 +136,18 @@ def test_the_same_checkpoint_gives_the_same_files(tmp_path: Path) -> None:
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
 
 
-@pytest.mark.skipif(find_spec("onnxscript") is not None, reason="onnxscript is installed here")
-def test_onnx_without_its_packages_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
-    found = load_checkpoint(saved(tmp_path / "c", variant()))
-    with pytest.raises(UserError, match=r"--format onnx needs .*pip install .*or take --format torch"):
-        export_head(found, tmp_path / "out", form="onnx")
+def test_onnx_without_its_packages_is_one_line_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.export.ONNX_PACKAGES", ("onnx", "no_such_package"))
+    with pytest.raises(UserError, match=r"--format onnx needs no_such_package: .*pip install .*or take --format torch"):
+        export_head(kept("zero-shot"), tmp_path / "out", form="onnx")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(
-    any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")), reason="needs the ONNX packages"
-)
-def test_the_onnx_program_answers_as_the_predictor(tmp_path: Path) -> None:
-    import onnxruntime
-
-    found = load_checkpoint(saved(tmp_path / "c", variant()))
-    export_head(found, tmp_path / "out", form="onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "head.onnx")
-    images = small_images(draw=50).embeddings
-    want = found.predictor.logits(images, found.text).softmax(-1)
-    for rows in (1, len(images)):
-        given = torch.from_numpy(session.run(None, {"images": images[:rows].numpy()})[0])
-        torch.testing.assert_close(given, want[:rows], atol=1e-6, rtol=1e-5)
+@pytest.mark.parametrize("to", ["/proc/x", "file/head", "x" * 300, "/dev/null/x"])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, to: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"head\.pt2|file|/proc/x|/dev/null|xxx") as caught:
+        export_head(kept("zero-shot"), tmp_path / to, form="torch")
+    assert "\n" not in str(caught.value)

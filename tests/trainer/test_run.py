@@ -56,7 +56,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Events
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "_read_split", reading)
         patch.setattr(module, "timed_fit", fitting)
-        return run(fast(protocols=["few-shot", "base-to-new"]), inputs(cache), jobs=1), events
+        return run(fast(protocols=["few-shot", "base-to-new"], methods=["all"]), inputs(cache), jobs=1), events
 
 
 def test_the_test_split_is_read_once_after_every_method_of_every_protocol_is_fitted(
@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_bytes_in_one_process_or_two(cache: Path, t
     for file in (path for path in (tmp_path / "a").rglob("*") if path.is_file() and path.name != "timing.json"):
         other = tmp_path / "b" / file.relative_to(tmp_path / "a")
         assert file.read_bytes() == other.read_bytes(), file
-    assert (tmp_path / "a" / "runs" / "w" / "predictions.csv").exists()
+    assert (tmp_path / "a" / "runs" / "w" / "checkpoints" / "aape" / "predictions.csv").exists()
 
 
 def test_shots_are_drawn_by_seed_nested_and_never_from_another_class(cache: Path) -> None:
@@ -151,7 +151,7 @@ def test_the_command_prints_tables_and_leaves_metrics_plots_pictures_and_a_check
     with (tmp_path / "results" / "plots" / "confusion" / "w.csv").open(newline="") as handle:
         assert {row["actual"] for row in csv.DictReader(handle)} == set(NAMES.values())
     assert (tmp_path / "results" / "plots" / "curves.csv").read_text().startswith("run,epoch,loss\n")
-    assert (tmp_path / "results" / "runs" / "w" / "checkpoint" / "checkpoint.safetensors").exists()
+    assert (tmp_path / "results" / "runs" / "w" / "checkpoints" / "aape" / "checkpoint.safetensors").exists()
     again = typed("trainer", "run", "--methods", "aape", "--seeds", "1", "--shots", 2, "--json", cwd=tmp_path)
     assert list(json.loads(again.stdout)["w"]["few-shot"]) == ["aape", "aape@llm"]
 
@@ -217,7 +217,13 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
         "aape and cupl with two sources each, logistic with none: what was done is not done again"
     )
     assert not (tmp_path / "kept" / ".fits" / "w").exists()
-    for file in ("run.json", "curves.csv", "outcomes.csv", "predictions.csv", "checkpoint/checkpoint.safetensors"):
+    for file in (
+        "run.json",
+        "curves.csv",
+        "outcomes.csv",
+        "checkpoints/aape/predictions.csv",
+        "checkpoints/aape/checkpoint.safetensors",
+    ):
         whole_, kept = (tmp_path / name / "runs" / "w" / file for name in ("undisturbed", "kept"))
         assert kept.read_bytes() == whole_.read_bytes(), file
 

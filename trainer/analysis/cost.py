@@ -123,7 +123,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def text_of(rows: Sequence[Cost]) -> str:
+def cost_table(rows: Sequence[Cost]) -> str:
     """The rows as a table."""
     headers = ("method", "parameters", "aggregator", "FLOPs/image", "FLOPs/call", "images/s", "training (s)")
     return table(

@@ -13,14 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from trainer.analysis.explain import MOST_PICTURES
 from trainer.analysis.gap import ADAPTED, GENERATED, TEMPLATE, Gap, Space
 from trainer.report.figures import CONTROL, OURS, REFERENCE, save
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MOST_PICTURES = 12
-"""Images of one figure; further ones are left out."""
 MOST_POINTS = 300
 """Images of the plane, drawn by seed."""
 SEED = 1
@@ -49,7 +48,7 @@ def explanations(rows: Sequence[dict[str, Any]], pictures: Mapping[str, Image], 
         _bars(middle, row["classes"])
         _sentences(right, row["classes"])
     figure.supxlabel(
-        "Grey: cosine of the image to the class's template; blue: to the class embedding made for this image. "
+        "Grey: cosine of the image to the class's template; blue: to the vector that the classifier has for the class. "
         "Right: reference prompts nearest to the image, with cosine and, where known, attention.",
         fontsize=8, color="#444444",
     )  # fmt: skip

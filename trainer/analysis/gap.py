@@ -141,7 +141,7 @@ def gaps(space: Space) -> list[Gap]:
     ]
 
 
-def text_of(rows: Sequence[Gap]) -> str:
+def gap_table(rows: Sequence[Gap]) -> str:
     """The rows as a table."""
     return table(
         ("text", "distance of centres", "mean cos(x, text)"),

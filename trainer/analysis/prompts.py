@@ -8,7 +8,7 @@ of seconds, and used only where it ends at the CLIP reward that the checkpoint h
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from trainer.data import ClassText
 from trainer.draws import few_shot
 from trainer.features import Features, load_features
 from trainer.methods.aape import AAPEPredictor
+from trainer.methods.aape_plus import AAPEPlusPredictor
 
 SAME_MEAN = 1e-3
 """Largest difference between entries of two means that count as the same: float16 embeddings differ by less."""
@@ -138,6 +139,26 @@ def attention(targets: PromptTargets, image: Float[Tensor, "D"], label: int) -> 
     scores = aggregator.scores(query, targets.prompts[own], targets.mask[own])
     shares: list[float] = scores.mean(1)[0].tolist()
     return shares
+
+
+def attention_of_image(
+    found: Checkpoint, reference: Reference
+) -> tuple[Callable[[Tensor, int], list[float]] | None, str]:
+    """AAPE+'s own attention, an image's shares of a class's prompts; None and the reason where it listens to none."""
+    assert isinstance(found.predictor, AAPEPlusPredictor)
+    beta = found.predictor.text_head.beta
+    if not found.predictor.attends:
+        source = found.predictor.text_head.source
+        return None, "this classifier reads " + ("the template" if source == "template" else "the prompts' mean")
+    prompts, mask = found.text.require_prompts()
+    if not reference.learned or prompts.shape != reference.text.require_prompts()[0].shape:
+        return None, f"the prompts of {reference.source!r} are not those that this classifier was trained with"
+
+    def shares(image: Tensor, label: int) -> list[float]:
+        own: list[float] = (beta * prompts[label][mask[label]] @ image).softmax(0).tolist()
+        return own
+
+    return shares, ""
 
 
 def nearest_prompts(

@@ -7,9 +7,17 @@ import typer
 
 from stages import command
 from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, say, words
-from trainer.cli.app import CACHE, RESULTS, DeviceOption, FeaturesOption, MethodsOption, app
-
-CheckpointOption = Annotated[Path | None, typer.Option(help="Folder of a checkpoint.", metavar="DIR")]
+from trainer.cli.app import (
+    CACHE,
+    RESULTS,
+    CheckpointOption,
+    DeviceOption,
+    FeaturesOption,
+    MethodOption,
+    MethodsOption,
+    app,
+    serving,
+)
 
 
 @app.command()
@@ -17,6 +25,7 @@ def explain(
     paths: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
     checkpoint: CheckpointOption = None,
     dataset: DatasetOption = None,
+    method: MethodOption = None,
     features: FeaturesOption = CACHE,
     top: Annotated[int, typer.Option(min=1, help="Classes to explain for each image.")] = 3,
     nearest: Annotated[int, typer.Option(min=0, help="Reference prompts to show for each class.")] = 3,
@@ -26,14 +35,15 @@ def explain(
     results: ResultsOption = RESULTS,
     as_json: JsonOption = False,
 ) -> None:
-    """Why an image is taken for a class: cosines to template, class embedding and reference prompts."""
-    from trainer.analysis.explain import explain_files, text_of
-    from trainer.predict import find_checkpoint, find_images
+    """Why an image is taken for a class: scores, cosines to template and class vector, reference prompts."""
+    from stages.device import pick_device
+    from trainer.analysis.explain import explain_files, explanation_text
+    from trainer.predict import find_images, unreadable
 
-    folder = checkpoint or find_checkpoint(results, dataset)
-    done = explain_files(
-        find_images(paths), folder, cache=features, top=top, nearest=nearest, batch=batch, device=device
-    )
+    pick_device(device)
+    files = find_images(paths)
+    folder = serving(checkpoint, results, dataset, method)
+    done = explain_files(files, folder, cache=features, top=top, nearest=nearest, batch=batch, device=device)
     for note in done.notes:
         say(f"note: {note}")
     if figure is not None:
@@ -41,7 +51,9 @@ def explain(
 
         shown = explanations(done.rows, done.pictures, figure)
         say(f"wrote {figure}: {shown} of {len(done.rows)} images" if shown else "no image could be read: no figure")
-    command.show(done.rows, as_json=as_json, text=lambda: text_of(done.rows))
+    command.show(done.rows, as_json=as_json, text=lambda: explanation_text(done.rows))
+    if line := unreadable(done.rows):
+        say(line)
     if all(row["error"] for row in done.rows):
         raise typer.Exit(1)
 
@@ -52,15 +64,15 @@ def export(
     form: Annotated[Literal["torch", "onnx"], typer.Option("--format", help="Kind of program.")] = "torch",
     checkpoint: CheckpointOption = None,
     dataset: DatasetOption = None,
+    method: MethodOption = None,
     results: ResultsOption = RESULTS,
     as_json: JsonOption = False,
 ) -> None:
     """The trained head as a program that runs without this project: embeddings in, probabilities out."""
     from trainer.checkpoint import load_checkpoint
     from trainer.export import export_head
-    from trainer.predict import find_checkpoint
 
-    written = export_head(load_checkpoint(checkpoint or find_checkpoint(results, dataset)), to, form=form)
+    written = export_head(load_checkpoint(serving(checkpoint, results, dataset, method)), to, form=form)
     command.show(written, as_json=as_json, text=lambda: f"wrote {', '.join(written.values())}")
 
 
@@ -77,7 +89,7 @@ def cost(
     as_json: JsonOption = False,
 ) -> None:
     """Parameters, FLOPs, images a second and training seconds of every method."""
-    from trainer.analysis.cost import caption, costs, text_of
+    from trainer.analysis.cost import caption, cost_table, costs
     from trainer.inputs import load_training
 
     settings = command.settings(
@@ -94,7 +106,7 @@ def cost(
             say(f"{name}: {row.method} measured")
         done[name] = [vars(row) for row in rows]
         if not as_json:
-            command.put(f"{caption(loaded, shots=number, seed=seed)}\n\n{text_of(rows)}\n")
+            command.put(f"{caption(loaded, shots=number, seed=seed)}\n\n{cost_table(rows)}\n")
     if as_json:
         command.show(done, as_json=True, text=str)
 
@@ -103,6 +115,7 @@ def cost(
 def gap(
     dataset: DatasetOption = None,
     checkpoint: CheckpointOption = None,
+    method: MethodOption = None,
     features: FeaturesOption = CACHE,
     split: Annotated[Literal["train", "val"], typer.Option(help="Which images; never the test split.")] = "train",
     figure: Annotated[Path | None, typer.Option(help="Also draw a picture (PNG).", metavar="FILE")] = None,
@@ -110,10 +123,9 @@ def gap(
     as_json: JsonOption = False,
 ) -> None:
     """The modality gap: how far templates, prompts and adapted class embeddings lie from the images."""
-    from trainer.analysis.gap import gaps, space_of, text_of
-    from trainer.predict import find_checkpoint
+    from trainer.analysis.gap import gap_table, gaps, space_of
 
-    space = space_of(checkpoint or find_checkpoint(results, dataset), cache=features, split=split)
+    space = space_of(serving(checkpoint, results, dataset, method, usual="aape"), cache=features, split=split)
     rows = gaps(space)
     for note in space.notes:
         say(f"note: {note}")
@@ -124,4 +136,4 @@ def gap(
         say(f"wrote {figure}")
     found = {"dataset": space.dataset, "split": split, "images": len(space.images), "texts": [vars(r) for r in rows]}
     headline = f"{space.dataset}: {len(space.images)} {split} images, encoder {space.encoder}"
-    command.show(found, as_json=as_json, text=lambda: f"{headline}\n\n{text_of(rows)}")
+    command.show(found, as_json=as_json, text=lambda: f"{headline}\n\n{gap_table(rows)}")

@@ -83,7 +83,7 @@ def run(
             command.put(f"{text_tables(record)}\n\n")
     if with_report:
         write_report(results)
-        say(f"wrote {results}/metrics.json, tables.md, plots/, figures/ and runs/*/checkpoint/")
+        say(f"wrote {results}/metrics.json, tables.md, plots/, figures/ and runs/*/checkpoints/")
     if as_json:
         command.show(plain({record.dataset: summarize(record) for record in records}), as_json=True, text=str)
     unjudged = [record.dataset for record in records if not record.judged]

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from stages.errors import UserError
 from trainer.aape_plus import (
@@ -169,7 +170,10 @@ class AAPEPlus:
             (strength, multiple), tau = likeliest(tried, labels, {each: _doubt(*each) for each in tried})
             logits, text_weight = tried[strength, multiple], multiple * text_weight
             unseen = UNSEEN_SHARE * float(seen[strength].gather(1, labels[:, None]).mean())
-            found = {"val_accuracy": float((logits.argmax(1) == labels).double().mean())}
+            found = {
+                "val_accuracy": float((logits.argmax(1) == labels).double().mean()),
+                "val_loss": float(cross_entropy(logits / tau, labels)),
+            }
         weight, bias = class_scores(ridge, strength)
         info: Info = {
             "class_text": head.source,

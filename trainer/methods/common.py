@@ -50,7 +50,7 @@ class Prepared:
             "tau": self.tau,
             "selection": self.selection.note,
             "n_parameters": n_parameters,
-            **({} if val is None else {"val_accuracy": val[0]}),
+            **({} if val is None else {"val_accuracy": val[0], "val_loss": -val[1]}),
             "fit_seconds": time.perf_counter() - self.started,
         }
 

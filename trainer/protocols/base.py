@@ -2,12 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages import UserError
@@ -117,10 +117,14 @@ def only_classes(images: Images, labels: range) -> Images:
     return Images(taken.embeddings, taken.labels - labels.start, taken.views)
 
 
+TILE = 4096
+"""Images scored at once, so that memory does not grow with their number."""
+
+
 def predict(
-    predictor: Predictor, images: Images, text: ClassText, *, columns: Sequence[int] | None = None, tile: int = 4096
+    predictor: Predictor, images: Images, text: ClassText, *, columns: Sequence[int] | None = None, tile: int = TILE
 ) -> Int[Tensor, "B"]:
-    """The most likely class of each image, in tiles, so that memory does not grow with the number of images.
+    """The most likely class of each image.
 
     Args:
         columns: labels to choose among, all where None; the result counts positions in this list.
@@ -130,6 +134,13 @@ def predict(
         logits = predictor.logits(images.embeddings[start : start + tile].float(), text)
         found.append((logits if columns is None else logits[:, list(columns)]).argmax(dim=-1))
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.long, device=images.labels.device)
+
+
+def probabilities(predictor: Predictor, images: Images, text: ClassText) -> Iterator[tuple[int, Float[Tensor, "B C"]]]:
+    """The probabilities of some images at a time, with the position of the first of them."""
+    for start in range(0, len(images), TILE):
+        logits = predictor.logits(images.embeddings[start : start + TILE].float(), text)
+        yield start, logits.softmax(-1)
 
 
 def share_right(predictions: Int[Tensor, "B"], labels: Int[Tensor, "B"]) -> float:

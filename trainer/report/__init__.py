@@ -10,7 +10,8 @@ import numpy as np
 from stages import UserError
 from stages.command import say
 from stages.extras import installed, mend
-from stages.files import write_text
+from stages.files import user_errors, write_text
+from trainer.checkpoints import best_of, kept_in
 from trainer.record import (
     CURVES,
     PREDICTIONS,
@@ -26,6 +27,9 @@ from trainer.record import (
 from trainer.report.tables import markdown_tables, most_shots, text_tables
 
 __all__ = ["report", "text_tables"]
+
+KINDS = ("comparison", "shots", "loss", "confusion")
+"""What `figures/` has of a data set."""
 
 
 def report(results: Path) -> tuple[dict[str, Estimates], str]:
@@ -44,9 +48,10 @@ def report(results: Path) -> tuple[dict[str, Estimates], str]:
     if not records:
         raise UserError(f"{results}/runs: no run there yet: run `trainer run` first, or name the folder with --results")
     curves = {name: _few_shot_curves(record, results / "runs" / name) for name, record in records.items()}
-    predictions = {name: read_lines(results / "runs" / name / PREDICTIONS, Prediction) for name in records}
+    predictions = {name: _best_predictions(results / "runs" / name) for name in records}
     if not installed("matplotlib"):
         say(f"no pictures: matplotlib is not installed: {mend('matplotlib')}")
+    _forget_pictures(results)
     for name, record in records.items():
         if predictions[name]:
             pairs = [(line.actual, line.predicted) for line in predictions[name]]
@@ -76,6 +81,20 @@ def _few_shot_curves(record: RunRecord, folder: Path) -> list[Curve]:
     """Those of the largest number of shots."""
     most = {about.name: key for key, about in most_shots(record).items()}.get("few-shot")
     return [line for line in read_lines(folder / CURVES, Curve) if line.protocol == most]
+
+
+def _best_predictions(run: Path) -> list[Prediction]:
+    """Those of the checkpoint that is best on validation images; none where the run kept none."""
+    folders = kept_in(run)
+    return read_lines(best_of(folders)[0].folder / PREDICTIONS, Prediction) if folders else []
+
+
+def _forget_pictures(results: Path) -> None:
+    """Pictures of earlier runs, some of which this one may not draw."""
+    old = [file for kind in KINDS for file in (results / "figures").glob(f"{kind}-*.png")]
+    for file in [*old, *(results / "plots" / "confusion").glob("*.csv")]:
+        with user_errors(file):
+            file.unlink()
 
 
 def _draw(record: RunRecord, curves: list[Curve], predictions: list[Prediction], results: Path) -> None:

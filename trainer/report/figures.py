@@ -180,6 +180,7 @@ def confusion(dataset: str, matrix: Int[np.ndarray, "C C"], names: Sequence[str]
                       color="white" if share[i, j] > 0.5 else "black")  # fmt: skip
     _caption(
         figure,
-        "Test images of the checkpoint's run. The diagonal is right; a dark cell beside it is a pair that is confused.",
+        "Test images, by the method that is best on validation images. The diagonal is right; a dark cell beside it "
+        "is a pair that is confused.",
     )
     save(figure, path)

@@ -1,0 +1,209 @@
+"""The checkpoints of a run, one a method and prompt source, and which one serves where none is named.
+
+Below `results/runs/DATASET/checkpoints/METHOD/` (`aape`, `aape@written`), of the first seed and the most shots:
+    checkpoint.json, checkpoint.safetensors   the classifier (`trainer/checkpoint.py`)
+    predictions.csv                           every test image: predicted class, probability, runner-up
+    classes.csv                               every class: test images, right ones, accuracy
+
+With `evaluation.checkpoints: all` every other fit lies below `all-checkpoints/PROTOCOL/seed-N/METHOD/`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch.nn.functional import cross_entropy
+
+from stages.errors import UserError, nearest
+from trainer.checkpoint import RECORD, read_provenance
+from trainer.data import Task
+from trainer.draws import select
+from trainer.methods import METHODS, Predictor
+
+KEPT, EVERY = "checkpoints", "all-checkpoints"
+AT = "@"
+"""Between a method and a prompt source that is not the main one: `cupl@written`."""
+
+
+class Validation(BaseModel):
+    """How well a classifier does on images that it did not learn from and that are no test images.
+
+    Attributes:
+        accuracy: fraction of 1.
+        loss: mean negative log-likelihood in nats; None where the method did not note it.
+        images: what was looked at.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    accuracy: float = Field(ge=0, le=1)
+    loss: float | None
+    images: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint of a run.
+
+    Attributes:
+        name: as in tables, and as its folder: a method, behind an @ its prompt source.
+        validation: None where nothing was held out.
+    """
+
+    name: str
+    folder: Path
+    validation: Validation | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The checkpoint that serves.
+
+    Attributes:
+        why: one line for the user.
+    """
+
+    folder: Path
+    why: str
+
+
+def folder_name(name: str) -> str:
+    """The folder of a method: its name, with what cannot stand in a folder name replaced."""
+    return re.sub(r"[^A-Za-z0-9@+._-]+", "-", name).lstrip(".") or "-"
+
+
+@torch.no_grad()
+def validate(predictor: Predictor, task: Task, *, seed: int) -> Validation | None:
+    """Judge a fitted predictor on its task's validation images; None where there are none.
+
+    Where they were taken out of the shots it was fitted on them in the end: then what it noted before counts.
+    """
+    selection = select(task, seed=seed)
+    if selection.val is not None and not selection.held_out:
+        val = selection.val.float32()
+        logits = predictor.logits(val.embeddings, task.text)
+        right = float((logits.argmax(1) == val.labels).double().mean())
+        return _validation(right, float(cross_entropy(logits, val.labels)), f"{len(val)} validation images")
+    right_, loss = (predictor.info.get(f"val_{name}") for name in ("accuracy", "loss"))
+    return _validation(right_, loss, "images held out of the shots") if isinstance(right_, float) else None
+
+
+def _validation(accuracy: float, loss: Any, images: str) -> Validation:
+    known = isinstance(loss, float) and torch.tensor(loss).isfinite()
+    return Validation(accuracy=accuracy, loss=round(loss, 6) if known else None, images=images)
+
+
+def kept_in(folder: Path) -> dict[str, Path]:
+    """Name -> folder of each checkpoint of a run, in the registry's order, without reading them.
+
+    Args:
+        folder: of the run, `results/runs/DATASET`.
+    """
+    found = {file.parent.name: file.parent for file in (folder / KEPT).glob(f"*/{RECORD}")}
+    return {name: found[name] for name in sorted(found, key=_place)}
+
+
+def _place(name: str) -> tuple[int, int, str]:
+    """Methods in the order of the registry, the main prompt source first."""
+    method, _, source = name.partition(AT)
+    order = [folder_name(each) for each in METHODS]
+    return order.index(method) if method in order else len(order), bool(source), name
+
+
+def best_of(folders: Mapping[str, Path]) -> tuple[Kept, list[Kept]]:
+    """The checkpoint that is best on validation images, and the others from better to worse.
+
+    Accuracy counts, then loss, then the order of the registry; a checkpoint without a measure comes last. Test images
+    have no say.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
+    kept = [Kept(name, folder, _validation_in(folder)) for name, folder in folders.items()]
+    best, *others = sorted(kept, key=_rank)  # stable: ties stay in the registry's order
+    return best, others
+
+
+def _rank(kept: Kept) -> tuple[bool, float, float]:
+    found = kept.validation
+    if found is None:
+        return True, 0.0, 0.0
+    return False, -found.accuracy, float("inf") if found.loss is None else found.loss
+
+
+def _validation_in(folder: Path) -> Validation | None:
+    found = read_provenance(folder).get("validation")
+    try:
+        return None if found is None else Validation.model_validate(found)
+    except ValidationError as error:
+        raise UserError(f"{folder / RECORD}: validation is not what it should be: run `trainer run` again") from error
+
+
+def choose_checkpoint(results: Path, dataset: str | None, method: str | None, *, usual: str | None = None) -> Choice:
+    """The checkpoint of this method, or of the one that is best on validation images.
+
+    Args:
+        dataset: None takes the only one there is.
+        usual: taken where no method is named and the run kept it.
+
+    Raises:
+        UserError: there is none, more than one data set to choose from, or a damaged one; the names there are.
+    """
+    name, folders = _run(results, dataset)
+    if method is None and usual in folders:
+        method = usual
+    if method is not None:
+        return Choice(_named(folders, method, results / "runs" / name), f"{method} of {name}")
+    if len(folders) == 1:
+        return Choice(*next((folder, f"{only} of {name}, the only checkpoint") for only, folder in folders.items()))
+    best, others = best_of(folders)
+    return Choice(best.folder, f"{best.name} of {name}, {_reason(best, others)}; another one with --method NAME")
+
+
+def _reason(best: Kept, others: Sequence[Kept]) -> str:
+    if best.validation is None:
+        return f"the first of {len(others) + 1}: no method had validation images to be judged on"
+    return (
+        f"the best of {len(others) + 1} on {best.validation.images}: {_measured(best)}; then {others[0].name}, "
+        f"{_measured(others[0])}"
+    )
+
+
+def _measured(kept: Kept) -> str:
+    found = kept.validation
+    if found is None:
+        return "not measured"
+    return f"accuracy {found.accuracy:.4f}" + ("" if found.loss is None else f", loss {found.loss:.4f}")
+
+
+def _run(results: Path, dataset: str | None) -> tuple[str, dict[str, Path]]:
+    """The data set, and its checkpoints."""
+    runs = {f.name: kept_in(f) for f in sorted((results / "runs").glob("[!.]*")) if f.is_dir()}
+    found = {name: folders for name, folders in runs.items() if folders}
+    if dataset in found:
+        return dataset, found[dataset]
+    if dataset is None and len(found) == 1:
+        return next(iter(found.items()))
+    if dataset in runs:
+        raise UserError(
+            f"{results}/runs/{dataset}: the run kept no checkpoint: run `trainer run --dataset {dataset}` with the "
+            "protocol few-shot, or give --checkpoint DIR"
+        )
+    if not found:
+        raise UserError(f"{results}/runs: no checkpoint there yet: run `trainer run` first, or give --checkpoint DIR")
+    asked = f"no checkpoint of {dataset!r}" if dataset is not None else "several checkpoints"
+    raise UserError(f"{results}/runs: {asked}; choose with --dataset: {', '.join(found)}", exit_code=2)
+
+
+def _named(folders: Mapping[str, Path], method: str, run: Path) -> Path:
+    if folder_name(method) in folders:
+        return folders[folder_name(method)]
+    line = f"{run / KEPT}: no checkpoint of {method!r}; {nearest(method, list(folders))}"
+    if method.partition(AT)[0] in METHODS:
+        line += "; `trainer run` keeps one of every method that it fits"
+    raise UserError(line, exit_code=2)
