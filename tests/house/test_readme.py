@@ -2,11 +2,14 @@
 
 import json
 import re
+import runpy
 import shlex
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import duckdb
+import numpy as np
 import pytest
 from conftest import Command
 
@@ -24,6 +27,17 @@ data:
 embed: {workers: 0}
 evaluation: {shots: 3, seeds: [1, 2], methods: [aape, cupl, zero-shot, nearest-centroid]}
 """
+PLAIN = """
+SELECT m.class_name,
+       round(avg(array_cosine_similarity(i.embedding::FLOAT[1280], t.embedding::FLOAT[1280])), 3) AS cosine
+FROM read_parquet('cache/images/*/encoder=lite/*.parquet', hive_partitioning = true) i
+JOIN read_parquet('cache/manifest/*/*.parquet', hive_partitioning = true) m USING (dataset, image_id)
+JOIN read_parquet('cache/text/*/encoder=lite/*/*.parquet', hive_partitioning = true) t
+  ON t.dataset = i.dataset AND t.class_id = i.class_id
+WHERE t.kind = 'template' AND i.split = 'train'
+GROUP BY ALL ORDER BY cosine LIMIT 5
+"""
+"""README's query without this project's code."""
 
 
 def block(after: str, language: str = "") -> str:
@@ -75,7 +89,7 @@ def test_the_commands_of_the_readme_lead_from_a_folder_to_predictions(project: P
     ours = shlex.split(block("## Ask the stores", "sh"))
     assert ours[:2] == ["pipeline", "sql"]
     found = json.loads(command("pipeline", "sql", ours[2], "--json", cwd=project).stdout)
-    plain = block("## Ask the stores", "sql").replace("'cache/", f"'{project}/cache/")
+    plain = PLAIN.replace("'cache/", f"'{project}/cache/")
     theirs = duckdb.sql(plain).fetchall()
     assert [(row["class_name"], row["cosine"]) for row in found] == theirs
     assert len(theirs) == 4
@@ -100,6 +114,34 @@ def test_every_file_of_the_documented_tree_is_there_and_every_module_is_in_it() 
         for file in sorted((ROOT / package).iterdir()):
             if file.name not in ("__init__.py", "__pycache__"):
                 assert f"{package}/{file.name}" in listed, f"docs/architecture.md misses {package}/{file.name}"
+
+
+def test_the_python_of_the_readme_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    names, y = ["heron", "ibis", "stork"], np.repeat([0, 1, 2], 6)
+    centres = rng.normal(size=(3, 32))
+    X, T = centres[y] + 0.5 * rng.normal(size=(18, 32)), centres + rng.normal(size=(3, 32))
+    P = [centre + rng.normal(size=(4, 32)) for centre in centres]
+    given = {"X": X, "y": y, "names": names, "T": T, "P": P, "X_test": X + 0.1, "y_test": y}
+    exec(block("## On embeddings that you have", "python"), given)
+    assert (tmp_path / "head" / "checkpoint.safetensors").is_file()
+
+
+def test_the_drawings_are_what_their_script_makes() -> None:
+    folder = ROOT / "docs" / "images"
+    method = runpy.run_path(str(folder / "method.py"))
+    for name, colours in method["PALETTES"].items():
+        drawn = method["draw"](colours)
+        assert (folder / f"method-{name}.svg").read_text(encoding="utf-8") == drawn
+        assert f"images/method-{name}.svg" in README
+        ElementTree.fromstring(drawn)
+
+
+def test_the_readme_is_short_and_what_it_links_is_there() -> None:
+    assert README.count("\n") <= 100
+    for path in re.findall(r"`((?:docs|examples|cache|studies)/[\w/.-]*|params[\w.]*yaml)`", README):
+        assert (ROOT / path).exists(), path
 
 
 def test_the_two_commands_stand_on_top() -> None:
