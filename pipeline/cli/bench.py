@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @app.command()
 def bench(
     parts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PART]...", help="prompts, images, store; default all.")
+        list[str] | None, typer.Argument(metavar="[PART]...", help="prompts, images, store, search-text; default all.")
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each; the median counts.")] = 3,
     llm: Annotated[str | None, typer.Option(help="prompts: as for generate-prompts.", metavar="LLM")] = None,
@@ -40,7 +40,8 @@ def bench(
 
     prompts: tokens a second of our whole path against a bare LLM.generate. images: images a second from files to a
     finished store against the bare encoder on pixels in memory. store: a large store written, read, checked, queried
-    and searched, against copying its file.
+    and searched, against copying its file. search-text: a whole `pipeline search` for a sentence with lite, against
+    loading its text model alone.
     """
     settings = command.settings(params, {"prompts.llm": llm, "encoder": encoder})
 
@@ -64,8 +65,17 @@ def bench(
 
         return bench_store(rows=rows, width=width, folder=folder)
 
-    measure: dict[str, Callable[[], list[Measured]]] = {"prompts": prompts, "images": images, "store": store}
-    found = [measured for part in dict.fromkeys(parts or PARTS) for measured in measure[part]()]
+    def search_text() -> "list[Measured]":
+        from pipeline.bench.search import bench_search_text
+
+        return [bench_search_text(repeats=repeats)]
+
+    measure: dict[str, Callable[[], list[Measured]]] = {
+        "prompts": prompts, "images": images, "store": store, "search-text": search_text
+    }  # fmt: skip
+    found = [
+        measured for part in command.picked(parts, list(measure), what="no benchmark") for measured in measure[part]()
+    ]
     lines = [(m.name, f"{m.ours:.4g}", f"{m.reference:.4g}", f"{m.ratio:.3f}", m.unit) for m in found]
     headers = ("name", "ours", "reference", "ratio", "unit")
     command.show([m.as_dict() for m in found], as_json=as_json, text=lambda: command.table(headers, lines))

@@ -48,7 +48,7 @@ def test_the_wheel_works_in_an_empty_environment_outside_the_clone(tmp_path: Pat
     inside = set(zipfile.ZipFile(wheel).namelist())
     for file in ("questions.yaml", "llms.yaml"):
         assert f"pipeline/prompts/{file}" in inside
-    assert "pipeline/encoders/lite_mean.npy" in inside
+    assert {"pipeline/encoders/lite_mean.npy", "pipeline/encoders/lite_anchors.safetensors"} <= inside
     assert "aape/__init__.py" in inside
     assert "pipeline/registry/datasets.yaml" in inside
     for file in ("params.yaml", "stages.yaml", "gitignore", "README.md"):

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch.nn.functional import normalize
 
 from pipeline.encoders import known_encoders, load_encoder
+from pipeline.encoders import lite as lite_module
 from pipeline.encoders.augment import random_view
 from pipeline.encoders.base import Encoder
+from pipeline.encoders.minilm import MiniLM, text_folder
 from pipeline.torchvision_mend import mend_torchvision
 from stages.errors import UserError
 
@@ -172,6 +175,46 @@ def test_a_lite_sentence_lands_nearest_to_the_classifier_of_what_it_names(
     lite: Encoder, classifiers: torch.Tensor, sentence: str, index: int
 ) -> None:
     assert (lite.encode_text([sentence]) @ classifiers.T).argmax() == index
+
+
+def test_the_text_side_is_bert_as_transformers_has_it() -> None:
+    mend_torchvision()
+    from transformers import BertConfig, BertModel
+
+    texts = ["", "a photo of a weave.", "a long sentence about threads " * 60]
+    ours = MiniLM(torch.device("cpu"))
+    naive = BertModel(BertConfig.from_json_file(text_folder() / "config.json")).eval()
+    weights = load_file(text_folder() / "model.safetensors")
+    naive.load_state_dict({k: v for k, v in weights.items() if k != "embeddings.position_ids"})
+    tokenizer = Tokenizer.from_file(str(text_folder() / "tokenizer.json"))
+    tokenizer.enable_truncation(256)
+    tokenizer.no_padding()
+    with torch.no_grad():
+        hidden = [naive(torch.tensor([tokenizer.encode(text).ids])).last_hidden_state[0] for text in texts]
+    assert [len(each) for each in hidden] == [2, 8, 256]
+    expected = normalize(torch.stack([each.mean(0) for each in hidden]), dim=-1)
+    torch.testing.assert_close(ours(texts), expected, atol=1e-6, rtol=0)
+
+
+def test_the_packaged_anchors_are_those_of_the_packages_and_of_no_others(
+    lite: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = lite_module._packaged_anchors()
+    assert packaged is not None
+    few = [0, 1, 500, 999]
+    names = [lite_module.ANCHOR.format(lite_module._class_names()[i]) for i in few]
+    torch.testing.assert_close(lite.encode_sentences(names), packaged[few], atol=1e-6, rtol=0)
+    monkeypatch.setattr(lite_module, "ANCHOR", "a picture of a {}.")
+    assert lite_module._packaged_anchors() is None, "other sentences: embedded anew"
+
+
+def test_a_search_for_a_sentence_imports_neither_eyes_nor_transformers() -> None:
+    code = (
+        "import sys, pipeline.search\nfrom pipeline.encoders import load_encoder\n"
+        "pipeline.search.embed_query(load_encoder('lite', device='cpu'), text='a cat')\n"
+        "print([m for m in ('torchvision', 'transformers', 'efficientnet_lite_pytorch', 'duckdb') if m in sys.modules])"
+    )
+    assert fresh_process(code) == "[]"
 
 
 def test_lite_sentences_are_unit_rows_in_the_order_given_whatever_their_neighbours(lite: Encoder) -> None:
