@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from trainer.analysis.explain import MOST_PICTURES
 from trainer.analysis.gap import ADAPTED, GENERATED, TEMPLATE, Gap, Space
 from trainer.report.figures import CONTROL, OURS, REFERENCE, save
+from trainer.report.lettering import labels, plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,11 +25,6 @@ MOST_POINTS = 300
 SEED = 1
 PLANE = {"images": ("#7fb89a", "o"), TEMPLATE: ("#4a4d52", "^"), GENERATED: (CONTROL, "D"), ADAPTED: (OURS, "s")}
 """What the plane shows: colour and mark."""
-
-
-def _plain(text: str, width: int) -> str:
-    """Text for matplotlib, which reads formulas between dollar signs; too long a text is cut."""
-    return textwrap.shorten(text, width, placeholder=" ...").replace("$", r"\$")
 
 
 def explanations(rows: Sequence[dict[str, Any]], pictures: Mapping[str, Image], path: Path) -> int:
@@ -43,7 +38,7 @@ def explanations(rows: Sequence[dict[str, Any]], pictures: Mapping[str, Image], 
     axes = figure.subplots(len(shown), 3, squeeze=False, width_ratios=[1.0, 1.15, 2.6])
     for (left, middle, right), row in zip(axes, shown, strict=True):
         left.imshow(np.asarray(pictures[row["path"]]))
-        left.set_title(_plain(Path(row["path"]).name, 30), fontsize=9)
+        left.set_title(plain(Path(row["path"]).name, 30), fontsize=9)
         left.axis("off")
         _bars(middle, row["classes"])
         _sentences(right, row["classes"])
@@ -61,7 +56,8 @@ def _bars(axis: Axes, classes: Sequence[dict[str, Any]]) -> None:
         axis.barh(place - 0.18, each["cos_template"], height=0.34, color=REFERENCE)
         if each["cos_adapted"] is not None:
             axis.barh(place + 0.18, each["cos_adapted"], height=0.34, color=OURS)
-    names = [f"{_plain(c['class'], 24)}\n{100 * c['probability']:.1f} %" for c in classes]
+    shown = labels([c["class"] for c in classes], 24)
+    names = [f"{name}\n{100 * c['probability']:.1f} %" for name, c in zip(shown, classes, strict=True)]
     axis.set_yticks(range(len(classes)), names, fontsize=8)
     axis.invert_yaxis()
     axis.axvline(0, color="#444444", lw=0.6)
@@ -73,11 +69,11 @@ def _bars(axis: Axes, classes: Sequence[dict[str, Any]]) -> None:
 def _sentences(axis: Axes, classes: Sequence[dict[str, Any]]) -> None:
     axis.axis("off")
     lines: list[tuple[str, str]] = []
-    for each in classes:
-        lines.append((_plain(each["class"], 40), "bold"))
+    for name, each in zip(labels([c["class"] for c in classes], 40), classes, strict=True):
+        lines.append((name, "bold"))
         for p in each["prompts"]:
             share = "" if p["attention"] is None else f"  {100 * p['attention']:3.0f} %"
-            lines.append((f"{p['cosine']:.2f}{share}  {_plain(p['prompt'], 84)}", "normal"))
+            lines.append((f"{p['cosine']:.2f}{share}  {plain(p['prompt'], 84)}", "normal"))
     for place, (line, weight) in enumerate(lines):
         axis.text(0, 1 - (place + 0.5) / len(lines), line, fontsize=7.5, weight=weight, va="center")
 
@@ -104,7 +100,7 @@ def plane(space: Space, rows: Sequence[Gap], path: Path) -> None:
         axis.scatter(middle[0], middle[1], s=90, marker="X", color=colour, edgecolors="black", linewidths=0.8)
     share = 100 * where.explained_variance_ratio_
     axis.set(
-        title=f"{space.dataset}: images and text of their own class, encoder {space.encoder}",
+        title=plain(f"{space.dataset}: images and text of their own class, encoder {space.encoder}", 90),
         xlabel=f"first principal component ({share[0]:.0f} % of the variance)",
         ylabel=f"second ({share[1]:.0f} %)",
     )

@@ -13,15 +13,20 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from stages.files import write_bytes
 from trainer.record import Curve, RunRecord, summarize
+from trainer.report.lettering import labels, plain, set_fonts
 from trainer.report.tables import most_shots
 
 OURS, PLUS, REFERENCE, CONTROL = "#1f5fa8", "#2e8b57", "#8a8f98", "#d08a2e"
 NAMED_CLASSES = 30
 """With more classes than this the confusion matrix leaves out the class names."""
+DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+MARKERS = "osv^D<>PXdph*"
+"""Lines that lie on each other differ in both."""
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, the same bytes every time."""
+    set_fonts(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
@@ -32,11 +37,6 @@ def _colour(method: str) -> str:
     return (
         OURS if name == "aape" else PLUS if name == "aape-plus" else CONTROL if name.startswith("aape") else REFERENCE
     )
-
-
-def _plain(text: str) -> str:
-    """A class name as plain text for matplotlib, which reads formulas between dollar signs."""
-    return text.replace("$", r"\$")
 
 
 def _caption(figure: Figure, text: str) -> None:
@@ -79,9 +79,9 @@ def comparison(record: RunRecord, path: Path) -> None:
         axis.set_xlabel("percent", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].set_yticks(range(len(methods)), labels(methods))
     axes[0].invert_yaxis()
-    figure.suptitle(f"{record.dataset}, encoder {record.encoder}", fontsize=10)
+    figure.suptitle(plain(f"{record.dataset}, encoder {record.encoder}", 90), fontsize=10)
     lite = " The encoder is not CLIP." if record.encoder == "lite" else ""
     _caption(
         figure,
@@ -91,13 +91,11 @@ def comparison(record: RunRecord, path: Path) -> None:
     save(figure, path)
 
 
-MARKERS = "osv^D<>PXdph*"
-
-
 def by_shots(record: RunRecord, path: Path) -> None:
     """Accuracy by the number of shots, one line a method; drawn where few-shot was run with several numbers.
 
     AAPE and AAPE+ stand out, with their intervals; the axis begins below the lowest of all but the controls.
+    The methods stand side by side at each number, so that equal ones do not hide each other.
     """
     keys = {about.shots: key for key, about in record.protocols.items() if about.name == "few-shot"}
     if len(keys) < 2:
@@ -107,7 +105,8 @@ def by_shots(record: RunRecord, path: Path) -> None:
     figure = Figure(figsize=(8.4, 5.2), layout=ConstrainedLayoutEngine(rect=(0, 0.06, 1, 0.94)))
     axis = figure.subplots()
     lowest = {}
-    for number, method in enumerate(estimates[keys[shots[-1]]]):
+    methods = list(estimates[keys[shots[-1]]])
+    for number, (method, label) in enumerate(zip(methods, labels(methods), strict=True)):
         entries = [estimates[keys[k]].get(method, {}).get("accuracy") for k in shots]
         points = [(k, e.mean, e.ci95 or 0) for k, e in zip(shots, entries, strict=True) if e and e.mean is not None]
         if not points:
@@ -115,26 +114,29 @@ def by_shots(record: RunRecord, path: Path) -> None:
         at, mean, half = np.array(points).T * [[1], [100], [100]]
         colour, ours = _colour(method), _colour(method) in (OURS, PLUS)
         control = colour == CONTROL
-        axis.plot(
-            at, mean, label=method, color=colour, lw=2.4 if ours else 1.0, zorder=3 if ours else 2,
-            marker=MARKERS[number % len(MARKERS)], ms=5 if ours else 4, linestyle="--" if control else "-",
-            alpha=1.0 if ours else 0.75,
-        )  # fmt: skip
+        at = at * 2 ** (0.3 * (number + 0.5) / len(methods) - 0.15)
+        line = {"label": label, "color": colour, "marker": MARKERS[number % len(MARKERS)],
+                "linestyle": DASHES[number % len(DASHES)]}  # fmt: skip
         if ours:
-            axis.fill_between(at, (mean - half).clip(0), (mean + half).clip(max=100), color=colour, alpha=0.12, lw=0)
+            whiskers = [half.clip(max=mean), half.clip(max=100 - mean)]
+            axis.errorbar(at, mean, yerr=whiskers, lw=2.2, ms=5, zorder=3, elinewidth=1.0, capsize=2.5, **line)
+        else:
+            axis.plot(at, mean, lw=1.0, ms=4, zorder=2, alpha=0.75, **line)
         if not control:
             lowest[method] = float(min(mean))
     axis.set_ylim(bottom=max(0.0, min(lowest.values(), default=0.0) - 4))
     axis.set_xscale("log", base=2)
     axis.set_xticks(shots, [str(k) for k in shots])
-    axis.set(title=f"{record.dataset}: accuracy by shots, encoder {record.encoder}", xlabel="shots a class",
+    axis.set_xticks([], minor=True)
+    title = plain(f"{record.dataset}: accuracy by shots, encoder {record.encoder}", 80)
+    axis.set(title=title, xlabel="shots a class",
              ylabel="accuracy (percent)")  # fmt: skip
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _caption(
         figure,
-        f"Mean over {record.seeds_text}; bands: 95 % interval. Grey: baselines. Orange: "
-        "AAPE's controls, which may lie below the picture.",
+        f"Mean over {record.seeds_text}; whiskers: 95 % interval. Grey: baselines. Orange: AAPE's controls, which may "
+        "lie below the picture. At each number the methods stand side by side.",
     )
     save(figure, path)
 
@@ -144,14 +146,20 @@ def losses(dataset: str, curves: Sequence[Curve], path: Path) -> None:
     figure = Figure(figsize=(6.4, 3.9), layout=ConstrainedLayoutEngine(rect=(0, 0.07, 1, 0.93)))
     axis = figure.subplots()
     chosen = [line for line in curves if line.loss_task is not None]
-    for method in dict.fromkeys(line.method for line in chosen):
+    methods = list(dict.fromkeys(line.method for line in chosen))
+    for number, (method, label) in enumerate(zip(methods, labels(methods), strict=True)):
         points: dict[float, list[float]] = {}
         for line in chosen:
             if line.method == method and line.epoch is not None and line.loss_task is not None:
                 points.setdefault(line.epoch, []).append(line.loss_task)
         epochs = sorted(points)
-        axis.plot(epochs, [float(np.mean(points[e])) for e in epochs], label=method, lw=1.4)
-    axis.set(title=f"{dataset}: task loss while training", xlabel="epoch", ylabel="cross entropy (nats)")
+        step = max(1, len(epochs) // 8)
+        axis.plot(
+            epochs, [float(np.mean(points[e])) for e in epochs], label=label, lw=1.4, ls=DASHES[number % len(DASHES)],
+            marker=MARKERS[number % len(MARKERS)], ms=4.5, markevery=(number * step // len(methods), step),
+        )  # fmt: skip
+    title = plain(f"{dataset}: task loss while training", 60)
+    axis.set(title=title, xlabel="epoch", ylabel="cross entropy (nats)")
     axis.spines[["top", "right"]].set_visible(False)
     if chosen:
         axis.legend(fontsize=7, frameon=False)
@@ -162,25 +170,32 @@ def losses(dataset: str, curves: Sequence[Curve], path: Path) -> None:
 
 
 def confusion(dataset: str, matrix: Int[np.ndarray, "C C"], names: Sequence[str], path: Path) -> None:
-    """Share of each actual class (row) predicted as each class (column)."""
+    """Share of each actual class (row) predicted as each class (column), with the names of up to `NAMED_CLASSES`."""
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = 4.6 if len(names) <= NAMED_CLASSES else 6.4
-    figure = Figure(figsize=(side + 1.2, side), layout=ConstrainedLayoutEngine(rect=(0, 0.06, 1, 0.94)))
+    named = len(names) <= NAMED_CLASSES
+    shown = labels(names) if named else []
+    margin = 0.055 * max(map(len, shown), default=0)
+    side = max(3.6, 0.24 * len(names)) if named else 5.2
+    figure = Figure(
+        figsize=(side + margin + 1.9, side + margin + 1.3), layout=ConstrainedLayoutEngine(rect=(0, 0.06, 1, 0.94))
+    )
     axis = figure.subplots()
     image = axis.imshow(100 * share, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, ax=axis, label="percent of the actual class", shrink=0.8)
-    axis.set(title=f"{dataset}: confusion matrix", xlabel="predicted", ylabel="actual")
-    if len(names) <= NAMED_CLASSES:
-        shown = [textwrap.shorten(_plain(n), 34, placeholder="...") for n in names]
-        axis.set_xticks(range(len(names)), shown, rotation=40, ha="right", fontsize=7)
-        axis.set_yticks(range(len(names)), shown, fontsize=7)
-    if len(names) <= 12:
-        for i, j in np.ndindex(matrix.shape):
-            axis.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=8,
+    figure.suptitle(plain(f"{dataset}: confusion matrix", 50))
+    axis.set(xlabel="predicted", ylabel="actual")
+    if named:
+        few = len(names) <= 12
+        turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
+        axis.set_xticks(range(len(names)), shown, fontsize=8 if few else 7.5, **turned)
+        axis.set_yticks(range(len(names)), shown, fontsize=8 if few else 7.5)
+        for i, j in zip(*np.nonzero(matrix), strict=True):
+            axis.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=8 if few else 6,
                       color="white" if share[i, j] > 0.5 else "black")  # fmt: skip
+    about = "" if named else f" {len(names)} classes by name; tables.md lists the pairs confused most."
     _caption(
         figure,
         "Test images, by the method that is best on validation images. The diagonal is right; a dark cell beside it "
-        "is a pair that is confused.",
+        f"is a pair that is confused.{about}",
     )
     save(figure, path)
