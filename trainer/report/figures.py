@@ -4,6 +4,7 @@ import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -115,8 +116,12 @@ def by_shots(record: RunRecord, path: Path) -> None:
         colour, ours = _colour(method), _colour(method) in (OURS, PLUS)
         control = colour == CONTROL
         at = at * 2 ** (0.3 * (number + 0.5) / len(methods) - 0.15)
-        line = {"label": label, "color": colour, "marker": MARKERS[number % len(MARKERS)],
-                "linestyle": DASHES[number % len(DASHES)]}  # fmt: skip
+        line: dict[str, Any] = {
+            "label": label,
+            "color": colour,
+            "marker": MARKERS[number % len(MARKERS)],
+            "linestyle": "-" if ours else DASHES[number % len(DASHES)],
+        }
         if ours:
             whiskers = [half.clip(max=mean), half.clip(max=100 - mean)]
             axis.errorbar(at, mean, yerr=whiskers, lw=2.2, ms=5, zorder=3, elinewidth=1.0, capsize=2.5, **line)
@@ -186,7 +191,7 @@ def confusion(dataset: str, matrix: Int[np.ndarray, "C C"], names: Sequence[str]
     axis.set(xlabel="predicted", ylabel="actual")
     if named:
         few = len(names) <= 12
-        turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
+        turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
         axis.set_xticks(range(len(names)), shown, fontsize=8 if few else 7.5, **turned)
         axis.set_yticks(range(len(names)), shown, fontsize=8 if few else 7.5)
         for i, j in zip(*np.nonzero(matrix), strict=True):
