@@ -239,7 +239,7 @@ def progress(items: Iterable[Item], *, what: str, total: int | None = None, unit
     """
     from stages.progress import bar
 
-    wrapped: Iterable[Item] = bar(items, what=what, total=total, unit=unit)
+    wrapped: Iterable[Item] = bar(items, what=what, total=total, unit=unit, say=say)
     return wrapped
 
 
@@ -247,4 +247,4 @@ def progress_bar(what: str, *, total: int, unit: str = "it") -> "tqdm[Any]":
     """The same, to update by hand."""
     from stages.progress import bar
 
-    return bar(what=what, total=total, unit=unit)
+    return bar(what=what, total=total, unit=unit, say=say)

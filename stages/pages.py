@@ -32,11 +32,11 @@ class EmbeddingPages:
     dtype: np.dtype[Any]
     groups: list[list[np.ndarray]]
 
-    def group(self, index: int) -> Float[np.ndarray, "N D"]:
+    def group(self, index: int) -> Float[np.ndarray, "rows D"]:
         """The embeddings of one row group."""
         return self._joined(self.groups[index])
 
-    def rows(self, first: int, stop: int) -> Float[np.ndarray, "K D"]:
+    def rows(self, first: int, stop: int) -> Float[np.ndarray, "rows D"]:
         """The embeddings of some rows that lie together, copied once; no other page is touched."""
         size = self.width * self.dtype.itemsize
         cut: list[np.ndarray] = []
@@ -48,7 +48,7 @@ class EmbeddingPages:
         matrix: np.ndarray = numbers.view(self.dtype).reshape(-1, self.width)
         return matrix
 
-    def all(self) -> Float[np.ndarray, "N D"]:
+    def all(self) -> Float[np.ndarray, "rows D"]:
         """All embeddings of the file, copied once."""
         return self.rows(
             0, sum(len(page) for pages in self.groups for page in pages) // (self.width * self.dtype.itemsize)

@@ -2,12 +2,10 @@
 
 import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from tqdm import tqdm
-
-from stages.command import say
 
 Item = TypeVar("Item")
 SECONDS = 30.0
@@ -19,7 +17,10 @@ class Lines(tqdm):  # type: ignore[type-arg]
 
     monitor_interval = 0  # no thread beside the work
 
-    def __init__(self, items: Iterable[Any] | None = None, *, desc: str, total: int | None, unit: str) -> None:
+    def __init__(
+        self, items: Iterable[Any] | None = None, *, desc: str, total: int | None, unit: str, say: Callable[[str], None]
+    ) -> None:
+        self._say = say
         super().__init__(
             items, desc=desc, total=total, unit=unit, file=io.StringIO(), mininterval=SECONDS, delay=SECONDS,
             miniters=1, leave=False,
@@ -28,7 +29,7 @@ class Lines(tqdm):  # type: ignore[type-arg]
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Say how far it is."""
         if msg is None:
-            say(self.line())
+            self._say(self.line())
 
     def line(self) -> str:
         """`images euro: 12,800 of 300,000 (41.3 image/s, 1:55:54 left)`."""
@@ -40,8 +41,10 @@ class Lines(tqdm):  # type: ignore[type-arg]
         return f"{self.desc}: {done:,}{of} ({rate:,.{0 if rate >= 100 else 2}f} {self.unit}/s{left})"
 
 
-def bar(items: Iterable[Any] | None = None, *, what: str, total: int | None, unit: str) -> "tqdm[Any]":
-    """A bar where standard error is a terminal, lines elsewhere; without `items`, to be updated by hand."""
+def bar(
+    items: Iterable[Any] | None = None, *, what: str, total: int | None, unit: str, say: Callable[[str], None]
+) -> "tqdm[Any]":
+    """A bar where standard error is a terminal, lines by `say` elsewhere; without `items`, to be updated by hand."""
     if sys.stderr.isatty():
         return tqdm(items, desc=what, total=total, unit=unit, leave=False, dynamic_ncols=True)
-    return Lines(items, desc=what, total=total, unit=unit)
+    return Lines(items, desc=what, total=total, unit=unit, say=say)

@@ -238,6 +238,14 @@ def one_view(images: Images, rng: torch.Generator) -> Images:
     return Images(views[torch.arange(len(images), device=views.device), drawn], images.labels)
 
 
+def uniform(*shape: int, rng: torch.Generator) -> nn.Parameter:
+    """PyTorch's default start of a linear layer, U(-1/sqrt(in), 1/sqrt(in)).
+
+    Drawn on the CPU, so that a seed means the same start on every device.
+    """
+    return nn.Parameter((torch.rand(*shape, generator=rng) * 2 - 1) / math.sqrt(shape[-1]))
+
+
 @torch.no_grad()
 def _measure(learner: Learner, images: Images) -> Score:
     found = [

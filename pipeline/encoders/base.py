@@ -43,6 +43,6 @@ class Encoder(Protocol):
         """Embed sentences; rows have length 1, float32, on the CPU. Independent of the batch they come in."""
         ...
 
-    def encode_sentences(self, texts: Sequence[str]) -> Float[Tensor, "N W"]:
+    def encode_sentences(self, texts: Sequence[str]) -> Float[Tensor, "N sentence_width"]:
         """Embed sentences for comparing them with each other alone; rows have length 1, float32, on the CPU."""
         ...

@@ -36,7 +36,7 @@ class NearDuplicates:
         self.settings = {"cosine": cosine, "encoder": encoder.name, "fingerprint": encoder.fingerprint}
         self._embed: "Callable[[list[str]], Tensor]" = encoder.encode_sentences
         self._cosine = cosine
-        self._kept: dict[int, Float[np.ndarray, "K D"]] = {}
+        self._kept: dict[int, Float[np.ndarray, "kept D"]] = {}
 
     def remember(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take in sentences that their classes keep in any case."""
@@ -75,7 +75,7 @@ def _by_class(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[int]]:
 
 
 def near_duplicates(
-    vectors: Float[np.ndarray, "N D"], kept: Float[np.ndarray, "K D"], cosine: float
+    vectors: Float[np.ndarray, "N D"], kept: Float[np.ndarray, "kept D"], cosine: float
 ) -> Bool[np.ndarray, "N"]:
     """Which unit vectors lie closer than `cosine` to one that stays: a row of `kept`, or an earlier one of their own.
 

@@ -199,13 +199,13 @@ def _rows(store: ImageStore) -> pa.Table:
     return table.filter(pa.array(table["view"].to_numpy() == 0)).combine_chunks()
 
 
-def _vectors(store: ImageStore) -> Iterator[Float32[np.ndarray, "N D"]]:
+def _vectors(store: ImageStore) -> Iterator[Float32[np.ndarray, "rows D"]]:
     for piece in store.batches(["view", "embedding"]):
         matrix = embedding_matrix(piece["embedding"])[piece["view"].to_numpy() == 0]
         yield np.ascontiguousarray(matrix, np.float32)
 
 
-def _sample(store: ImageStore, rows: int, size: int) -> Float32[np.ndarray, "K D"]:
+def _sample(store: ImageStore, rows: int, size: int) -> Float32[np.ndarray, "chosen D"]:
     """Some of the vectors, drawn by the seed."""
     drawn = np.sort(np.random.default_rng(SEED).choice(rows, size, replace=False))
     found, seen = [], 0

@@ -11,7 +11,7 @@ from stages.artifacts import Store
 BLOCK = 8192
 """Rows turned to float32 at once."""
 
-Keep = Callable[[pa.Table], Bool[np.ndarray, " N"]]
+Keep = Callable[[pa.Table], Bool[np.ndarray, " rows"]]
 
 
 def nearest_rows(store: Store, query: Float32[np.ndarray, " D"], *, top: int, keep: Keep | None = None) -> pa.Table:
@@ -43,7 +43,7 @@ def nearest_rows(store: Store, query: Float32[np.ndarray, " D"], *, top: int, ke
     return best[0].combine_chunks()
 
 
-def cosines(matrix: Float32[np.ndarray, "N D"], query: Float32[np.ndarray, " D"]) -> Float32[np.ndarray, " N"]:
+def cosines(matrix: Float32[np.ndarray, "rows D"], query: Float32[np.ndarray, " D"]) -> Float32[np.ndarray, " rows"]:
     """The products of unit rows, of any float type, with one unit vector."""
     found = np.empty(len(matrix), np.float32)
     for i in range(0, len(matrix), BLOCK):
@@ -51,7 +51,7 @@ def cosines(matrix: Float32[np.ndarray, "N D"], query: Float32[np.ndarray, " D"]
     return found
 
 
-def _scored(table: pa.Table, scores: Float32[np.ndarray, " N"]) -> pa.Table:
+def _scored(table: pa.Table, scores: Float32[np.ndarray, " rows"]) -> pa.Table:
     return table.replace_schema_metadata(None).append_column("score", pa.array(scores, pa.float32()))
 
 

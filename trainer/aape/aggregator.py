@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
 
 from stages.training import TrainParams
-from trainer.aape.generator import uniform
 from trainer.aape.losses import clip_reward
 from trainer.data import Images
+from trainer.training import uniform
 
 IMAGE_CHUNK = 256
 """Images whose own p^a is computed at once, where the query depends on the image: 256 x 50 x 512 float32 are 26 MB."""
@@ -232,7 +232,7 @@ class PromptTargets:
         return torch.cat([self(x[i : i + IMAGE_CHUNK], y[i : i + IMAGE_CHUNK]) for i in starts])
 
 
-def _by_class(images: Images, classes: int) -> Float[Tensor, "C S D"]:
+def _by_class(images: Images, classes: int) -> Float[Tensor, "C shots D"]:
     """The images of each class, padded with zeros to the largest class."""
     order = images.labels.argsort(stable=True)
     labels, counts = images.labels[order], images.labels.bincount(minlength=classes)

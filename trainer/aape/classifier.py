@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from trainer.aape.cosines import SMALLEST_SQUARE, bottleneck_cosines, full_layer_cosines
-from trainer.aape.generator import Generator, uniform
+from trainer.aape.generator import Generator
+from trainer.training import uniform
 
 Head = Literal["residual", "literal", "full", "none"]
 TILE = {"cpu": (128, 256_000), "cuda": (1024, 32_000_000)}

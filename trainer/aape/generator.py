@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
-def uniform(*shape: int, rng: torch.Generator) -> nn.Parameter:
-    """PyTorch's default start of a linear layer, U(-1/sqrt(in), 1/sqrt(in)), from a generator on the CPU.
-
-    Drawn on the CPU so that a seed means the same start on every device.
-    """
-    return nn.Parameter((torch.rand(*shape, generator=rng) * 2 - 1) / math.sqrt(shape[-1]))
+from trainer.training import uniform
 
 
 class Generator(nn.Module):

@@ -38,9 +38,9 @@ class Ridge:
     centre: Float[Tensor, "D"]
     share: Float[Tensor, "C"]
     targets: Float[Tensor, "B C"]
-    left: Float[Tensor, "B r"]
-    values: Float[Tensor, "r"]
-    right: Float[Tensor, "D r"]
+    left: Float[Tensor, "B rank"]
+    values: Float[Tensor, "rank"]
+    right: Float[Tensor, "D rank"]
     scale: float
 
 

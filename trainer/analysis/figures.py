@@ -82,8 +82,8 @@ def plane(space: Space, rows: Sequence[Gap], path: Path) -> None:
     """Images and text in the plane of the first two principal components of all points shown (figure 8)."""
     from sklearn.decomposition import PCA
 
-    generator = torch.Generator().manual_seed(SEED)
-    drawn = torch.randperm(len(space.images), generator=generator)[:MOST_POINTS].to(space.images.labels.device)
+    rng = torch.Generator().manual_seed(SEED)
+    drawn = torch.randperm(len(space.images), generator=rng)[:MOST_POINTS].to(space.images.labels.device)
     points: dict[str, Tensor] = {"images": space.images.embeddings[drawn]}
     points |= {name: text[drawn] for name, text in space.texts.items() if name in PLANE}
     stacked = torch.cat(list(points.values())).cpu().numpy()

@@ -17,7 +17,7 @@ def made_task(*, classes: int, shots: int, prompts: int, width: int, device: tor
     """A task without validation images, and as many unseen images as it has training images."""
     rng = torch.Generator().manual_seed(0)
 
-    def around(centres: Float[Tensor, "C D"], count: int, noise: float) -> Float[Tensor, "C n D"]:
+    def around(centres: Float[Tensor, "C D"], count: int, noise: float) -> Float[Tensor, "C count D"]:
         away = torch.randn(classes, count, width, generator=rng)
         return normalize(centres[:, None] + noise * normalize(away, dim=-1), dim=-1).to(device)
 

@@ -42,12 +42,12 @@ def loading_rows(sizes: Sizes, device: torch.device) -> Iterator[Ratio]:
 
 def _write(store: ImageStore, raw: Path, *, rows: int, width: int) -> None:
     """A store of generated vectors, and the same numbers as bare bytes."""
-    random = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     provenance = Provenance(store="images", dataset="bench", content="", encoder="generated", width=width)
     with store.writing(provenance) as writer, raw.open("wb") as handle:
         for first in range(0, rows, ROW_GROUP):
             count = min(ROW_GROUP, rows - first)
-            vectors = random.standard_normal((count, width), dtype=np.float32).astype(np.float16)
+            vectors = rng.standard_normal((count, width), dtype=np.float32).astype(np.float16)
             vectors.tofile(handle)
             columns = {
                 "image_id": [f"{i:09d}" for i in range(first, first + count)],

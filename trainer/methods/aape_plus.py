@@ -201,7 +201,7 @@ def choose_text_head(text: ClassText, images: Images) -> TextHead:
     return TextHead(source, beta, tau)
 
 
-def unseen_scores(ridge: Ridge, strength: float, val: Images | None, *, leave: bool) -> Float[Tensor, "K C"]:
+def unseen_scores(ridge: Ridge, strength: float, val: Images | None, *, leave: bool) -> Float[Tensor, "B C"]:
     """Scores of images that the ridge regression has not seen: validation images, then each shot left out."""
     scores = []
     if val is not None:

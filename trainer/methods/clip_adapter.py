@@ -10,11 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from trainer.aape.generator import uniform
 from trainer.data import ClassText, Images, Task
 from trainer.methods.common import prepare
 from trainer.text import class_weights
-from trainer.training import Candidate, Info, Learner, Schedule, choose, epochs_within, refit
+from trainer.training import Candidate, Info, Learner, Schedule, choose, epochs_within, refit, uniform
 
 REDUCTION = 4
 SETTINGS = ((0.2, 0.5), (0.6, 0.5), (0.6, 0.05))

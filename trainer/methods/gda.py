@@ -61,14 +61,14 @@ def synthesised_means(images: Float[Tensor, "B D"], text: Float[Tensor, "C D"]) 
     return (near.sum(1) + TEXT_COPIES * text) / (near.shape[1] + TEXT_COPIES)
 
 
-def nearest_images(images: Float[Tensor, "B D"], text: Float[Tensor, "C D"]) -> Float[Tensor, "C K D"]:
+def nearest_images(images: Float[Tensor, "B D"], text: Float[Tensor, "C D"]) -> Float[Tensor, "C near D"]:
     """The training images with the largest cosine to each class text."""
     count = min(NEIGHBOURS, len(images))
     return images[(text @ images.T).topk(count, dim=1).indices]
 
 
 def through_synthesised_precision(
-    means: Float[Tensor, "C D"], near: Float[Tensor, "C K D"], text: Float[Tensor, "C D"]
+    means: Float[Tensor, "C D"], near: Float[Tensor, "C near D"], text: Float[Tensor, "C D"]
 ) -> Float[Tensor, "C D"]:
     """Mu P with P the mean over classes of the precision of each class's neighbours around its text.
 
