@@ -51,7 +51,7 @@ class MiniLM:
                 found[part] = normalize(hidden.mean(1), dim=-1)
         return found
 
-    def _hidden(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t 384"]:
+    def _hidden(self, ids: Int[Tensor, "N tokens"]) -> Float[Tensor, "N tokens 384"]:
         """The last hidden states of sentences of t tokens."""
         words, kinds, places = (
             self._weights[f"embeddings.{name}_embeddings.weight"] for name in ("word", "token_type", "position")
@@ -69,10 +69,10 @@ class MiniLM:
             x = self._norm(self._linear(wide, f"{layer}.output.dense") + x, f"{layer}.output")
         return x
 
-    def _linear(self, x: Float[Tensor, "b t in"], name: str) -> Float[Tensor, "b t out"]:
+    def _linear(self, x: Float[Tensor, "N tokens in"], name: str) -> Float[Tensor, "N tokens out"]:
         return linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
 
-    def _norm(self, x: Float[Tensor, "b t 384"], name: str) -> Float[Tensor, "b t 384"]:
+    def _norm(self, x: Float[Tensor, "N tokens 384"], name: str) -> Float[Tensor, "N tokens 384"]:
         weight, bias = (self._weights[f"{name}.LayerNorm.{part}"] for part in ("weight", "bias"))
         return layer_norm(x, (self._width,), weight, bias, self._epsilon)
 
