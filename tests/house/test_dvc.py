@@ -57,10 +57,12 @@ def test_dvc_runs_both_stages_then_nothing_then_only_what_a_change_touches(weave
     (project / "params.yaml").write_text(yaml.safe_dump(SETTINGS))
     dvc(project, "init", "--no-scm", "--quiet")
     dvc(project, "repro")
-    for path in ("metrics.json", "tables.md", "plots/curves.csv", "figures/comparison-weaves.png",
+    for path in ("metrics.json", "headline/aape.json", "tables.md", "plots/curves.csv", "figures/comparison-weaves.png",
                  "runs/weaves/checkpoints/aape/checkpoint.safetensors"):  # fmt: skip
         assert (project / "results" / path).is_file(), path
-    assert "cupl@people" in dvc(project, "metrics", "show", "--json")
+    shown = dvc(project, "metrics", "show")
+    assert shown.splitlines()[0].split() == ["Path", "weaves.accuracy", "weaves.h"], "a line a method"
+    assert "results/headline/cupl@people.json" in shown
     assert "index.html" in dvc(project, "plots", "show")
     assert would_run(project) == set()
     change(project, "train", "lambda", 3.0)

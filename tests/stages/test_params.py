@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import UserError
 from stages.params import EvaluationParams, Params, check, load_params
+from stages.training import TrainParams
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,6 +18,15 @@ def test_the_shipped_settings_are_sound() -> None:
     params = load_params(ROOT / "params.yaml")
     assert params.datasets == ["textile", "caltech101"]
     assert params.of("caltech101").source == "examples/caltech101"
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "pipeline/project/templates/params.yaml"])
+def test_the_settings_of_training_that_are_listed_are_the_defaults(file: str) -> None:
+    text = (ROOT / file).read_text()
+    listed = yaml.safe_load(text[text.index("\ntrain:") :])["train"]
+    defaults = TrainParams().model_dump(by_alias=True)
+    assert listed == {key: defaults[key] for key in listed}
+    assert {"lambda", "lr", "epochs", "hidden", "head", "aggregator", "query", "tau", "class_text"} <= set(listed)
 
 
 def test_all_faults_are_reported_together_with_path_and_value(tmp_path: Path) -> None:

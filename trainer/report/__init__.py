@@ -1,4 +1,4 @@
-"""`trainer report`: the runs of all data sets -> metrics.json, tables, plots for DVC, pictures."""
+"""`trainer report`: the runs of all data sets -> metrics.json, headline numbers, tables, plots for DVC, pictures."""
 
 import json
 from collections.abc import Iterable
@@ -24,7 +24,8 @@ from trainer.record import (
     read_lines,
     summarize,
 )
-from trainer.report.tables import markdown_tables, most_shots, text_tables
+from trainer.report.headline import write_headline
+from trainer.report.tables import markdown_pairs, markdown_tables, most_shots, text_tables
 
 __all__ = ["report", "text_tables"]
 
@@ -35,8 +36,8 @@ KINDS = ("comparison", "shots", "loss", "confusion")
 def report(results: Path) -> tuple[dict[str, Estimates], str]:
     """Write everything that speaks of all data sets at once.
 
-    Written below `results/`: metrics.json, tables.md, plots/ (CSV for `dvc plots`), figures/ (PNG), the last where
-    matplotlib is installed.
+    Written below `results/`: metrics.json, headline/ (JSON for `dvc metrics show`), tables.md, plots/ (CSV for
+    `dvc plots`), figures/ (PNG), the last where matplotlib is installed.
 
     Returns:
         data set -> its metrics, and the tables as text.
@@ -61,7 +62,8 @@ def report(results: Path) -> tuple[dict[str, Estimates], str]:
     write_text(results / "plots" / "curves.csv", _mean_curves(curves))
     metrics = {name: summarize(record) for name, record in records.items()}
     write_text(results / "metrics.json", json.dumps(as_json(metrics), indent=1, ensure_ascii=False) + "\n")
-    tables = "\n".join(map(markdown_tables, records.values()))
+    write_headline(records, results)
+    tables = "\n".join(markdown_tables(record) + markdown_pairs(predictions[name]) for name, record in records.items())
     write_text(results / "tables.md", f"# Results\n\nPercent, mean ± 95 % interval over the seeds.\n\n{tables}")
     return metrics, "\n\n\n".join(map(text_tables, records.values()))
 

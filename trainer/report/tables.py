@@ -1,11 +1,15 @@
 """The tables people read: one a data set and protocol, mean ± 95 % interval over the seeds, in percent."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
-from stages.command import table
-from trainer.record import Estimate, ProtocolRecord, RunRecord, summarize
+from stages.command import table, visible
+from trainer.record import Estimate, Prediction, ProtocolRecord, RunRecord, summarize
 
 ORDER = ("accuracy", "macro_accuracy", "base", "new", "h", "generalized")
+MOST_PAIRS = 20
+"""Pairs of classes that are listed."""
 
 
 def cell(entry: Estimate | None) -> str:
@@ -58,6 +62,33 @@ def markdown_tables(record: RunRecord) -> str:
             "",
         ]
     return "\n".join([*lines, *(f"- {note}" for note in record.notes), ""])
+
+
+def markdown_pairs(predictions: Sequence[Prediction]) -> str:
+    """The classes that are taken for another most often, as Markdown; nothing where every image is right."""
+    from tabulate import tabulate
+
+    images = Counter(line.actual for line in predictions)
+    pairs = Counter((line.actual, line.predicted) for line in predictions if line.actual != line.predicted)
+    most = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_PAIRS]
+    if not most:
+        return ""
+    rows = [[_escaped(actual), _escaped(taken), f"{n} of {images[actual]}"] for (actual, taken), n in most]
+    return "\n".join(
+        [
+            "\n### Classes confused most",
+            "",
+            "Test images, by the method that is best on validation images.",
+            "",
+            tabulate(rows, headers=["class", "taken for", "images"], tablefmt="github", disable_numparse=True),
+            "",
+        ]
+    )
+
+
+def _escaped(name: str) -> str:
+    """A class name on one line that Markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", visible(name))
 
 
 def _tables(record: RunRecord) -> Iterable[tuple[str, list[str], list[list[str]]]]:
