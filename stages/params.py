@@ -323,15 +323,12 @@ def _check(raw: Any, changes: Mapping[str, Any], *, where: str, of_changes: str 
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        found = error.errors()
-        for fault in found[:MOST_FAULTS]:
-            loc = tuple(str(part) for part in fault["loc"])
-            theirs = any(loc[: len(path)] == path[: len(loc)] for path in paths if loc)
-            faults.append(f"{of_changes if theirs else where}: {_fault(Params, fault)}")
-        faults += [f"and {len(found) - MOST_FAULTS} more"] * (len(found) > MOST_FAULTS)
-        raise UserError("; ".join(_prefixed_once(faults)), exit_code=2) from error
+        for place, text in _faults(Params, error, raw):
+            theirs = any(place[: len(path)] == path[: len(place)] for path in paths if place)
+            faults.append(f"{of_changes if theirs else where}: {text}")
     if faults:
-        raise UserError("; ".join(_prefixed_once(faults)), exit_code=2)
+        more = [f"and {len(faults) - MOST_FAULTS} more"] * (len(faults) > MOST_FAULTS)
+        raise UserError("; ".join([*_prefixed_once(faults[:MOST_FAULTS]), *more]), exit_code=2)
     return params
 
 
@@ -365,21 +362,51 @@ def check(model: type[Model], raw: Any, *, where: str) -> Model:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        found = error.errors()
-        more = [f"and {len(found) - MOST_FAULTS} more"] * (len(found) > MOST_FAULTS)
-        faults = [_fault(model, fault) for fault in found[:MOST_FAULTS]]
-        raise UserError(f"{where}: " + "; ".join(faults + more), exit_code=2) from error
+        faults = [text for _, text in _faults(model, error, raw)]
+        more = [f"and {len(faults) - MOST_FAULTS} more"] * (len(faults) > MOST_FAULTS)
+        raise UserError(f"{where}: " + "; ".join(faults[:MOST_FAULTS] + more), exit_code=2) from error
 
 
-def _fault(model: type[BaseModel], fault: Any) -> str:
-    path = ".".join(str(part) for part in fault["loc"]) or "(top level)"
+def _faults(model: type[BaseModel], error: ValidationError, raw: Any) -> list[tuple[tuple[str, ...], str]]:
+    """Each faulty place of `raw` with what is wrong there; what a value may be otherwise is joined by `or`."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    inputs = {}
+    for fault in error.errors():
+        place = _place(raw, fault)
+        inputs[place] = fault["input"]
+        found.setdefault(place, []).append(_message(model, fault))
+    texts = []
+    for place, messages in found.items():
+        path = ".".join(place) or "(top level)"
+        first, *others = dict.fromkeys(messages)
+        others = [other.removeprefix("input should be ") for other in others]
+        shown = messages == ["missing"] or messages[0].startswith("unknown key")
+        value = "" if shown else f", found {reprlib.repr(inputs[place])[:80]}"
+        texts.append((place, f"{path}: {' or '.join([first, *others])}{value}"))
+    return texts
+
+
+def _place(raw: Any, fault: Any) -> tuple[str, ...]:
+    """Where a fault stands, without the names that pydantic gives to the members of a union."""
+    here, place = raw, []
+    for part in fault["loc"]:
+        inside = part in here if isinstance(here, dict) else isinstance(here, list) and part in range(len(here))
+        if inside:
+            here = here[part]
+        elif fault["type"] != "missing":
+            continue
+        place.append(str(part))
+    return tuple(place)
+
+
+def _message(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         known = _keys_at(model, fault["loc"][:-1])
-        return f"{path}: unknown key" + (f" ({nearest(str(fault['loc'][-1]), known)})" if known else "")
+        return "unknown key" + (f" ({nearest(str(fault['loc'][-1]), known)})" if known else "")
     if fault["type"] == "missing":
-        return f"{path}: missing"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{path}: {message[0].lower()}{message[1:]}, found {reprlib.repr(fault['input'])[:80]}"
+        return "missing"
+    message: str = fault["msg"].removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
 
 
 def _keys_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

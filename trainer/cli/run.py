@@ -83,14 +83,14 @@ def run(
             command.put(f"{text_tables(record)}\n\n")
     if with_report:
         write_report(results)
-        say(f"wrote {results}/metrics.json, tables.md, plots/, figures/ and runs/*/checkpoints/")
+        say(f"wrote {results}/runs/, metrics.json, tables.md, plots/ and figures/")
     if as_json:
         command.show(plain({record.dataset: summarize(record) for record in records}), as_json=True, text=str)
     unjudged = [record.dataset for record in records if not record.judged]
     if unjudged:
         raise UserError(
-            f"{', '.join(unjudged)}: nothing could be judged, since there is no test image: the checkpoint is there, "
-            "the tables are empty; put some images into the split `test` (data.NAME.split)"
+            f"{', '.join(unjudged)}: nothing could be judged, since there is no test image: what was trained is "
+            "kept, the tables are empty; put some images into the split `test` (data.NAME.split)"
         )
 
 
