@@ -145,7 +145,9 @@ class EvaluationParams(_Section):
     )
     seeds: list[Seed] = Field([1, 2, 3], min_length=1, description="one run each; the interval is over them")
     seeds_of: dict[str, Annotated[list[Seed], Field(min_length=1)]] = Field(
-        {}, description="data set -> seeds of its own in place of seeds: more where few classes leave wide intervals"
+        {},
+        description="data set -> seeds of its own in place of seeds: more where few classes leave wide intervals; "
+        "--seeds and --set evaluation.seeds hold for all",
     )
     noise: Fraction = Field(0.25, description="label-noise: share of wrong labels, fraction")
     targets: list[str] = Field([], description="cross-dataset: data sets to test on; [] = the others under datasets")
@@ -207,7 +209,7 @@ class Params(_Section):
         asked = self.evaluation
         variants = [name for source, names in asked.shifts.items() for name in (source, *names)]
         imported = [item.dataset for item in self.imports]
-        for name in [*self.datasets, *self.data, *imported, *asked.targets, *variants]:
+        for name in [*self.datasets, *self.data, *imported, *asked.targets, *variants, *asked.seeds_of]:
             try:
                 dataset_name(name)
             except UserError as error:
@@ -307,6 +309,8 @@ def changed(params: Params, changes: Mapping[str, Any], *, where: str) -> Params
 
 def _check(raw: Any, changes: Mapping[str, Any], *, where: str, of_changes: str = "command line") -> Params:
     """Settings from a file's content and changes to it; a fault says in which of the two it stands."""
+    if "evaluation.seeds" in changes:  # seeds that are asked for hold for every data set
+        changes = {"evaluation.seeds_of": {}, **changes}
     paths = [path_of(setting) for setting in changes]
     faults = []
     for path, value in zip(paths, changes.values(), strict=True):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import UserError
-from stages.params import EvaluationParams, Params, check, load_params
+from stages.params import Params, changed, check, load_params
 from stages.training import TrainParams
 
 ROOT = Path(__file__).parents[2]
@@ -125,3 +125,14 @@ def test_a_data_set_may_have_seeds_of_its_own() -> None:
     assert asked.seeds_for("other") == [1, 2]
     with pytest.raises(ValueError, match="4 stands twice"):
         EvaluationParams.model_validate({"seeds_of": {"weaves": [4, 4]}})
+
+
+def test_seeds_on_a_line_or_in_a_study_hold_for_data_sets_with_seeds_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("evaluation: {seeds: [1], seeds_of: {w: [4, 5]}}\n")
+    params = load_params(file)
+    assert params.evaluation.seeds_for("w") == [4, 5]
+    assert load_params(file, {"evaluation.seeds": [7]}).evaluation.seeds_for("w") == [7]
+    assert changed(params, {"evaluation.seeds": [7]}, where="point 1").evaluation.seeds_for("w") == [7]
+    both = load_params(file, {"evaluation.seeds": [7], "evaluation.seeds_of": {"w": [8]}})
+    assert (both.evaluation.seeds_for("w"), both.evaluation.seeds_for("v")) == ([8], [7])

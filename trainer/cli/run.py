@@ -69,7 +69,6 @@ def run(
             "evaluation.sources": words(sources),
             "evaluation.shots": numbers(shots),
             "evaluation.seeds": numbers(seeds),
-            "evaluation.seeds_of": None if seeds is None else {},
             "evaluation.targets": words(targets),
             "evaluation.shifts": variants and {dataset: variants},
         },
