@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import UserError
-from stages.params import Params, changed, check, load_params
+from stages.params import EvaluationParams, Params, changed, check, load_params
 from stages.training import TrainParams
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,6 @@ from trainer.inputs import Inputs
 from trainer.record import (
     Curve,
     Outcome,
-    Prediction,
     RunRecord,
     finished_runs,
     load_record,
@@ -24,6 +23,7 @@ from trainer.record import (
 )
 from trainer.report import report
 from trainer.run import run
+from trainer.studies.compare import compare
 
 
 @pytest.fixture(scope="module")
@@ -117,20 +117,23 @@ def test_the_folder_of_a_run_is_that_of_its_data_set(results: Path) -> None:
         ),
         ("curves.csv", "epoch,loss\n1,2\n", "curves.csv: expected the columns protocol, method, seed"),
         ("curves.csv", ",".join(Curve._fields) + "\nfew-shot,aape,1,x,1,1,1\n", "line 2: could not convert"),
-        ("predictions.csv", "image_id,actual,predicted\na,b\n", "line 2: 2 cells where the header has 3"),
-        ("predictions.csv", 'image_id,actual,predicted\n"a,b,c\n', "line 2: unexpected end"),
+        ("outcomes.csv", ",".join(Outcome._fields) + "\na,b\n", "line 2: 2 cells where the header has 6"),
+        ("outcomes.csv", ",".join(Outcome._fields) + '\n"a,b,c\n', "line 2: unexpected end"),
+        ("outcomes.csv", ",".join(Outcome._fields) + "\na,b,1,c,0,-1\n", "line 2: -1 is less than 0"),
     ],
 )
 def test_a_damaged_file_beside_the_record_is_one_line(results: Path, name: str, content: str, part: str) -> None:
     (results / "runs" / "w" / name).write_text(content)
+    reads = compare if name == "outcomes.csv" else report
+    arguments = {"second": results, "methods": None, "metrics": ["accuracy"]} if reads is compare else {}
     with pytest.raises(UserError, match=part):
-        report(results)
+        reads(results, **arguments)  # type: ignore[operator]
 
 
 def test_rows_come_back_as_text_and_numbers_whatever_they_are_called(tmp_path: Path) -> None:
-    predictions = [Prediction("a,b\n", "1e5", "007"), Prediction('"', "nan", " b ")]
-    write_lines(tmp_path / "p.csv", Prediction, predictions)
-    assert read_lines(tmp_path / "p.csv", Prediction) == predictions
+    outcomes = [Outcome("1e5", "007", 1, "a,b\n", 0, 1), Outcome('"', "nan", 2, " b ", 1, 1)]
+    write_lines(tmp_path / "o.csv", Outcome, outcomes)
+    assert read_lines(tmp_path / "o.csv", Outcome) == outcomes
     curves = [Curve("few-shot", "aape", 1, 2.0, None, 0.5, None)]
     write_lines(tmp_path / "c.csv", Curve, curves)
     assert read_lines(tmp_path / "c.csv", Curve) == curves
