@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from trainer.analysis.explain import MOST_PICTURES
@@ -34,7 +35,8 @@ def explanations(rows: Sequence[dict[str, Any]], pictures: Mapping[str, Image], 
         return 0
     lines = max(sum(1 + len(c["prompts"]) for c in row["classes"]) for row in shown)
     height = max(2.6, 0.9 + 0.19 * lines)
-    figure = Figure(figsize=(12.5, height * len(shown) + 0.5), layout="constrained")
+    spaced = ConstrainedLayoutEngine(h_pad=0.15)  # inches; it overlooks the titles of pictures
+    figure = Figure(figsize=(12.5, height * len(shown) + 0.5), layout=spaced)
     axes = figure.subplots(len(shown), 3, squeeze=False, width_ratios=[1.0, 1.15, 2.6])
     for (left, middle, right), row in zip(axes, shown, strict=True):
         left.imshow(np.asarray(pictures[row["path"]]))
