@@ -19,6 +19,7 @@ from typing import Any
 
 from pipeline.archives import ARCHIVES, ContainerError, Member, is_archive, is_inside, members, read_member
 from pipeline.archives.kept import Kept, stamp
+from stages.files import read_file
 
 TABLES = (".parquet", ".arrow")
 MOST_MEMBERS = 1_000_000
@@ -39,7 +40,7 @@ def read_bytes(root: Path, path: str) -> bytes:
         raise PermissionError(errno.EACCES, "leaves the image folder", path)
     container = _container(Path(root), path)
     if container is None:
-        return (Path(root) / path).read_bytes()
+        return read_file(Path(root) / path)
     file, inside = container
     if is_archive(file.name):
         return _from_archive(file, inside)

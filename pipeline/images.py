@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from stages.files import read_file
+
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"}
@@ -42,10 +44,12 @@ class Picture:
 
     Attributes:
         scaled: from which range the values were scaled to 8 bits; None for files of 8 bits a channel.
+        first: whether it is the first of several frames or pages.
     """
 
     image: Image.Image
     scaled: str | None = None
+    first: bool = False
 
 
 def open_rgb(source: Path | bytes) -> Image.Image:
@@ -64,15 +68,19 @@ def open_picture(source: Path | bytes) -> Picture:
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with _without_warnings():  # Pillow warns of odd EXIF and large pictures; both are handled here
-            data = source if isinstance(source, bytes) else source.read_bytes()
+            data = source if isinstance(source, bytes) else read_file(source)
             with Image.open(BytesIO(data)) as image:
+                if image.format == "EPS":  # a program, which Pillow would have run by another
+                    raise ImageError("an EPS file, which is not read; save it as PNG")
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(f"{image.width}x{image.height} pixels: larger than {MAX_PIXELS}")
+                # MPO is a photograph with its previews.
+                first = image.format != "MPO" and bool(getattr(image, "is_animated", False))
                 wide = _is_wide(image)
                 image.load()
                 picture = _narrowed(image, data) if wide else Picture(image)
                 ImageOps.exif_transpose(picture.image, in_place=True)
-                return Picture(_to_rgb(picture.image), picture.scaled)
+                return Picture(_to_rgb(picture.image), picture.scaled, first)
     except ImageError:
         raise
     except UnidentifiedImageError as error:

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +114,18 @@ def remove_tree(path: Path) -> None:
     """Remove a folder if it is there."""
     with user_errors(path):
         shutil.rmtree(path, ignore_errors=not path.exists())
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file that may be anything: a pipe or a device would be read without end.
+
+    Raises:
+        OSError: it is one of these, missing, or cannot be read.
+    """
+    kind = path.stat().st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # a folder has its own error
+        raise OSError(errno.EINVAL, "a pipe or a device, no plain file", str(path))
+    return path.read_bytes()
 
 
 def sha256_file(path: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.archives.base import ContainerError, Member, is_inside
-from pipeline.archives.tars import GZIPPED, read_gzipped, read_plain, tar_members
+from pipeline.archives.tars import GZIPPED, has_end, read_gzipped, read_plain, tar_members
 from pipeline.archives.zips import read_zipped, zip_members
 
 TAR, ZIP = (".tar",), (".zip",)
@@ -21,6 +21,7 @@ __all__ = [
     "ZIP",
     "ContainerError",
     "Member",
+    "has_end",
     "is_archive",
     "is_inside",
     "members",

@@ -24,6 +24,8 @@ from pipeline.archives.kept import Kept, stamp
 GZIPPED = (".tar.gz", ".tgz")
 MOST_HEADER = 2**26
 """Bytes of a header in a gzipped tar: of names longer than 100 bytes, and of owners and times."""
+BLOCK = 512
+"""Bytes of a block of a tar; two empty ones are its end."""
 SPACING = 2**22
 """Bytes between the places of a gzipped tar where unpacking may begin: half of this is unpacked for one image."""
 WINDOW = 2**15
@@ -60,6 +62,12 @@ def tar_members(file: Path) -> Iterator[Member]:
         while block := content.read(2**20):
             if block.strip(b"\0"):
                 raise ContainerError("damaged, or several archives joined: bytes after the last member")
+
+
+def has_end(file: Path) -> bool:
+    """Whether a plain tar ends as it should: without its last blocks it may be cut off between two members."""
+    size = file.stat().st_size
+    return not read_at(file, max(0, size - BLOCK), BLOCK).strip(b"\0")
 
 
 def read_plain(file: Path, member: Member) -> bytes:

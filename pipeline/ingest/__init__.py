@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections import Counter
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ from pipeline.ingest.huggingface import HubReader, SavedReader
 from pipeline.ingest.lists import ListReader
 from pipeline.ingest.packaged import PackageReader
 from pipeline.ingest.pairs import PairReader
-from pipeline.ingest.side_tables import are_class_folders, weigh
+from pipeline.ingest.side_tables import are_class_folders, weigh, weigh_archives
 from pipeline.ingest.splits import draw_splits
 from pipeline.ingest.webdataset import WebDatasetReader
 from pipeline.registry import prepare
@@ -115,7 +116,9 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summ
         settings={"split": data.split.model_dump() if seeded else "as found", **listing.settings},
     )
     store.write(table, provenance)
-    return _summary(dataset, table, replace(listing, notes=[*listing.notes, *_scaled(facts)]), source)
+    return _summary(
+        dataset, table, replace(listing, notes=[*listing.notes, *_altered(facts), *_of_classes(table)]), source
+    )
 
 
 def read_source(source: str, data: DataParams) -> Listing:
@@ -130,17 +133,18 @@ def read_source(source: str, data: DataParams) -> Listing:
             raise UserError(f"{source}: split_folders is about class folders; leave it away", exit_code=2)
         reader = FolderReader()  # what is said about the folders says that they are the set
     told = data.images is not None or bool(data.columns)
-    beside = isinstance(reader, ListReader) and Path(source).is_dir() and not told
+    beside = isinstance(reader, ListReader | WebDatasetReader) and Path(source).is_dir() and not told
     try:
         listing = reader.read(source, data)
     except UserError as error:
         if not beside or not are_class_folders(source, data):
             raise
+        what = "list" if isinstance(reader, ListReader) else "hold"
         raise UserError(
-            f"{error}; or, if it does not list the data set, move it away: class folders lie there"
+            f"{error}; or, if it does not {what} the data set, move it away: class folders lie there"
         ) from None
     if beside:
-        listing = weigh(source, listing, data)
+        listing = (weigh if isinstance(reader, ListReader) else weigh_archives)(source, listing, data)
     return without_empty_classes(listing)
 
 
@@ -153,23 +157,27 @@ def find_reader(source: str) -> Reader:
     for reader in READERS:
         if _matches(reader, source):
             return reader
+    if source.startswith("~") and (home := Path(os.path.expanduser(source))).exists():  # noqa: PTH111 (raises nothing)
+        raise UserError(f"source {source!r}: ~ is a word of the shell; write {str(home)!r}", exit_code=2)
     kind = f"is a file {suffix}" if (suffix := Path(source).suffix[:20]) else "is a file without suffix"
     what = f"{kind}, which is not a kind of source that is understood" if Path(source).exists() else "does not exist"
     raise UserError(f"source {source!r} {what}; name {KINDS} (docs/sources.md)")
 
 
 def _matches(reader: Reader | ExportedReader, source: str) -> bool:
+    if not source.strip():  # would be the working folder
+        raise UserError("the source is empty; name a folder or a file (docs/sources.md)", exit_code=2)
     try:
         return reader.matches(source)
     except OSError as error:
         raise UserError(f"{str(error.filename or source)[:200]}: cannot be read ({error.strerror})") from error
 
 
-Fact = tuple[int | None, int | None, str | None, str | None, str | None]
+Fact = tuple[int | None, int | None, str | None, str | None, str | None, bool]
 
 
 def _looks(root: Path, entries: list[Entry]) -> Iterator[Fact]:
-    """Width, height, sha256, error and `Picture.scaled` of every image, in order; decoded in threads."""
+    """Width, height, sha256, error, `Picture.scaled` and `.first` of every image, in order; decoded in threads."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(entries), AT_ONCE):
             yield from pool.map(lambda entry: _look(root, entry.path), entries[start : start + AT_ONCE])
@@ -180,20 +188,44 @@ def _look(root: Path, path: str) -> Fact:
     try:
         data = read_bytes(root, path)
     except OSError as error:
-        return None, None, None, f"cannot be read: {error.strerror or error}", None
+        return None, None, None, f"cannot be read: {error.strerror or error}", None, False
     digest = hashlib.sha256(data).hexdigest()
     try:
         picture = open_picture(data)
     except ImageError as error:
-        return None, None, digest, str(error), None
-    return picture.image.width, picture.image.height, digest, None, picture.scaled
+        return None, None, digest, str(error), None, False
+    return picture.image.width, picture.image.height, digest, None, picture.scaled, picture.first
 
 
-def _scaled(facts: list[Fact]) -> list[str]:
-    """A line that counts the images of more than 8 bits a channel, by the range that they were scaled from."""
+def _altered(facts: list[Fact]) -> list[str]:
+    """Lines that count the images scaled to 8 bits, by the range that they were scaled from, and first frames."""
     ranges = Counter(fact[4] for fact in facts if fact[4] is not None)
     shown = ", ".join(f"{count} from {what}" for what, count in sorted(ranges.items(), key=lambda item: -item[1]))
-    return [f"{ranges.total()} images of more than 8 bits a channel are scaled to 8: {shown}"] if ranges else []
+    lines = [f"{ranges.total()} images of more than 8 bits a channel are scaled to 8: {shown}"] if ranges else []
+    several = sum(fact[5] for fact in facts)
+    return [*lines, *[f"{several} files hold several frames or pages: the first of each is taken"] * bool(several)]
+
+
+def _of_classes(table: pa.Table) -> list[str]:
+    """Lines about classes that nothing can be learnt of, and about files that stand in two classes."""
+    rows = table.select(["class_name", "split", "sha256", "error"]).to_pylist()
+    found: dict[str, set[str]] = {row["class_name"]: set() for row in rows if row["class_name"] is not None}
+    classes: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row["class_name"] is not None and row["error"] is None:
+            found[row["class_name"]].add(row["split"])
+            classes[row["sha256"]].append(row["class_name"])
+    facts = {
+        "have no image that can be read": [name for name, splits in found.items() if not splits],
+        "have no image in train to learn from": [name for name, s in found.items() if s and "train" not in s],
+    }
+    lines = [
+        f"{len(names)} classes {what}: {', '.join(names[:5])[:200]}{', ...' if len(names) > 5 else ''}"
+        for what, names in facts.items()
+        if 0 < len(names) < len(found)
+    ]
+    twice = sum(len(names) for names in classes.values() if len(set(names)) > 1)
+    return [*lines, *[f"{twice} images stand in two classes: the same file under both"] * bool(twice)]
 
 
 def _require_images(source: str, root: Path, table: pa.Table, dataset: str, max_missing: float) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from stages.errors import nearest
 
+UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
+"""What pasted names bring along and nobody sees; the joiners that some scripts and emoji need are not among it."""
 SHOWN = 5
 """Joined classes that a line names; the others are counted."""
 
@@ -19,8 +21,11 @@ def tidy(name: str) -> str:
 
 
 def spelling_key(name: str) -> str:
-    """What all spellings of one class have in common; that of `straße` is not that of `strasse`."""
-    return unicodedata.normalize("NFC", tidy(name).lower())
+    """What all spellings of one class have in common: not capitals, nor which spaces, nor what is not seen.
+
+    That of `straße` is not that of `strasse`.
+    """
+    return unicodedata.normalize("NFC", " ".join(tidy(name).lower().translate(UNSEEN).split()))
 
 
 def join_spellings(

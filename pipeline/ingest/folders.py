@@ -48,7 +48,10 @@ def listing_of(source: str, root: Path, tree: Tree, data: DataParams) -> Listing
     except (LayoutError, ValueError) as error:
         raise UserError(f"{source}: {error}") from error
     keys = {name: (spelling_key(name), shown) for name, shown in names.items()}
-    order = sorted(set(keys.values()), key=lambda key: min(_by_number(tidy(n)) for n, k in keys.items() if k == key))
+    first: dict[tuple[str, str], tuple[int, str]] = {}
+    for name, key in keys.items():
+        first[key] = min(_by_number(tidy(name)), first.get(key, _by_number(tidy(name))))
+    order = sorted(first, key=lambda key: first[key])
     numbers = {key: class_id for class_id, key in enumerate(order)}
     entries = [
         Entry(path, path, numbers[keys[name]], names[name], split)

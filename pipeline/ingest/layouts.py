@@ -78,7 +78,7 @@ def _unwrapped(root: Folder, split_folders: Mapping[str, str] | None) -> Folder:
         only = place.filled[0]
         empty = any(not any(f.others for f in folder.below()) for folder in place.folders if folder is not only)
         named = split_folders is not None and any(_same(only.name, name) for name in split_folders)
-        if named or empty or only.images or not only.filled or _is_split(only):
+        if named or empty or not only.filled or _is_split(only):
             break
         place = only
     return place

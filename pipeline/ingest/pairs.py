@@ -23,6 +23,7 @@ from pipeline.ingest.sidecars import SIDECARS, Facts, check_size, facts_of
 from pipeline.ingest.splits import split_of_folder
 from pipeline.ingest.trees import Tree, read_tree
 from stages.errors import UserError
+from stages.files import read_file
 from stages.names import is_left_behind
 from stages.params import DataParams
 
@@ -173,7 +174,7 @@ def _facts(texts: Mapping[str, Path]) -> Facts:
 def _read(file: Path) -> bytes:
     try:
         check_size(file.stat().st_size)
-        return file.read_bytes()
+        return read_file(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
 

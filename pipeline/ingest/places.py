@@ -105,7 +105,10 @@ class Places:
         if text.startswith("/") and "\0" not in text:
             prefix = self._prefix(text.rpartition("/")[0])
             text = text.removeprefix(prefix).lstrip("/") if prefix is not None else text
-        text = text.removeprefix("./")
+        if not text.startswith("/") and not ELSEWHERE.match(
+            text
+        ):  # `./a.jpg`, `b//a.jpg` and `b/./a.jpg` are no further images
+            text = "/".join(part for part in text.split("/") if part not in ("", "."))
         if not is_inside(text) or not is_inside(text.replace("\\", "/")) or ELSEWHERE.match(text):
             raise ValueError(_refusal(text, self.root))
         return text

@@ -34,6 +34,7 @@ def add_table(records: Records, table: Table, places: Places, split: str | None,
             raise UserError(f"{table.file}: it holds its images itself; leave --images away", exit_code=2)
         base = f"{at.relative_to(places.root).as_posix()}/{table.holds}"
     numbers = _are_numbers(own.get("class", ()))
+    records.notes += _several_lines(table)
     for row in range(len(table.lines)):
         cells = {role: values[row] for role, values in own.items()}
         try:
@@ -54,10 +55,24 @@ def add_table(records: Records, table: Table, places: Places, split: str | None,
             raise UserError(f"{table.where(row)}: {error}") from error
 
 
-def _text(value: Any) -> str:
+def _several_lines(table: Table) -> list[str]:
+    """A line about cells of a text file that hold line breaks: an open quote takes the rows after it into its cell."""
+    if table.file.suffix.lower() not in (".csv", ".tsv"):
+        return []
+    own = table.columns.values()
+    rows = [n for n in range(len(table.lines)) if any("\n" in str(v[n]) or "\r" in str(v[n]) for v in own)]
+    if not rows:
+        return []
+    return [f"{len(rows)} rows run over several lines (first: {table.where(rows[0])}): look for a quote left open"]
+
+
+def _text(value: Any, *, one_line: bool = True) -> str:
     if value is None or isinstance(value, (dict, list, bytes)):
         raise ValueError(f"expected text, found {str(value)[:80]!r}")
-    return str(value).strip()
+    text = str(value).strip()
+    if one_line and ("\n" in text or "\r" in text):
+        raise ValueError(f"a cell runs over several lines ({text[:60]!r}): is a quote left open?")
+    return text
 
 
 def _image(value: Any, table: Table) -> str:
@@ -109,7 +124,7 @@ def _number(value: Any) -> int:
 def _captions(value: Any) -> list[str | None]:
     """A cell with one caption, or a list of them; None for one that is not there."""
     values = value if isinstance(value, list) else [value]
-    return [None if item is None else _text(item) for item in values]
+    return [None if item is None else _text(item, one_line=False) for item in values]
 
 
 def _texts(value: Any) -> list[str]:
@@ -117,12 +132,14 @@ def _texts(value: Any) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list):
-        return [part.strip() for part in _text(value).split("|") if part.strip()]
+        return [part.strip() for part in _text(value, one_line=False).split("|") if part.strip()]
     said = (item["answer"] if isinstance(item, dict) and "answer" in item else item for item in value)
-    return ["" if item is None else _text(item) for item in said]
+    return ["" if item is None else _text(item, one_line=False) for item in said]
 
 
 def _question(cells: dict[str, Any], number: str) -> Question:
     choices = _texts(cells.get("choices"))
     question_id = _text(cells["question_id"]) if "question_id" in cells else number
-    return Question(question_id, _text(cells["question"]), choices or None, _texts(cells.get("answers")))
+    return Question(
+        question_id, _text(cells["question"], one_line=False), choices or None, _texts(cells.get("answers"))
+    )

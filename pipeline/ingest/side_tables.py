@@ -1,10 +1,11 @@
-"""Whether a table that lies among class folders is the data set, or a note beside it (`mistakes.csv`)."""
+"""Whether a table or archive among class folders is the data set, or lies beside it (`mistakes.csv`, `backup.tar`)."""
 
 from pathlib import Path
 
 from pipeline.ingest.base import Listing
 from pipeline.ingest.class_names import spelling_key
 from pipeline.ingest.folders import listing_of
+from pipeline.ingest.shards import find_shards
 from pipeline.ingest.splits import split_of_folder
 from pipeline.ingest.trees import Tree, read_tree
 from stages.errors import UserError
@@ -51,6 +52,38 @@ def weigh(source: str, tables: Listing, data: DataParams) -> Listing:
         if tables.class_names:
             tables.unlabelled.update(_waiting(tree, named))
     return tables
+
+
+def weigh_archives(source: str, archives: Listing, data: DataParams) -> Listing:
+    """The listing of a folder's archives, or that of its class folders where these hold more images.
+
+    Either way a line counts the images that are left out.
+
+    Args:
+        archives: what the archives in the folder `source` hold.
+    """
+    root = Path(source).resolve()
+    try:
+        tree = read_tree(root)
+    except UserError:  # folders that archives do not need
+        return archives
+    if not tree.root.total:
+        return archives
+    names = sorted(file.relative_to(source).as_posix() for file in find_shards(source))
+    shown = ", ".join(names[:5])[:200] + (", ..." if len(names) > 5 else "")
+    try:
+        folders = listing_of(source, root, tree, data)
+    except UserError:
+        folders = None
+    if folders is not None and len(folders.class_names) > 1 and len(folders.entries) > len(archives.entries):
+        folders.notes.insert(
+            0,
+            f"{shown}: {len(archives.entries)} images in archives, fewer than in the class folders beside them, are "
+            f"left aside (to read them alone, name them: --source {source}/FILE)",
+        )
+        return folders
+    archives.notes.append(f"{tree.root.total} images below {source} are in no archive ({shown}) and are left out")
+    return archives
 
 
 def are_class_folders(source: str, data: DataParams) -> bool:

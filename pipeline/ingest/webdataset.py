@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from pipeline.archives import GZIPPED, ContainerError, Member, members, read_member
+from pipeline.archives import GZIPPED, TAR, ContainerError, Member, has_end, members, read_member
 from pipeline.images import SUFFIXES
 from pipeline.ingest.base import Listing
 from pipeline.ingest.folders import listing_of
@@ -192,7 +192,7 @@ def _by_key(source: str, folder: Path, shards: list[Shard], data: DataParams) ->
         records.notes.append(f"{bare} images have no text of their key")
     if alone:
         records.notes.append(f"{len(alone)} texts belong to no image (first: {alone[0][:120]})")
-    records.notes += _slow(shards)
+    records.notes += _odd(shards)
     tree = _tree(shards)
     listing = captioned(source, folder.resolve(), tree, records, data, shards=len(shards))
     return replace(listing, ignored=ignored)
@@ -217,13 +217,15 @@ def _require_one_image(key: str, group: Group) -> None:
         )
 
 
-def _slow(shards: list[Shard]) -> list[str]:
-    """A line about archives that are read more slowly than they could be."""
+def _odd(shards: list[Shard]) -> list[str]:
+    """Lines about archives that are read more slowly than they could be, or may be cut off."""
+    open_end = [shard.name for shard in shards if shard.name.lower().endswith(TAR) and not has_end(shard.file)]
+    cut = f"{len(open_end)} archives have no end mark and may be cut off (first: {''.join(open_end[:1])[:120]})"
     gzipped = sum(shard.name.lower().endswith(GZIPPED) for shard in shards)
     line = (
         f"{gzipped} gzipped archives are read in place, unpacked once by each process: plain tars are quicker (gunzip)"
     )
-    return [line] * bool(gzipped)
+    return [line] * bool(gzipped) + [cut] * bool(open_end)
 
 
 # By folder
@@ -239,7 +241,7 @@ def _by_folder(source: str, folder: Path, shards: list[Shard], data: DataParams)
     except UserError as error:
         mend = f"{held}or put .cls, .json or .txt of the same key beside each image"
         raise UserError(f"{error}; {mend}", exit_code=error.exit_code) from error
-    return replace(listing, notes=[*listing.notes, *_slow(shards)])
+    return replace(listing, notes=[*listing.notes, *_odd(shards)])
 
 
 def _tree(shards: list[Shard]) -> Tree:
