@@ -178,7 +178,7 @@ def _measured(kept: Kept) -> str:
     found = kept.validation
     if found is None:
         return "not measured"
-    return f"accuracy {found.accuracy:.4f}" + ("" if found.loss is None else f", loss {found.loss:.4f}")
+    return f"accuracy {found.accuracy:.4f}" + ("" if found.loss is None else f", loss {found.loss:.3g}")
 
 
 def _run(results: Path, dataset: str | None) -> tuple[str, dict[str, Path]]:
@@ -203,7 +203,8 @@ def _run(results: Path, dataset: str | None) -> tuple[str, dict[str, Path]]:
 def _named(folders: Mapping[str, Path], method: str, run: Path) -> Path:
     if folder_name(method) in folders:
         return folders[folder_name(method)]
-    line = f"{run / KEPT}: no checkpoint of {method!r}; {nearest(method, list(folders))}"
     if method.partition(AT)[0] in METHODS:
-        line += "; `trainer run` keeps one of every method that it fits"
-    raise UserError(line, exit_code=2)
+        there = f"there are: {', '.join(folders)}; `trainer run` keeps one of every method that it fits"
+    else:
+        there = nearest(method, list(folders))
+    raise UserError(f"{run / KEPT}: no checkpoint of {method!r}; {there}", exit_code=2)

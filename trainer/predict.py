@@ -101,10 +101,10 @@ def embed_files(files: Sequence[Path], encoder: ImageEncoder, *, batch: int, wha
         pixels = []
         for path, row in zip(chunk, found.rows, strict=True):
             try:
-                picture = open_rgb(path)
+                picture = open_rgb(path.read_bytes())
                 pixels.append(encoder.preprocess(picture))
-            except ImageError as error:
-                row["error"] = str(error)
+            except (ImageError, OSError) as error:
+                row["error"] = getattr(error, "strerror", None) or str(error)
             else:
                 found.readable.append(row)
                 found.pictures.append(picture)

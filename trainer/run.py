@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from stages import UserError
 from stages.artifacts import NO_LLM
-from stages.command import progress
+from stages.command import progress, say
 from stages.files import remove_tree, replaced_folder
 from stages.lock import store_lock
 from stages.params import Params
@@ -327,6 +327,8 @@ def write(finished: Finished, folder: Path) -> None:
     write_lines(folder / CURVES, Curve, _curves(finished))
     write_lines(folder / OUTCOMES, Outcome, _outcomes(finished))
     first = {id(judged) for judged in first_fits(finished.fits)}
+    if not first:
+        say(f"{finished.record.dataset}: no checkpoint is kept: few-shot is not among the protocols")
     for judged in finished.fits:
         plan = judged.plan
         if id(judged) in first:

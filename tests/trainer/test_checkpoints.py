@@ -159,10 +159,10 @@ def test_methods_without_validation_images_are_told_apart_by_nothing_and_the_lin
 def test_a_method_by_name_and_what_there_is_instead(results: Path) -> None:
     assert choose_checkpoint(results, "w", "cupl@people").folder.name == "cupl@people"
     assert choose_checkpoint(results, None, None, usual="cupl").folder.name == "cupl"
-    known = "known: zero-shot, cupl, cupl@people, nearest-centroid, lp"
-    with pytest.raises(UserError, match=f"no checkpoint of 'logistic'; {known}.*keeps one of every method"):
+    there = "zero-shot, cupl, cupl@people, nearest-centroid, lp"
+    with pytest.raises(UserError, match=f"no checkpoint of 'logistic'; there are: {there}.*keeps one of every method"):
         choose_checkpoint(results, "w", "logistic")
-    with pytest.raises(UserError, match=f"no checkpoint of 'cpul'; {known}.*did you mean 'cupl'"):
+    with pytest.raises(UserError, match=f"no checkpoint of 'cpul'; known: {there}.*did you mean 'cupl'"):
         choose_checkpoint(results, "w", "cpul")
     with pytest.raises(UserError, match="no checkpoint of 'v'; choose with --dataset: w"):
         choose_checkpoint(results, "v", None)

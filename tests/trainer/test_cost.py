@@ -17,7 +17,7 @@ from trainer.analysis.cost import aggregator_parameters, cost_table, costs, flop
 from trainer.analysis.figures import plane
 from trainer.analysis.gap import adapted, gaps, space_of
 from trainer.checkpoint import load_checkpoint
-from trainer.cli import look
+from trainer.cli import analysis
 from trainer.features import load_features
 from trainer.methods import METHODS
 from trainer.methods.aape import AAPE, AAPEPredictor
@@ -142,10 +142,10 @@ def test_the_commands_print_tables_and_json(cache: Path, tmp_path: Path, monkeyp
         ("export", "--checkpoint", "c", "--to", "head"): "head/head.pt2",
     }
     for args, part in ways.items():
-        done = runner.invoke(look.app, args)
+        done = runner.invoke(analysis.app, args)
         assert done.exit_code == 0, done.exception
         assert part in done.stdout
-        assert json.loads(runner.invoke(look.app, [*args, "--json"]).stdout)
+        assert json.loads(runner.invoke(analysis.app, [*args, "--json"]).stdout)
     assert (tmp_path / "gap.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="run `trainer run` first"):
-        runner.invoke(look.app, ["gap"], catch_exceptions=False)
+        runner.invoke(analysis.app, ["gap"], catch_exceptions=False)

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache as cache_once
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -22,7 +24,10 @@ from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Task
 from trainer.draws import few_shot
 from trainer.features import Features, load_features
+from trainer.methods import METHODS
 from trainer.methods.aape import AAPE
+from trainer.methods.aape_plus import TextHead
+from trainer.methods.linear import LinearPredictor
 
 QUICK = TrainParams.model_validate({"epochs": 6, "aggregator_steps": 5})
 
@@ -71,7 +76,8 @@ def explained(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
     def run(*more: Path, stores: Path = cache, **options: Any) -> Any:
         asked = {"top": 2, "nearest": 3, "batch": 3, "device": "cpu", **options}
-        return explain_files([*files, *more], tmp_path / "checkpoint", cache=stores, **asked)
+        checkpoint = asked.pop("checkpoint", tmp_path / "checkpoint")
+        return explain_files([*files, *more], checkpoint, cache=stores, **asked)
 
     return run
 
@@ -155,6 +161,55 @@ def test_where_attention_cannot_be_had_a_line_says_why(
     done = explained()
     assert any("no attention is shown" in note and reason in note for note in done.notes), done.notes
     assert all(p["attention"] is None for row in done.rows for c in row["classes"] for p in c["prompts"])
+
+
+@cache_once
+def kept(name: str, beta: float | None = None) -> tuple[Path, Path]:
+    """Stores, and a checkpoint of a method that was trained on the prompts of `people`."""
+    folder = Path(mkdtemp())
+    make_stores(folder / "cache")
+    loaded = load_features(folder / "cache", "w", "lite", device="cpu")
+    train, val = few_shot(loaded, 4, seed=2)
+    predictor = METHODS[name](QUICK).fit(Task(loaded.text["people"], train, val), seed=2)
+    if beta is not None:
+        predictor.text_head = TextHead("prompts", beta, predictor.text_head.tau)  # type: ignore[attr-defined]
+    said = {"dataset": "w", "encoder": "lite", "encoder_fingerprint": "f", "width": WIDTH, "seed": 2, "shots": 4}
+    save_checkpoint(folder / "checkpoint", predictor, loaded.text["people"], provenance=said)
+    return folder / "cache", folder / "checkpoint"
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_says_what_it_can(name: str, explained: Callable[..., Any]) -> None:
+    stores, checkpoint = kept(name)
+    done = explained(stores=stores, checkpoint=checkpoint, top=4)
+    found = load_checkpoint(checkpoint)
+    for row in done.rows:
+        classes = row["classes"]
+        assert sum(c["probability"] for c in classes) == pytest.approx(1, abs=1e-3)
+        shares = torch.tensor([c["score"] for c in classes]).softmax(0)
+        assert shares.tolist() == pytest.approx([c["probability"] for c in classes], abs=5e-3)
+        for each in classes:
+            assert len(each["prompts"]) == 3
+            assert -1.0001 <= each["cos_template"] <= 1.0001
+            if each["cos_adapted"] is not None:
+                assert -1.0001 <= each["cos_adapted"] <= 1.0001
+            if each["from_text"] is not None:
+                assert each["from_text"] + each["from_images"] == pytest.approx(each["score"], abs=1e-3)
+    first = done.rows[0]["classes"][0]
+    assert (first["from_text"] is not None) == (name in ("aape-plus", "tip-adapter", "tip-adapter-f", "gda"))
+    assert (first["cos_adapted"] is None) == (name in ("logistic", "lp++")), "a weight vector with a bias is no angle"
+    linear = isinstance(found.predictor, LinearPredictor)
+    assert linear == any("one weight vector a class" in note for note in done.notes)
+    assert f"{done.rows[0]['path']}\n" in explanation_text(done.rows)
+
+
+def test_aape_plus_shows_the_shares_that_it_gives_to_the_sentences(explained: Callable[..., Any]) -> None:
+    stores, checkpoint = kept("aape-plus", 8.0)
+    done = explained(stores=stores, checkpoint=checkpoint, nearest=5)
+    assert done.notes == []
+    for each in done.rows[0]["classes"]:
+        cosines = torch.tensor([p["cosine"] for p in each["prompts"]])
+        assert [p["attention"] for p in each["prompts"]] == pytest.approx((8 * cosines).softmax(0).tolist(), abs=1e-3)
 
 
 def test_an_unreadable_file_is_a_row_and_the_others_are_explained(

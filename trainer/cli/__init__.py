@@ -1,10 +1,10 @@
 """`trainer`: stage two on the command line. Heavy imports happen inside the command that needs them."""
 
 from stages import command
-from trainer.cli import bench, look, predict, run, study
+from trainer.cli import analysis, bench, predict, run, study
 from trainer.cli.app import app
 
-__all__ = ["app", "bench", "look", "main", "predict", "run", "study"]
+__all__ = ["analysis", "app", "bench", "main", "predict", "run", "study"]
 
 
 def main() -> None:

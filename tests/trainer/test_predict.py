@@ -1,0 +1,108 @@
+"""`trainer predict`: rows for people and programs, exit codes, and lines that help."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import COLOURS, picture
+from small_stores import NAMES, fast, make_stores
+from test_explain import Colours
+from typer.testing import CliRunner
+
+from stages import UserError
+from trainer.checkpoint import load_checkpoint
+from trainer.cli import analysis
+from trainer.features import load_features
+from trainer.inputs import Inputs
+from trainer.predict import find_images
+from trainer.run import run
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    make_stores(folder / "cache")
+    run(fast(methods=["zero-shot", "nearest-centroid"]), Inputs(load_features(folder / "cache", "w", "lite")),
+        results=folder / "results", jobs=1)  # fmt: skip
+    return folder / "results"
+
+
+@pytest.fixture
+def trainer(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a command in a folder with four pictures."""
+    monkeypatch.setattr("pipeline.encoders.load_encoder", lambda name, device: Colours())
+    monkeypatch.chdir(tmp_path)
+    Path("new").mkdir()
+    for i, colour in enumerate(COLOURS.values()):
+        picture(colour, i).save(f"new/{i}.png")
+
+    def run(*args: str, code: int = 0) -> Any:
+        done = CliRunner().invoke(analysis.app, [*args, "--results", str(results)], catch_exceptions=False)
+        assert done.exit_code == code, done.output
+        return done
+
+    return run
+
+
+def test_every_image_gets_its_classes_and_the_line_says_who_answered(trainer: Any, results: Path) -> None:
+    done = trainer("predict", "new", "--top", "2", "--json")
+    rows = json.loads(done.stdout)
+    assert [row["path"] for row in rows] == [f"new/{i}.png" for i in range(4)]
+    assert all(row["error"] is None and len(row["classes"]) == 2 for row in rows)
+    assert all(1 >= row["classes"][0]["probability"] >= row["classes"][1]["probability"] for row in rows)
+    assert done.stderr.startswith("checkpoint: ")
+    assert " of w, the best of 2 on 12 validation images: accuracy " in done.stderr
+
+
+def test_csv_and_table_have_one_line_an_image(trainer: Any) -> None:
+    (head, *lines) = csv.reader(io.StringIO(trainer("predict", "new", "--csv", "--method", "zero-shot").stdout))
+    assert head == ["path", "class_1", "probability_1", "class_2", "probability_2", "class_3", "probability_3", "error"]
+    assert len(lines) == 4
+    assert all(line[1] in NAMES.values() for line in lines)
+    assert len(trainer("predict", "new", "--method", "zero-shot").stdout.splitlines()) == 2 + 4
+
+
+def test_images_that_cannot_be_read_are_counted_and_only_none_at_all_is_a_failure(trainer: Any) -> None:
+    Path("bad.jpg").write_bytes(b"junk")
+    Path("empty.jpg").write_bytes(b"")
+    some = trainer("predict", "new/0.png", "bad.jpg", "empty.jpg", "--csv")
+    assert "2 of 3 images could not be read (first: bad.jpg: not an image that can be read)" in some.stderr
+    none = trainer("predict", "nope.jpg", "--csv", code=1)
+    assert "1 of 1 images could not be read (first: nope.jpg: No such file or directory)" in none.stderr
+    assert none.stdout.splitlines()[1] == "nope.jpg,,,,,,,No such file or directory"
+    assert "1 of 1 images could not be read" in trainer("explain", "nope.jpg", code=1).stderr
+
+
+def test_a_wrong_use_is_one_line(trainer: Any) -> None:
+    Path("empty").mkdir()
+    for args, line in {
+        ("predict", "new", "--method", "zero-shto"): "no checkpoint of 'zero-shto'.*did you mean 'zero-shot'",
+        ("export", "--to", "x", "--method", "aape"): "no checkpoint of 'aape'; there are: zero-shot, nearest-centroid",
+        ("explain", "new", "--dataset", "v"): "no checkpoint of 'v'; choose with --dataset: w",
+        ("predict", "new", "--device", "foo"): "device 'foo': no device of torch; known: auto, cpu",
+        ("explain", "new", "--device", "foo"): "device 'foo': no device of torch",
+        ("predict", "new", "--checkpoint", "c", "--method", "aape"): "is one classifier already: leave out --method",
+        ("predict", "new", "--checkpoint", "c"): "no checkpoint in c: checkpoint.json is missing",
+        ("predict", "empty"): "empty: no image in this folder",
+        ("export", "--to", "/proc/x"): "/proc/x",
+    }.items():
+        with pytest.raises(UserError, match=line) as caught:
+            trainer(*args)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_program_of_any_kept_method_is_written_and_named(trainer: Any, results: Path) -> None:
+    trainer("export", "--to", "head", "--method", "nearest-centroid")
+    assert json.loads(Path("head/labels.json").read_text())["method"] == "nearest-centroid"
+    found = load_checkpoint(results / "runs" / "w" / "checkpoints" / "nearest-centroid")
+    assert json.loads(Path("head/labels.json").read_text())["classes"] == list(found.text.names)
+
+
+def test_what_systems_leave_in_a_folder_is_no_image(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", "__MACOSX/b.png", "sub/c.JPG", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [p.relative_to(tmp_path).as_posix() for p in find_images([tmp_path])] == ["a.png", "sub/c.JPG"]
