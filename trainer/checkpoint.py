@@ -196,11 +196,12 @@ def _read_record(folder: Path) -> _Record:
     path = folder / RECORD
     try:
         content = json.loads(path.read_bytes())
+        whole = isinstance(content, dict) and content.pop("sha256", None) == _digest(content)
     except OSError as error:
         raise _unreadable(folder, path, error) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no JSON ({error}): it was cut off or edited, train again") from error
-    if not isinstance(content, dict) or content.pop("sha256", None) != _digest(content):
+    if not whole:
         raise UserError(f"{path}: was changed since it was saved (its sha256 does not fit): restore it or train again")
     try:
         return _Record.model_validate(content)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -41,7 +42,7 @@ class FinishedFits:
         for tensor in [*text, *_tensors(task.train), *_tensors(task.val)]:
             digest.update(b"-" if tensor is None else f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             if tensor is not None:
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+                digest.update(_bytes(tensor))
         return self.folder / f"{digest.hexdigest()[:32]}.safetensors"
 
     def load(self, file: Path, *, device: torch.device | str = "cpu") -> tuple[Predictor, float] | None:
@@ -50,7 +51,7 @@ class FinishedFits:
             with safe_open(file, framework="pt", device=str(device)) as opened:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
                 about = opened.metadata()
-            if about["key"] != file.stem:
+            if about["key"] != file.stem or about["seal"] != _seal(about, tensors):
                 return None
             predictor: Predictor = unpack(json.loads(about["predictor"]), tensors)
             return predictor, float(about["seconds"])
@@ -67,8 +68,9 @@ class FinishedFits:
             UserError: the folder cannot be written, or the disk is full.
         """
         tree, tensors = pack(predictor)
-        metadata = {"key": file.stem, "predictor": json.dumps(tree), "seconds": repr(seconds)}
-        write_bytes(file, save({name: value.cpu() for name, value in tensors.items()}, metadata=metadata))
+        cpu = {name: value.cpu() for name, value in tensors.items()}
+        about = {"key": file.stem, "predictor": json.dumps(tree), "seconds": repr(seconds)}
+        write_bytes(file, save(cpu, metadata=about | {"seal": _seal(about, cpu)}))
 
 
 def timed_fit(method: Method, task: Task, seed: int) -> tuple[Predictor, float]:
@@ -89,6 +91,19 @@ def _code() -> str:
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _seal(about: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+    """A hash over a fit, so that one with a changed bit is fitted again."""
+    digest = hashlib.sha256(json.dumps([about[name] for name in ("key", "predictor", "seconds")]).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
+        digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def _tensors(images: Images) -> list[torch.Tensor | None]:

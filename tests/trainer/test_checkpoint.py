@@ -89,6 +89,15 @@ def _mix(folder: Path) -> None:
     (folder / "other" / "checkpoint.safetensors").replace(folder / "checkpoint.safetensors")
 
 
+def _half_a_character(folder: Path) -> None:
+    path = folder / "checkpoint.json"
+    path.write_text(path.read_text().replace("class 0", "\\ud800"))
+
+
+def _nested(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text("[" * 100_000)
+
+
 def _no_tensors(folder: Path) -> None:
     (folder / "checkpoint.safetensors").unlink()
 
@@ -101,6 +110,8 @@ def _no_tensors(folder: Path) -> None:
         (_cut_record, "checkpoint.json: is no JSON"),
         (_edit, "checkpoint.json: was changed since it was saved"),
         (_drop_key, "checkpoint.json: was changed since it was saved"),
+        (_half_a_character, "checkpoint.json: is no JSON"),
+        (_nested, "checkpoint.json: is no JSON"),
         (_no_tensors, "checkpoint.safetensors is missing"),
     ],
 )

@@ -105,6 +105,17 @@ def test_a_cut_off_fit_is_fitted_anew(tmp_path: Path) -> None:
     assert fits.load(file) is None
 
 
+def test_a_fit_with_one_changed_bit_is_fitted_anew(tmp_path: Path) -> None:
+    fits = FinishedFits(tmp_path)
+    file = fits.file(method("zero-shot"), TASK, 1)
+    fits.keep(file, LinearPredictor(TASK.text.names, unit(6, WIDTH), torch.zeros(6)), 1.0)
+    assert fits.load(file) is not None
+    changed = bytearray(file.read_bytes())
+    changed[-100] ^= 1
+    file.write_bytes(changed)
+    assert fits.load(file) is None
+
+
 def test_a_fit_under_the_name_of_another_is_fitted_anew(tmp_path: Path) -> None:
     fits = FinishedFits(tmp_path)
     file, other = (fits.file(method(name), TASK, 1) for name in ("zero-shot", "nearest-centroid"))
