@@ -21,7 +21,7 @@ from pipeline.prompts.commands import pasteable, remake
 from pipeline.prompts.importing import import_prompts
 from pipeline.torchvision_mend import mend_torchvision
 from pipeline.verify import verify
-from stages import ImageStore, ManifestProvenance, ManifestStore, PromptStore, TextStore, UserError
+from stages import ImageStore, ManifestProvenance, ManifestStore, PromptProvenance, PromptStore, TextStore, UserError
 from stages.artifacts import embedding_matrix
 from stages.params import DataParams, EmbedParams
 
@@ -303,6 +303,8 @@ def test_a_stale_source_is_left_out_with_its_mend_and_the_others_are_embedded(
     ]
     origin = PromptStore(cache, "w", "people").provenance()
     assert pasteable(remake(origin)).endswith(f"--file '{tmp_path / 'all of them.json'}'")
+    asked = PromptProvenance(dataset="w", content="", llm="a b", llm_fingerprint="server:a b", questions={"q": "{}?"})
+    assert pasteable(remake(asked)) == "pipeline generate-prompts --dataset w --llm 'a b' --server URL"
 
 
 # images that are away for a moment

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from pipeline.prompts.commands import SERVED
 from pipeline.prompts.engines.base import Answer, Request, Sampling
 from pipeline.prompts.engines.connection import LONGEST_PAUSE, connect, fault, named, what_it_said
 from pipeline.prompts.engines.limits import TEMPLATE_VARIABLES, all_answers, draws, least_tokens
@@ -196,7 +197,7 @@ def _pick(models: Sequence[Model], names: Sequence[str]) -> Model | None:
 def _fingerprint(model: Model) -> str:
     """What the server calls its model, and what it loaded under that name; of a folder only the last part."""
     parts = [PurePath(part).name if part.startswith(("/", "~", ".")) else part for part in (model.id, model.root or "")]
-    return "server:" + "=".join(dict.fromkeys(filter(None, parts)))
+    return SERVED + "=".join(dict.fromkeys(filter(None, parts)))
 
 
 async def _models(server: ServerParams) -> list[Model]:
