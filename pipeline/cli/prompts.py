@@ -62,7 +62,8 @@ def generate_prompts(
     names = _with_classes(command.chosen(dataset, settings), cache)
     done: list[PromptSummary] = []
     if names:
-        before_torch()
+        if prompts.server.url is None:
+            before_torch()
         model = find_llm(prompts.llm, options, prompts.server, settings.llms)
         encoder = once(lambda: _encoder(settings)) if (prompts.near_duplicate or 1) < 1 else None
         with ExitStack() as stack:

@@ -8,18 +8,11 @@ SECONDS = 10
 OFFLINE = "offline use --llm smollm2, or a local folder with the model"
 
 
-def hub_commit(repo: str, revision: str | None = None) -> str | None:
-    """The commit of a hub model in this machine's hub cache, without asking the hub; None when it is not there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(repo, "config.json", revision=revision)
-    return Path(path).parent.name if isinstance(path, str) else None
-
-
 def hub_config(name: str, repo: str, revision: str | None) -> Path:
     """The config.json of a hub model in the hub's cache, fetched if it is not there; its folder is named by the commit.
 
-    A hub fault is told apart from all others, and at once.
+    What the cache has is taken as it is, without asking the hub: a model stays the same until the user fetches another
+    (`hf download`), or names a revision. A hub fault is told apart from all others, and at once.
 
     Args:
         name: what the user calls the model.
@@ -27,7 +20,7 @@ def hub_config(name: str, repo: str, revision: str | None) -> Path:
     Raises:
         UserError: the hub cannot be reached, or it has no such model or revision, or the model is gated.
     """
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -36,9 +29,11 @@ def hub_config(name: str, repo: str, revision: str | None) -> Path:
         RevisionNotFoundError,
     )
 
+    cached = try_to_load_from_cache(repo, "config.json", revision=revision)
+    if isinstance(cached, str):
+        return Path(cached)
     try:
-        if hub_commit(repo, revision) is None:
-            HfApi().model_info(repo, revision=revision, timeout=SECONDS)  # unlike a download it does not try six times
+        HfApi().model_info(repo, revision=revision, timeout=SECONDS)  # unlike a download it does not try six times
         return Path(hf_hub_download(repo, "config.json", revision=revision))
     except GatedRepoError as error:
         raise UserError(

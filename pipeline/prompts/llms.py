@@ -43,6 +43,7 @@ class ResolvedLLM:
         model: what the engine loads: a folder, a hub id, or a server's name for it.
         fingerprint: what pins the weights: the sha256 of a GGUF file or of a folder's files, the commit of a hub id,
             or what a server calls its model.
+        revision: the commit of a hub id, None elsewhere.
         note: one honest line that every output repeats, empty when there is nothing to say.
         system: the system message put before every question, empty: the question stands alone (CuPL). It decides what
             is answered, so it belongs to the provenance.
@@ -54,6 +55,7 @@ class ResolvedLLM:
     name: str
     model: str
     fingerprint: str
+    revision: str | None = None
     note: str = ""
     system: str = ""
     config: Path | None = None
@@ -121,8 +123,9 @@ def resolve_llm(name: str, *, revision: str | None = None, aliases: Mapping[str,
         )
     if _HUB_ID.fullmatch(target):
         config = hub_config(name, target, revision)
+        commit = config.parent.name
         return ResolvedLLM(
-            name=name, model=target, fingerprint=config.parent.name, config=config, context=_context(config)
+            name=name, model=target, fingerprint=commit, revision=commit, config=config, context=_context(config)
         )
     raise UserError(
         f"unknown LLM {_shown(name, target)}: neither an alias, nor a hub id (org/name), nor a folder with "

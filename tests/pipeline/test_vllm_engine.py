@@ -119,13 +119,13 @@ def test_an_answer_of_odd_bytes_or_of_nothing_is_an_answer() -> None:
 
 def test_what_a_user_chose_reaches_vllm() -> None:
     options = EngineOptions(
-        revision="v2", dtype="float16", tensor_parallel_size=2, max_model_len=99, quantization="awq",
+        dtype="float16", tensor_parallel_size=2, max_model_len=99, quantization="awq",
         gpu_memory_utilization=0.5,
     )  # fmt: skip
-    given = engine.arguments(LLM, options, has_cuda=True)
+    given = engine.arguments(replace(LLM, revision="0123abc"), options, has_cuda=True)
     assert given.items() >= {
-        "model": "meta-llama/x", "revision": "v2", "dtype": "float16", "tensor_parallel_size": 2, "max_model_len": 99,
-        "quantization": "awq", "gpu_memory_utilization": 0.5, "enable_prefix_caching": True,
+        "model": "meta-llama/x", "revision": "0123abc", "dtype": "float16", "tensor_parallel_size": 2,
+        "max_model_len": 99, "quantization": "awq", "gpu_memory_utilization": 0.5, "enable_prefix_caching": True,
     }.items()  # fmt: skip
     assert "enforce_eager" not in given
     assert engine.arguments(LLM, EngineOptions(), has_cuda=False)["enforce_eager"]
@@ -137,10 +137,27 @@ def test_without_a_hub_the_offline_model_is_named(monkeypatch: pytest.MonkeyPatc
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", offline)
-    monkeypatch.setattr("pipeline.prompts.hub.hub_commit", lambda repo, revision: None)
     with pytest.raises(UserError, match="hub cannot be reached; offline use --llm smollm2") as caught:
         find_llm("llama3")
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_in_the_hub_cache_is_taken_as_it_is_without_asking_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: Any, **settings: Any) -> str:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", never)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", never)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "models--org--x"
+    for file, text in (("refs/main", commit), (f"snapshots/{commit}/config.json", '{"n_positions": 512}')):
+        (repo / file).parent.mkdir(parents=True)
+        (repo / file).write_text(text)
+    found = find_llm("org/x")
+    assert (found.fingerprint, found.revision, found.context) == (commit, commit, 512)
 
 
 def test_without_vllm_the_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

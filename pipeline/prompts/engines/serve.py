@@ -31,6 +31,8 @@ def serve(context: typer.Context, llm: Annotated[str, typer.Argument(help="Alias
         vllm = import_vllm()
     options = ["--model", found.model, "--served-model-name", llm, "--host", "127.0.0.1"]
     options += ["--max-model-len", str(fitted(EngineOptions(), found).max_model_len)]
+    if found.revision:
+        options += ["--revision", found.revision]
     if not has_cuda:
         if found.config is not None:
             inspect_here(vllm, found.config)

@@ -147,7 +147,7 @@ def arguments(llm: ResolvedLLM, options: EngineOptions, *, has_cuda: bool) -> di
     """What `vllm.LLM` is called with."""
     found: dict[str, Any] = {
         "model": llm.model,
-        "revision": None if llm.is_local else options.revision,
+        "revision": llm.revision,
         "dtype": options.dtype,
         "tensor_parallel_size": options.tensor_parallel_size,
         "max_model_len": options.max_model_len,
