@@ -135,7 +135,7 @@ class EvaluationParams(_Section):
     protocols: list[str] = Field(
         ["few-shot", "base-to-new"],
         min_length=1,
-        description="protocol names: few-shot, base-to-new, cross-dataset, domain-generalization, label-noise",
+        description="names of protocols (`trainer/protocols/`), such as few-shot and base-to-new",
     )
     methods: list[str] = Field(
         ["standard"], min_length=1, description="method names, or groups of them: `standard`, `all`"

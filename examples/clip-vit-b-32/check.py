@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stages.command import table
-from stages.params import Params
+from stages.params import Params, load_params
 from trainer.aape.classifier import Classifier
 from trainer.data import ClassText, Images, Task
 from trainer.methods import methods
@@ -82,7 +82,7 @@ def main() -> None:
     )
     train = Params().train
     asked = {method.name: method for method in methods(METHODS, settings=train)}
-    slower = train.model_copy(update={"lr": SLOWER})
+    slower = load_params(None, {"train.lr": SLOWER}).train
     asked |= {f"{each.name}, lr {SLOWER}": each for each in methods(["aape"], settings=slower)}
     found: dict[str, list[float]] = {name: [] for name in asked}
     for seed in SEEDS:

@@ -51,4 +51,4 @@ def prepare(dataset: str, source: str, data: DataParams) -> tuple[str, DataParam
 
 def _filled(data: DataParams, fields: dict[str, Any]) -> DataParams:
     """The settings with these fields where the user set none."""
-    return data.model_copy(update={key: value for key, value in fields.items() if key not in data.model_fields_set})
+    return DataParams.model_validate({**fields, **data.model_dump(exclude_unset=True)})

@@ -30,8 +30,8 @@ def test_a_project_holds_the_data_set_and_its_classes(weaves: Path, tmp_path: Pa
     assert made.classes == sorted(COLOURS)
     text = (made.folder / "params.yaml").read_text()
     assert '#   "red weave": "red weave"' in text
-    uncommented = "\n".join(line.replace("    # ", "    ", 1).replace("#   ", "  ", 1) for line in text.splitlines()
-                            if "classes were found" not in line)  # fmt: skip
+    lines = [line for line in text.splitlines() if "classes were found" not in line]
+    uncommented = "\n".join(line[:4] + line[6:] if line.startswith("    # ") else line for line in lines)
     assert yaml.safe_load(uncommented)["data"]["weaves"]["class_names"] == {name: name for name in sorted(COLOURS)}
     assert len((made.folder / "README.md").read_text().splitlines()) == 5
 
