@@ -9,7 +9,15 @@ from torch.nn.functional import cross_entropy, normalize
 
 from stages.errors import UserError
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, small_text, unit
-from trainer.aape_plus import attended_cosines, class_scores, fit_ridge, leave_one_out, likeliest
+from trainer.aape_plus import (
+    attended_cosines,
+    calibrated,
+    class_scores,
+    fit_ridge,
+    leave_one_out,
+    likeliest,
+    negative_log_likelihood,
+)
 from trainer.aape_plus.choice import TAUS
 from trainer.data import ClassText, Images, Task
 from trainer.methods.aape_plus import USUAL_STRENGTH, USUAL_TAU, AAPEPlus, AAPEPlusPredictor
@@ -88,10 +96,31 @@ def test_of_settings_with_as_many_right_the_likelier_wins_at_its_own_temperature
     sure = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.1, 0.0]])
     wild = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [9.0, 0.0]])
     even = {"wild": 0.0, "sure": 0.0}
-    setting, tau = likeliest({"wild": wild, "sure": sure}, labels, even)
+    scores = {"wild": wild, "sure": sure}
+    setting, tau = likeliest(scores.__getitem__, labels, even)
     assert setting == "sure"
     assert float(cross_entropy(sure / tau, labels)) == min(float(cross_entropy(sure / each, labels)) for each in TAUS)
-    assert likeliest({"wild": wild, "sure": sure}, labels, even | {"sure": 99.0})[0] == "wild"
+    assert likeliest(scores.__getitem__, labels, even | {"sure": -99.0})[0] == "wild"
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.03, 1.0, 1000.0])
+@pytest.mark.parametrize("near", [None, TAUS[0], TAUS[20], TAUS[-1]])
+def test_the_temperature_is_that_of_a_search_over_all_whether_or_not_one_starts_near_it(
+    scale: float, near: float | None
+) -> None:
+    labels = torch.arange(6).repeat(20)
+    scores = scale * (torch.nn.functional.one_hot(labels, 6) + unit(120, 6, seed=3))
+    every = [float(cross_entropy(scores / tau, labels)) for tau in TAUS]
+    loss, tau = calibrated(scores, labels, near=near)
+    assert tau == TAUS[every.index(min(every))]
+    assert loss == min(every)
+
+
+def test_many_images_are_judged_in_parts_as_they_are_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, scores = torch.arange(6).repeat(20), unit(120, 6, seed=3)
+    whole = negative_log_likelihood(scores, labels, 0.05)
+    monkeypatch.setattr("trainer.aape_plus.choice.ENTRIES", 7 * 6)
+    assert negative_log_likelihood(scores, labels, 0.05) == pytest.approx(whole, rel=1e-6)
 
 
 @pytest.mark.parametrize("shots", [1, 2, 4, 8])

@@ -32,6 +32,7 @@ class Ridge:
         left: one column a direction, one row an image.
         values: squared singular values.
         right: one column a direction, one row an entry of the embedding.
+        projected: the centred labels along each direction.
         scale: mean squared length of the centred images; a ridge is a multiple of it.
     """
 
@@ -41,6 +42,7 @@ class Ridge:
     left: Float[Tensor, "B rank"]
     values: Float[Tensor, "rank"]
     right: Float[Tensor, "D rank"]
+    projected: Float[Tensor, "rank C"]
     scale: float
 
 
@@ -56,13 +58,16 @@ def fit_ridge(images: Images, classes: int) -> Ridge:
     values, basis = values[kept], basis[:, kept]
     other = (centred.T if wide else centred) @ basis / values.sqrt()
     left, right = (basis, other) if wide else (other, basis)
-    return Ridge(centre, targets.mean(0), targets, left, values, right, float(centred.square().sum()) / len(x))
+    share = targets.mean(0)
+    projected = left.T @ (targets - share)
+    return Ridge(centre, share, targets, left, values, right, projected, float(centred.square().sum()) / len(x))
 
 
 def leave_one_out(ridge: Ridge, strength: float) -> Float[Tensor, "B C"]:
     """The scores of each image by the fit without it."""
     shrunk = ridge.values / (ridge.values + strength * ridge.scale)
-    fitted = ridge.share + ridge.left @ (shrunk[:, None] * (ridge.left.T @ (ridge.targets - ridge.share)))
+    fitted = ridge.left @ (shrunk[:, None] * ridge.projected)
+    fitted += ridge.share
     own = (ridge.left.square() @ shrunk + 1 / len(ridge.targets))[:, None]
     return ((fitted - own * ridge.targets) / (1 - own).clamp_min(SMALLEST_LEFT)).float()
 
@@ -70,5 +75,5 @@ def leave_one_out(ridge: Ridge, strength: float) -> Float[Tensor, "B C"]:
 def class_scores(ridge: Ridge, strength: float) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
     """W and b of the scores x W^T + b; those of an image sum to 1."""
     shrunk = ridge.values.sqrt() / (ridge.values + strength * ridge.scale)
-    weight = ((ridge.targets - ridge.share).T @ ridge.left * shrunk) @ ridge.right.T
+    weight = (ridge.projected.T * shrunk) @ ridge.right.T
     return weight.float(), (ridge.share - weight @ ridge.centre).float()

@@ -13,23 +13,26 @@ Caltech101 and EuroSAT, without their test splits, and confirmed on clothing and
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from stages.errors import UserError
 from trainer.aape_plus import (
     Ridge,
+    attended_by_each,
     attended_cosines,
     calibrated,
     class_scores,
     fit_ridge,
     leave_one_out,
     likeliest,
+    negative_log_likelihood,
 )
 from trainer.data import ClassText, Images, Task, check_task
 from trainer.draws import select
@@ -41,7 +44,7 @@ STRENGTHS, USUAL_STRENGTH = (0.03, 0.1, 0.3, 1.0, 3.0), 0.3
 """Ridges, in mean squared lengths of the centred images; the usual one where nothing is unseen."""
 MULTIPLES, USUAL_MULTIPLE = (0.0, 0.5, 1.0, 2.0, 4.0), 1.0
 """Of the text's weight."""
-DOUBT = 0.25
+ODDS = 0.25
 """What unseen images have to gain, in nats, by the setting beside the usual one; n steps away it is n^2 times that."""
 TEXT_SHOTS = 0.02
 """The text's weight beside one shot a class, in ridge scores for one nat of calibrated text."""
@@ -157,7 +160,7 @@ class AAPEPlus:
         val = None if val is None else val.float32()
         head = choose_text_head(task.text, train if val is None else join(train, val))
         ridge = fit_ridge(train, len(task.text))
-        strength, text_weight = USUAL_STRENGTH, TEXT_SHOTS / shots
+        strength, multiple, one_multiple = USUAL_STRENGTH, USUAL_MULTIPLE, TEXT_SHOTS / shots
         tau, unseen = USUAL_TAU, USUAL_UNSEEN
         found: Info = {}
         leave = shots >= (2 if val is None else LEAVE_ONE_OUT_SHOTS)
@@ -165,16 +168,21 @@ class AAPEPlus:
         if held:
             labels = torch.cat([images.labels for images in held])
             heard = torch.cat([head.logits(images.embeddings, task.text) for images in held])
-            seen = {each: unseen_scores(ridge, each, val, leave=leave) for each in STRENGTHS}
-            tried = {(s, m): seen[s] + m * text_weight * heard for s in STRENGTHS for m in MULTIPLES}
-            (strength, multiple), tau = likeliest(tried, labels, {each: _doubt(*each) for each in tried})
-            logits, text_weight = tried[strength, multiple], multiple * text_weight
-            unseen = UNSEEN_SHARE * float(seen[strength].gather(1, labels[:, None]).mean())
+            seen = functools.lru_cache(maxsize=1)(partial(unseen_scores, ridge, val, leave=leave))
+
+            def scores(setting: tuple[float, float]) -> Float[Tensor, "B C"]:
+                return seen(setting[0]) + setting[1] * one_multiple * heard
+
+            log_prior = {(s, m): _log_prior(s, m) for s in STRENGTHS for m in MULTIPLES}
+            (strength, multiple), tau = likeliest(scores, labels, log_prior)
+            logits = scores((strength, multiple))
+            unseen = UNSEEN_SHARE * float(seen(strength).gather(1, labels[:, None]).mean())
             found = {
                 "val_accuracy": float((logits.argmax(1) == labels).double().mean()),
-                "val_loss": float(cross_entropy(logits / tau, labels)),
+                "val_loss": negative_log_likelihood(logits, labels, tau),
             }
         weight, bias = class_scores(ridge, strength)
+        text_weight = multiple * one_multiple
         info: Info = {
             "class_text": head.source,
             "beta": head.beta,
@@ -193,15 +201,15 @@ class AAPEPlus:
 
 def choose_text_head(text: ClassText, images: Images) -> TextHead:
     """Template or prompts, and beta, by the likelihood of the images, to which nothing but tau is fitted."""
-    heads = [("template", 0.0)]
+    heads = [(("template", 0.0), _cosines(images.embeddings, text, "template", 0.0))]
     if text.prompts is not None:
-        heads += [("prompts", beta) for beta in BETAS]
-    losses = [(*calibrated(_cosines(images.embeddings, text, *head), images.labels), *head) for head in heads]
-    _, tau, source, beta = min(losses)
+        each = attended_by_each(images.embeddings, *text.require_prompts(), betas=BETAS)
+        heads += [(("prompts", beta), scores) for beta, scores in zip(BETAS, each, strict=True)]
+    _, tau, source, beta = min((*calibrated(scores, images.labels), *head) for head, scores in heads)
     return TextHead(source, beta, tau)
 
 
-def unseen_scores(ridge: Ridge, strength: float, val: Images | None, *, leave: bool) -> Float[Tensor, "B C"]:
+def unseen_scores(ridge: Ridge, val: Images | None, strength: float, *, leave: bool) -> Float[Tensor, "B C"]:
     """Scores of images that the ridge regression has not seen: validation images, then each shot left out."""
     scores = []
     if val is not None:
@@ -222,12 +230,12 @@ def _cosines(images: Float[Tensor, "B D"], text: ClassText, source: str, beta: f
     return attended_cosines(images, prompts, mask, beta=beta)
 
 
-def _doubt(strength: float, multiple: float) -> float:
+def _log_prior(strength: float, multiple: float) -> float:
     steps = (
         STRENGTHS.index(strength) - STRENGTHS.index(USUAL_STRENGTH),
         MULTIPLES.index(multiple) - MULTIPLES.index(USUAL_MULTIPLE),
     )
-    return DOUBT * sum(step**2 for step in steps)
+    return -ODDS * sum(step**2 for step in steps)
 
 
 def _note(val: Images | None, *, leave: bool) -> str:

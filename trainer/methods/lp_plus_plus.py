@@ -23,6 +23,8 @@ EPOCHS = 300
 MOMENTUM = 0.9
 ALPHA_EVERY = 10
 """Steps of w for one of alpha."""
+ENTRIES = 2**22
+"""Scores of a part of the images (float32: 16 MB)."""
 BLEND = 2.5
 """alpha starts at 2.5 / tau times the mean cosine of a shot and its own class text: 250 at CLIP's tau of 0.01."""
 
@@ -53,6 +55,7 @@ class _Probe(Learner):
         super().__init__()
         cosines = images.embeddings @ text.T
         self.text, self.steps = text, step_sizes(images.embeddings, cosines)
+        self.most = max(1, ENTRIES // len(text))
         weight, alpha = start_values(images, cosines, tau)
         self.own, self.alpha = nn.Parameter(weight), nn.Parameter(alpha)
         self.bias = nn.Parameter(torch.zeros_like(alpha))
