@@ -15,7 +15,7 @@ import typer
 
 from stages.errors import UserError, nearest
 from stages.extras import missing_extra
-from stages.stopping import Stopped, stop_on_signals
+from stages.stopping import Stopped, leave_at_once, stop_on_signals
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -170,7 +170,7 @@ def main(app: typer.Typer) -> None:
         sys.exit(error.exit_code)
     except Stopped as stop:
         say(stop.line)
-        raise
+        leave_at_once(stop)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

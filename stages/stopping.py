@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -73,3 +75,19 @@ def _stop(number: int, frame: FrameType | None) -> None:
         if signal.getsignal(each) is _stop:
             signal.signal(each, signal.SIG_DFL)
     raise Stopped(number)
+
+
+def leave_at_once(stop: Stopped) -> NoReturn:
+    """End the process with its worker processes, all work having unwound.
+
+    What vLLM and torch do when Python ends would take some ten seconds more, and keeps nothing.
+    """
+    if "multiprocessing" in sys.modules:
+        from multiprocessing import active_children
+
+        for child in active_children():
+            child.terminate()
+    with suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(128 + stop.number)
