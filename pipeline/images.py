@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from stages.files import read_file
+from stages.files import LFS_POINTER, read_file
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -84,6 +84,8 @@ def open_picture(source: Path | bytes) -> Picture:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
+        if data.startswith(LFS_POINTER):
+            raise ImageError("a Git LFS pointer, not the image itself: run `git lfs pull`") from error
         raise ImageError("not an image that can be read" if data else "empty file") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
         said = str(error).replace(str(source), source.name) if isinstance(source, Path) else str(error)

@@ -128,6 +128,20 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse the small text that Git LFS leaves in place of a file that has not been fetched.
+
+    Raises:
+        UserError: the file is one.
+    """
+    with path.open("rb") as handle:
+        if handle.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(f"{path}: a Git LFS pointer, not the file itself: run `git lfs pull` in its folder")
+
+
 def sha256_file(path: Path) -> str:
     """sha256 (hex) of a file's bytes, read in blocks."""
     with path.open("rb") as handle:

@@ -8,12 +8,14 @@ local checkpoint of such a model name the `-quickgelu` architecture.
 import hashlib
 import json
 import logging
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from textwrap import shorten
 from typing import Any
 
@@ -30,6 +32,7 @@ from pipeline.encoders.memory import keep_freed_memory
 from pipeline.torchvision_mend import mend_torchvision
 from stages.device import pick_device
 from stages.errors import UserError, nearest
+from stages.files import refuse_lfs_pointer
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SECONDS_TO_ANSWER = 30  # a server that is silent for longer counts as out of reach
@@ -155,10 +158,17 @@ def _load(name: str) -> tuple[Any, Any, dict[str, Any]]:
         arch, weights = identifier, None
         failure = f"cannot load {name}"
         quick_gelu = False
+        folder = Path(identifier.removeprefix("local-dir:"))
+        local = folder.is_dir()
+        for file in sorted(folder.glob("*")) if local else ():
+            if file.is_file():
+                refuse_lfs_pointer(file)
     else:
         arch, _, weights = identifier.partition("/")
         weights = _checked(name, arch, weights)
         local = Path(weights).is_file()
+        if local:
+            refuse_lfs_pointer(Path(weights))
         failure = f"{weights} is no checkpoint of {arch}" if local else f"cannot fetch the weights of {name}"
         quick_gelu = bool(get_pretrained_cfg(arch, weights).get("quick_gelu"))
     try:
@@ -167,9 +177,21 @@ def _load(name: str) -> tuple[Any, Any, dict[str, Any]]:
             tokenizer = open_clip.get_tokenizer(arch)
             architecture = open_clip.get_model_config(arch) | ({"quick_gelu": True} if quick_gelu else {})
     except Exception as error:  # open_clip, the hub and the unpickler raise whatever they like
-        reason = shorten(str(error), 250, placeholder=" ...") or type(error).__name__
-        raise UserError(f"{failure} ({reason}); {_OFFLINE}") from error
+        raise UserError(f"{failure} ({_reason(error)})" + ("" if local else f"; {_OFFLINE}")) from error
     return model.eval().requires_grad_(False), tokenizer, architecture
+
+
+def _reason(error: Exception) -> str:
+    """Why a model cannot be loaded, in one line; torch's own advice, to run the code in the file, is not passed on."""
+    said = " ".join(str(error).split())
+    if isinstance(error, UnpicklingError) or "weights_only" in said:
+        strange = re.search(r"GLOBAL (\S+)", said)
+        if strange is None:
+            return "neither torch nor safetensors wrote it: fetch it again"
+        return f"it holds {strange[1][:80]!r}, which is no tensor: save the model's state_dict() alone"
+    if "PytorchStreamReader" in said:
+        return "cut off or damaged: fetch it again"
+    return shorten(said, 250, placeholder=" ...") or type(error).__name__
 
 
 def _checked(name: str, arch: str, weights: str) -> str:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, UserError, slug
 from stages.artifacts import Store
-from stages.files import user_errors, write_bytes
+from stages.files import refuse_lfs_pointer, user_errors, write_bytes
 
 MANIFEST, IMAGES = "manifest.parquet", "images.parquet"
 
@@ -21,6 +21,7 @@ class ExportedReader:
 
 
 def _read(file: Path) -> tuple[pa.Table, Provenance]:
+    refuse_lfs_pointer(file)
     try:
         table, footer = pq.read_table(file), pq.read_metadata(file).metadata
     except (pa.ArrowInvalid, OSError) as error:

@@ -18,7 +18,7 @@ from pipeline.prompts.context import context_of
 from pipeline.prompts.gguf_files import converted, is_gguf, packaged_gguf
 from pipeline.prompts.hub import hub_config
 from stages.errors import UserError, nearest
-from stages.files import sha256_file
+from stages.files import LFS_POINTER, sha256_file
 
 TABLE = Path(__file__).with_name("llms.yaml")
 PACKAGED = "packaged"
@@ -28,7 +28,6 @@ PACKAGED_NOTE = (
 )
 # Measured with 250 questions on Caltech101: kept answers rise from 59 to 70 %.
 PACKAGED_SYSTEM = "You describe what things look like in photographs. Answer in one sentence that names the thing."
-_LFS = b"version https://git-lfs"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Everything in a model folder that decides what the model answers.
 _MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
@@ -184,5 +183,5 @@ def folder_fingerprint(folder: Path) -> str:
 def _pointer(path: Path) -> str:
     """What a message says of a file that stands for a larger one of a repository; empty for any other."""
     with path.open("rb") as file:
-        is_pointer = file.read(len(_LFS)) == _LFS
+        is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
     return " but a Git LFS pointer: run `git lfs pull` in its folder" if is_pointer else ""

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.encoders import lite as lite_module
 from pipeline.encoders.augment import random_view
 from pipeline.encoders.base import Encoder
 from pipeline.encoders.minilm import MiniLM, text_folder
+from pipeline.images import ImageError, open_rgb
 from pipeline.torchvision_mend import mend_torchvision
 from stages.errors import UserError
 
@@ -347,12 +349,39 @@ def test_an_open_clip_name_that_leads_nowhere_is_refused_in_one_line(name: str, 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights at all", pickle.dumps({"a": Path("b")})])
-def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(folder: Path, content: bytes) -> None:
+def saved(found: object) -> bytes:
+    file = BytesIO()
+    torch.save(found, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", ""),
+        (b"no weights at all", "neither torch nor safetensors wrote it"),
+        (pickle.dumps({"a": Path("b")}), ""),
+        (saved({"state_dict": {}, "args": Path("b")}), "it holds 'pathlib"),
+        (saved({"a": torch.ones(9)})[:200], "cut off or damaged"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(folder: Path, content: bytes, reason: str) -> None:
     (folder / "broken.pt").write_bytes(content)
-    with pytest.raises(UserError, match=r"broken\.pt is no checkpoint of tiny-clip") as caught:
+    with pytest.raises(UserError, match=rf"broken\.pt is no checkpoint of tiny-clip \({reason}") as caught:
         load_encoder(f"open_clip:tiny-clip/{folder}/broken.pt", device="cpu")
     assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value), "never told to run the code in it"
+
+
+@pytest.mark.parametrize("name", ["vit.pt", "vit.safetensors"])
+def test_what_git_lfs_has_not_fetched_is_named(folder: Path, tmp_path: Path, name: str) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 350000000\n"
+    (tmp_path / name).write_text(pointer)
+    for encoder in (f"open_clip:tiny-clip/{tmp_path}/{name}", f"open_clip:local-dir:{tmp_path}"):
+        with pytest.raises(UserError, match=rf"{name}: a Git LFS pointer.*git lfs pull"):
+            load_encoder(encoder, device="cpu")
+    with pytest.raises(ImageError, match="a Git LFS pointer"):
+        open_rgb(tmp_path / name)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(folder: Path) -> None:
