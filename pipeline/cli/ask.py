@@ -52,14 +52,6 @@ class Target(StrEnum):
     prompts = "prompts"
 
 
-class IndexKind(StrEnum):
-    """How it is searched."""
-
-    exact = "exact"
-    ivf = "ivf"
-    hnsw = "hnsw"
-
-
 @app.command()
 def search(
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="A sentence, such as 'a photo of a dog'.")] = None,
@@ -72,9 +64,9 @@ def search(
     top: Annotated[int, typer.Option(min=1, max=1000, help="How many to find.")] = 10,
     split: Annotated[str | None, typer.Option(help="Images of train, val or test alone.", metavar="SPLIT")] = None,
     to: Annotated[Target, typer.Option(help="Find images, or the sentences of the text stores.")] = Target.images,
-    index: Annotated[
-        IndexKind, typer.Option(help="exact compares every row; ivf and hnsw (FAISS) hold an index, may miss some.")
-    ] = IndexKind.exact,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Through a FAISS index, built first, which may miss some.")
+    ] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of the images.", metavar="FILE.png")] = None,
     encoder: EncoderOption = None,
     params: ParamsOption = None,
@@ -87,8 +79,8 @@ def search(
     form = _form(as_json=as_json, as_csv=as_csv)
     if (text is None) == (image is None) or not (image or str(text).strip()):
         raise UserError("give a sentence, or a picture with --image FILE: one of the two", exit_code=2)
-    if to is Target.prompts and (split or sheet or index is not IndexKind.exact):
-        raise UserError("--split, --sheet and --index are for images: leave them away, or --to prompts", exit_code=2)
+    if to is Target.prompts and (split or sheet or approximate):
+        raise UserError("--split, --sheet and --approximate are for images, not for --to prompts", exit_code=2)
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {sheet}: the name must end in .png", exit_code=2)
     if sheet is not None and image is not None and sheet.resolve() == image.resolve():
@@ -124,7 +116,7 @@ def search(
     model = load_encoder(wanted, device=device)
     check_encoder(stores, model)
     vector = embed_query(model, text=text, image=image)
-    hits = find_images(stores, vector, top=top, split=split, index=index.value)
+    hits = find_images(stores, vector, top=top, split=split, approximate=approximate)
     if sheet is not None and not any(hit.root for hit in hits):
         say("no sheet: the images found came without image files, as embeddings alone")
     elif sheet is not None:

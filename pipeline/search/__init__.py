@@ -1,4 +1,4 @@
-"""The images or sentences nearest to a sentence or a picture: exact by default, through a FAISS index by choice."""
+"""The images or sentences nearest to a sentence or a picture: exact, or through a FAISS index."""
 
 from pipeline.search.find import (
     ImageHit,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,6 @@ from stages.artifacts import Store, partition_values, read_together
 
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder
-
-Index = Literal["exact", "ivf", "hnsw"]
 
 
 @dataclass(frozen=True)
@@ -136,12 +134,15 @@ def find_images(
     *,
     top: int,
     split: str | None = None,
-    index: Index = "exact",
+    approximate: bool = False,
 ) -> list[ImageHit]:
     """The images (view 0) of highest cosine over all stores, best first.
 
+    Args:
+        approximate: through a FAISS index, which is built first and may miss some.
+
     Raises:
-        UserError: a store is missing or damaged, or an index cannot be made.
+        UserError: a store is missing or damaged, or FAISS is not installed.
     """
 
     def keep(piece: pa.Table) -> Bool[np.ndarray, " N"]:
@@ -150,12 +151,12 @@ def find_images(
 
     best = []
     for store in stores:
-        if index == "exact":
-            rows = nearest_rows(store, query, top=top, keep=keep)
-        else:
+        if approximate:
             from pipeline.search.approximate import Approximate
 
-            rows = Approximate(store, index).nearest_rows(query, top=top, split=split)
+            rows = Approximate(store, split=split).nearest_rows(query, top=top)
+        else:
+            rows = nearest_rows(store, query, top=top, keep=keep)
         best += [(store, row) for row in rows.to_pylist()]
     best = sorted(best, key=lambda found: -found[1]["score"])[:top]
     manifests = {store.dataset: ManifestStore(store.cache, store.dataset) for store, _ in best}

@@ -1,4 +1,4 @@
-"""`pipeline search`: exact against NumPy, FAISS against exact, indexes that are only read when they can be trusted."""
+"""`pipeline search`: exact against NumPy, FAISS against exact."""
 
 import csv
 import io
@@ -24,7 +24,6 @@ from pipeline.encoders.base import Encoder
 from pipeline.images import open_rgb
 from pipeline.search import (
     ImageHit,
-    approximate,
     check_encoder,
     contact_sheet,
     embed_query,
@@ -34,6 +33,7 @@ from pipeline.search import (
     image_stores,
     sentence_stores,
 )
+from pipeline.search.approximate import Approximate
 from pipeline.search.sheet import HEAD, MOST, SIDE
 from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, TextStore, UserError
 from stages.artifacts import embedding_array, embedding_matrix
@@ -42,11 +42,6 @@ from stages.artifacts import embedding_array, embedding_matrix
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Encoder]:
     return make_cache(tmp_path_factory.mktemp("search"))
-
-
-@pytest.fixture(autouse=True)
-def _own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 def write_store(cache: Path, vectors: np.ndarray, *, splits: list[str] | None = None, views: int = 1) -> ImageStore:
@@ -156,11 +151,10 @@ def test_rows_whose_embedding_is_not_a_number_are_never_found(tmp_path: Path) ->
     assert len(exact.nearest_rows(store, np.float32([1, 0, 0, 0]), top=9)) == 4
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
-def test_an_index_finds_nine_in_ten_of_the_nearest_ten(tmp_path: Path, kind: approximate.Kind) -> None:
+def test_an_index_finds_nine_in_ten_of_the_nearest_ten(tmp_path: Path) -> None:
     store = write_store(tmp_path / "cache", clustered(5000, 32, 1), views=2)
     queries = clustered(50, 32, 2).astype(np.float32)
-    index = approximate.Approximate(store, kind)
+    index = Approximate(store)
     right = 0
     for query in queries:
         near = exact.nearest_rows(store, query, top=10, keep=lambda t: t["view"].to_numpy() == 0)
@@ -173,78 +167,24 @@ def test_an_index_finds_nine_in_ten_of_the_nearest_ten(tmp_path: Path, kind: app
     whole = dict(zip(every["image_id"].to_pylist(), every["score"].to_pylist(), strict=True))
     for row in found.to_pylist():
         assert row["score"] == pytest.approx(whole[row["image_id"]], abs=2e-3)
+    assert Approximate(store).nearest_rows(query, top=10) == found, "built again, it finds the same"
+    assert len(index.nearest_rows(query, top=9999)) == 5000, "all rows where all are wanted"
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
-def test_a_rare_split_is_found_whole_through_an_index(tmp_path: Path, kind: approximate.Kind) -> None:
+def test_an_index_of_a_rare_split_finds_it_whole(tmp_path: Path) -> None:
     vectors = clustered(2000, 16, 3)
     store = write_store(tmp_path / "cache", vectors, splits=["test"] * 5 + ["train"] * 1990 + ["val"] * 5)
     away = -vectors[:5].mean(0).astype(np.float32)  # where none of the split lies
-    index = approximate.Approximate(store, kind)
     for split in ("test", "val"):
-        found = index.nearest_rows(away / np.linalg.norm(away), top=10, split=split)
+        found = Approximate(store, split=split).nearest_rows(away / np.linalg.norm(away), top=10)
         assert found["split"].to_pylist() == [split] * 5
-    assert len(index.nearest_rows(away, top=10, split="none")) == 0
+    assert len(Approximate(store, split="none").nearest_rows(away, top=10)) == 0
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
-def test_an_index_is_kept_and_built_again_when_its_store_changes(tmp_path: Path, kind: approximate.Kind) -> None:
-    cache = tmp_path / "cache"
-    store = write_store(cache, clustered(300, 8, 1))
-    assert approximate.load(store, kind) is None
-    approximate.build(store, kind)
-    file = approximate.place(store, kind)
-    first = file.read_bytes()
-    assert approximate.load(store, kind).ntotal == 300
-    approximate.build(store, kind)
-    assert file.read_bytes() == first, "the same store, the same bytes"
-    assert sorted(p.name for p in file.parent.iterdir()) == [f"{kind}.faiss", f"{kind}.json"]
-    store = write_store(cache, clustered(200, 8, 2))
-    assert approximate.load(store, kind) is None
-    query = np.float32([1] + [0] * 7)
-    assert len(approximate.Approximate(store, kind).nearest_rows(query, top=500)) == 200
-
-
-def test_an_index_that_this_user_did_not_make_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = write_store(tmp_path / "cache", clustered(100, 8, 1))
-    approximate.build(store, "ivf")
-    file = approximate.place(store, "ivf")
-    sidecar = file.with_suffix(".json")
-    sound, facts = file.read_bytes(), json.loads(sidecar.read_text())
-
-    def refuse(path: str) -> None:
-        raise AssertionError("FAISS would read this file")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(approximate.load_faiss(), "read_index", refuse)
-        file.write_bytes(sound[:-1] + b"x")
-        assert approximate.load(store, "ivf") is None
-        file.write_bytes(sound)
-        for text in (
-            "",
-            "[]",
-            "{}",
-            "no json",
-            json.dumps({**facts, "seal": None}),
-            json.dumps({**facts, "seal": "é"}),
-        ):
-            sidecar.write_text(text)
-            assert approximate.load(store, "ivf") is None
-        sidecar.write_text(json.dumps(facts))
-        patch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
-        assert approximate.load(store, "ivf") is None
-    sidecar.write_text(json.dumps(facts))
-    assert approximate.load(store, "ivf") is not None
-    key = tmp_path / "state" / "aape" / "index.key"
-    assert (len(key.read_bytes()), key.stat().st_mode & 0o077) == (32, 0)
-
-
-def test_two_images_are_enough_for_an_index_and_none_is_refused(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "two", np.eye(2, 4))
-    for kind in ("ivf", "hnsw"):
-        assert len(approximate.Approximate(store, kind).nearest_rows(np.float32([1, 0, 0, 0]), top=10)) == 2
-    with pytest.raises(UserError, match="no image embeddings to make an index of"):
-        approximate.build(write_store(tmp_path / "none", np.empty((0, 4))), "ivf")
+def test_two_images_are_enough_for_an_index_and_of_none_nothing_is_found(tmp_path: Path) -> None:
+    query = np.float32([1, 0, 0, 0])
+    assert len(Approximate(write_store(tmp_path / "two", np.eye(2, 4))).nearest_rows(query, top=10)) == 2
+    assert len(Approximate(write_store(tmp_path / "none", np.empty((0, 4)))).nearest_rows(query, top=10)) == 0
 
 
 def test_torch_and_faiss_work_in_one_process_without_a_warning() -> None:
@@ -355,7 +295,7 @@ def test_the_command_prints_hits_and_writes_the_sheet(made: tuple[Path, Encoder]
     assert open_rgb(sheet).size[0] > 3 * SIDE
     assert f"wrote {sheet}" in done.stderr
     first = ["--image", hits[0]["path"], "--split", hits[0]["split"]]
-    done = typed("search", *first, *common, "--index", "ivf", "--csv")
+    done = typed("search", *first, *common, "--approximate", "--csv")
     assert next(csv.DictReader(io.StringIO(done.stdout)))["score"].startswith(("0.99", "1.0"))
     done = typed("search", "a red weave, seen 1 times", *common, "--to", "prompts")
     assert "a red weave, seen 1 times" in done.stdout.splitlines()[2]
