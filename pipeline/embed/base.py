@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Summary:
+class EmbedSummary:
     """What was embedded, for the user and for --json.
 
     Attributes:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.embed.base import Summary, facts_of, no_vectors
+from pipeline.embed.base import EmbedSummary, facts_of, no_vectors
 from pipeline.embed.reading import read_picture
 from stages import ImageProvenance, ImageStore, ManifestStore, UserError
 from stages.artifacts import embedding_array
@@ -32,7 +32,7 @@ MAX_MISSING = DataParams().max_missing
 
 def embed_images(
     dataset: str, encoder: "Encoder", *, embed: EmbedParams, cache: Path, max_missing: float = MAX_MISSING
-) -> Summary:
+) -> EmbedSummary:
     """Embed every readable image of a data set: view 0, the centre crop, then `embed.views` seeded augmentations.
 
     An image that the manifest could read and that cannot be read now (missing, unreadable, undecodable) is left out of
@@ -77,7 +77,7 @@ def embed_images(
             left_out = _embed(store, encoder, origin, rows, root=root, embed=embed, max_missing=max_missing)
     assert left_out is not None
     _require_most(dataset, rows, left_out, max_missing)
-    return Summary(
+    return EmbedSummary(
         dataset,
         "images",
         encoder.name,

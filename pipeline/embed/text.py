@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.embed.base import Summary, facts_of, no_vectors
+from pipeline.embed.base import EmbedSummary, facts_of, no_vectors
 from pipeline.prompts.commands import pasteable, remake
 from stages import (
     ManifestProvenance,
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 ROWS = pa.schema([(name, kind) for name, kind in TextStore.columns if name != "encoder_name"])
 
 
-def embed_text(dataset: str, encoder: "Encoder", *, data: DataParams, embed: EmbedParams, cache: Path) -> list[Summary]:
+def embed_text(
+    dataset: str, encoder: "Encoder", *, data: DataParams, embed: EmbedParams, cache: Path
+) -> list[EmbedSummary]:
     """Embed what a data set says: templates, captions, questions and answers, and the kept prompts of every source.
 
     A source that cannot be read, or was written for other classes or images, is left out, and its summary says so
@@ -59,7 +61,7 @@ def embed_text(dataset: str, encoder: "Encoder", *, data: DataParams, embed: Emb
             found, kept = _kept(PromptStore(cache, dataset, source), now)
         except UserError as error:
             fault = str(error)
-            done.append(Summary(dataset, "text", encoder.name, 0, encoder.note, llm=source, fault=fault))
+            done.append(EmbedSummary(dataset, "text", encoder.name, 0, encoder.note, llm=source, fault=fault))
             continue
         rows = kept.append_column("kind", pa.array(["prompt"] * len(kept), pa.string())).select(ROWS.names)
         text = TextStore(cache, dataset, encoder.name, source)
@@ -121,10 +123,10 @@ def _of_images(store: ManifestStore) -> Iterator[dict[str, Any]]:
 
 def _embed_rows(
     store: TextStore, origin: TextProvenance, rows: pa.Table, encoder: "Encoder", embed: EmbedParams
-) -> Summary:
+) -> EmbedSummary:
     source = origin.llm or NO_LLM
     if is_current(store, origin):
-        return Summary(store.dataset, "text", encoder.name, len(rows), encoder.note, llm=source, skipped=True)
+        return EmbedSummary(store.dataset, "text", encoder.name, len(rows), encoder.note, llm=source, skipped=True)
     rows = store.in_order(rows)
     twice = len(rows) - pc.count_distinct(rows["prompt_id"]).as_py()
     if twice:
@@ -147,4 +149,4 @@ def _embed_rows(
             kept += len(chunk)
             bar.update(len(chunk))
         done.finish(done.tables(len(parts)), provenance=origin)
-    return Summary(store.dataset, "text", encoder.name, len(rows), encoder.note, llm=source)
+    return EmbedSummary(store.dataset, "text", encoder.name, len(rows), encoder.note, llm=source)

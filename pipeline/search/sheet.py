@@ -15,7 +15,7 @@ MOST = 200
 """Images of a sheet."""
 SIDE, GAP, CAPTION, HEAD = 200, 16, 44, 104
 """Pixels: a thumbnail, the space around it, the text below it, the text above all."""
-INK, PALE, GROUND, GREY = "#1a1a1a", "#6b6b6b", "#ffffff", "#e3e3e3"
+INK, PALE, BACKGROUND, GREY = "#1a1a1a", "#6b6b6b", "#ffffff", "#e3e3e3"
 
 
 def contact_sheet(
@@ -40,7 +40,7 @@ def contact_sheet(
     columns = max(3, min(5 if len(shown) <= 20 else 10, len(shown)))
     rows = max(1, -(-len(shown) // columns))
     cell = SIDE + GAP
-    sheet = Image.new("RGB", (GAP + columns * cell, HEAD + rows * (cell + CAPTION)), GROUND)
+    sheet = Image.new("RGB", (GAP + columns * cell, HEAD + rows * (cell + CAPTION)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     left = GAP
     if asked is not None:
