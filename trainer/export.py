@@ -310,11 +310,15 @@ def labels_of(found: Checkpoint) -> dict[str, Any]:
 def readme(labels: Mapping[str, Any], *, form: Format) -> str:
     """How to load the program, in five lines of text and as many of Python."""
     load = {
-        "torch": ["import json, torch", f'head = torch.export.load("{FILES["torch"]}").module()', "shares = head(x)"],
+        "torch": [
+            "import json, torch",
+            f'head = torch.export.load("{FILES["torch"]}").module()',
+            "shares = head(torch.as_tensor(x, dtype=torch.float32))",
+        ],
         "onnx": [
-            "import json, onnxruntime",
+            "import json, numpy, onnxruntime",
             f'head = onnxruntime.InferenceSession("{FILES["onnx"]}")',
-            f'shares = head.run(None, {{"{INPUT}": x.numpy()}})[0]',
+            f'shares = head.run(None, {{"{INPUT}": numpy.asarray(x, dtype=numpy.float32)}})[0]',
         ],
     }[form]
     first, *rest = load
