@@ -77,7 +77,7 @@ def main() -> None:
     wanted = fingerprint(variant)
     if STAMP.is_file() and STAMP.read_text() == wanted:
         return
-    print(f"setting up .venv ({variant})", flush=True)
+    print(f"setting up .venv ({variant}): several GB, some minutes", flush=True)
     python = str(VENV / "bin" / "python")
     if not Path(python).exists() or subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode:
         made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=False)
@@ -92,6 +92,7 @@ def main() -> None:
         env=uv_environment(python),
     )  # fmt: skip
     STAMP.write_text(wanted)
+    print("set up: `source .venv/bin/activate` puts pipeline, trainer and dvc on the path", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+ENOUGH = 10
+"""Fewer steps than this, and than a fifth of all, say too little of how long the others take."""
 SECONDS = 30.0
 """Between two lines where standard error is no terminal; what is done sooner writes none."""
 
@@ -37,7 +39,8 @@ class Lines(tqdm):  # type: ignore[type-arg]
         done, total = found["n"], found["total"]
         rate = found["rate"] or done / max(found["elapsed"], 1e-9)
         of = f" of {total:,}" if total else ""
-        left = f", {tqdm.format_interval((total - done) / rate)} left" if total and rate else ""
+        known = total and rate and (done >= ENOUGH or done * 5 >= total)
+        left = f", {tqdm.format_interval((total - done) / rate)} left" if known else ""
         return f"{self.desc}: {done:,}{of} ({rate:,.{0 if rate >= 100 else 2}f} {self.unit}/s{left})"
 
 

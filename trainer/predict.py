@@ -156,8 +156,9 @@ def _cells(rows: Sequence[Row], top: int) -> list[list[str]]:
 
 
 def predictions_table(rows: Sequence[Row], *, top: int) -> str:
-    """The rows for people, one line an image."""
-    header, *lines = _cells(rows, top)
+    """The rows for people, one line an image; the column of errors only where there is one."""
+    last = None if unreadable(rows) else -1
+    header, *lines = (cells[:last] for cells in _cells(rows, top))
     return table(header, lines)
 
 

@@ -125,6 +125,7 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     features, asked = inputs.features, params.evaluation
     chosen = methods(asked.methods, settings=params.train)
     protocols, notes = _measurable(features, settled(asked, inputs.others))
+    _check_prompts(features, chosen)
     plan, unable = _plan(features, protocols, chosen, asked.seeds_for(features.dataset))
     notes += unable
     tasks = _tasks(features, plan)
@@ -159,6 +160,22 @@ def _measurable(features: Features, protocols: Sequence[Protocol]) -> tuple[list
     if not found:
         raise UserError("; ".join(dict.fromkeys(notes)))
     return found, list(dict.fromkeys(notes))
+
+
+def _check_prompts(features: Features, chosen: Sequence[Method]) -> None:
+    """Refuse methods that read prompts where there are none.
+
+    Raises:
+        UserError: there are such methods; names them, and what can be done.
+    """
+    unable = [method.name for method in chosen if method.uses_prompts]
+    if features.sources or not unable:
+        return
+    able = ",".join(method.name for method in chosen if not method.uses_prompts) or "zero-shot,logistic"
+    raise UserError(
+        f"{features.dataset}: no embedded prompts, and {', '.join(unable)} read them: run `pipeline generate-prompts` "
+        f"and `pipeline embed-text`, each with --dataset {features.dataset}, or go without: --methods {able}"
+    )
 
 
 def _plan(

@@ -53,10 +53,9 @@ def embed_text(
             if summary.fault:
                 faults.append(summary.fault)
                 continue
-            say(
-                f"{name}: {summary.rows} sentences of {summary.llm} embedded with {summary.encoder}"
-                + (" (up to date)" if summary.skipped else "")
-            )
+            what = "templates" if summary.llm == NO_LLM else f"sentences of {summary.llm}"
+            again = " (up to date)" if summary.skipped else ""
+            say(f"{name}: {summary.rows} {what} embedded with {summary.encoder}{again}")
     say_note(model.note)
     if as_json:
         command.show(done, as_json=True, text=str)

@@ -31,5 +31,13 @@ def test_long_work_writes_count_total_rate_and_time_left(
     assert not any(character in err for character in "\r\b\x1b")
 
 
+def test_the_first_few_steps_give_no_time_left() -> None:
+    bar = progress.Lines(desc="training euro", total=66, unit="fit", say=print)
+    bar.update(1)
+    assert "left" not in bar.line()
+    bar.update(14)
+    assert bar.line().endswith(" left)")
+
+
 def test_lines_come_every_half_minute() -> None:
     assert progress.SECONDS == 30

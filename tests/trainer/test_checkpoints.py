@@ -12,6 +12,7 @@ from trainer.checkpoint import _digest, load_checkpoint, read_provenance
 from trainer.checkpoints import best_of, choose_checkpoint, folder_name, kept_in
 from trainer.features import load_features
 from trainer.inputs import Inputs
+from trainer.predict import predictions_csv, predictions_table
 from trainer.record import load_record
 from trainer.report import report
 from trainer.run import run
@@ -187,3 +188,13 @@ def test_a_name_becomes_one_folder(name: str) -> None:
     assert "/" not in folder
     assert not folder.startswith(".")
     assert folder
+
+
+def test_the_table_of_predictions_has_a_column_of_errors_only_where_there_is_one() -> None:
+    good = {"path": "a.jpg", "error": None, "classes": [{"class": "hat", "probability": 0.9}]}
+    bad = {"path": "b.jpg", "error": "no picture", "classes": []}
+    assert "error" not in predictions_table([good], top=1)
+    both = predictions_table([good, bad], top=1)
+    assert "error" in both
+    assert "no picture" in both
+    assert predictions_csv([good], top=1).splitlines() == ["path,class_1,probability_1,error", "a.jpg,hat,0.9000,"]

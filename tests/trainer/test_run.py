@@ -129,8 +129,9 @@ def test_features_without_any_prompts_still_run_what_needs_none(tmp_path: Path) 
     loaded = load_features(tmp_path, "w", "lite")
     record = run(fast(methods=["zero-shot", "logistic"]), Inputs(loaded))
     assert [(fit.method, fit.source) for fit in record.fits] == [("zero-shot", "none"), ("logistic", "none")]
-    with pytest.raises(UserError, match="generate-prompts"):
-        run(fast(methods=["cupl"]), Inputs(loaded))
+    asked = r"w: no embedded prompts, and cupl, aape read them: run `pipeline generate-prompts` .* --methods logistic$"
+    with pytest.raises(UserError, match=asked):
+        run(fast(methods=["cupl", "logistic", "aape"]), Inputs(loaded))
 
 
 def test_the_command_prints_tables_and_leaves_metrics_plots_pictures_and_a_checkpoint(

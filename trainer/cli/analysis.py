@@ -10,6 +10,7 @@ from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOptio
 from trainer.cli.app import (
     CACHE,
     RESULTS,
+    CheckpointOfOption,
     CheckpointOption,
     DeviceOption,
     FeaturesOption,
@@ -24,7 +25,7 @@ from trainer.cli.app import (
 def explain(
     paths: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
     checkpoint: CheckpointOption = None,
-    dataset: DatasetOption = None,
+    dataset: CheckpointOfOption = None,
     method: MethodOption = None,
     features: FeaturesOption = CACHE,
     top: Annotated[int, typer.Option(min=1, help="Classes to explain for each image.")] = 3,
@@ -63,7 +64,7 @@ def export(
     to: Annotated[Path, typer.Option("--to", help="Folder to write to.", metavar="DIR")],
     form: Annotated[Literal["torch", "onnx"], typer.Option("--format", help="Kind of program.")] = "torch",
     checkpoint: CheckpointOption = None,
-    dataset: DatasetOption = None,
+    dataset: CheckpointOfOption = None,
     method: MethodOption = None,
     results: ResultsOption = RESULTS,
     as_json: JsonOption = False,
@@ -113,7 +114,7 @@ def cost(
 
 @app.command()
 def gap(
-    dataset: DatasetOption = None,
+    dataset: CheckpointOfOption = None,
     checkpoint: CheckpointOption = None,
     method: MethodOption = None,
     features: FeaturesOption = CACHE,

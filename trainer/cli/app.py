@@ -27,6 +27,10 @@ JobsOption = Annotated[
 CheckpointOption = Annotated[
     Path | None, typer.Option("--checkpoint", help="Folder of a checkpoint, in place of a run's.", metavar="DIR")
 ]
+CheckpointOfOption = Annotated[
+    str | None,
+    typer.Option("--dataset", help="Checkpoint of this data set; default the only one trained.", metavar="NAME"),
+]
 MethodOption = Annotated[
     str | None,
     typer.Option(

@@ -6,15 +6,15 @@ from typing import Annotated
 import typer
 
 from stages import command
-from stages.command import DatasetOption, JsonOption, ResultsOption, say
-from trainer.cli.app import RESULTS, CheckpointOption, DeviceOption, MethodOption, app, serving
+from stages.command import JsonOption, ResultsOption, say
+from trainer.cli.app import RESULTS, CheckpointOfOption, CheckpointOption, DeviceOption, MethodOption, app, serving
 
 
 @app.command()
 def predict(
     paths: Annotated[list[Path], typer.Argument(metavar="PATHS", help="Image files, or folders of them.")],
     checkpoint: CheckpointOption = None,
-    dataset: DatasetOption = None,
+    dataset: CheckpointOfOption = None,
     method: MethodOption = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 3,
     batch: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 64,
