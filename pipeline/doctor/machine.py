@@ -49,7 +49,9 @@ def check_versions(*, llm_in_process: bool) -> list[Check]:
         checks.append(Check("vllm", "fault" if llm_in_process else "note", "not installed", INSTALL))
     else:
         checks.append(Check("vllm", "ok", vllm))
-    checks.append(Check("faiss", "ok", faiss) if faiss else Check("faiss", "note", "not installed: no search --approximate", INSTALL))
+    checks.append(
+        Check("faiss", "ok", faiss) if faiss else Check("faiss", "note", "not installed: exact search alone", INSTALL)
+    )
     return checks
 
 
