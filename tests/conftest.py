@@ -28,6 +28,7 @@ def picture(colour: tuple[int, int, int], seed: int, size: int = 48) -> Image.Im
     return Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8))
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests: a file stays in one of them, and so do all runs of a language model,
     which take the whole machine; they come first.
