@@ -59,7 +59,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     seed_: int
     text_source_: str
     info_: dict[str, float | str | int]
-    classes_: Shaped[np.ndarray, "C"]
+    classes_: Shaped[np.ndarray, " C"]
     n_features_in_: int
     text_: ClassText
     predictor_: Predictor
@@ -140,7 +140,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         shares = np.exp(scores - scores.max(axis=1, keepdims=True))
         return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
-    def predict(self, X: ArrayLike, *, text: Classes | None = None) -> Shaped[np.ndarray, "B"]:
+    def predict(self, X: ArrayLike, *, text: Classes | None = None) -> Shaped[np.ndarray, " B"]:
         """The likeliest label of each image, a NumPy array.
 
         Args:

@@ -38,7 +38,7 @@ class Saved(BaseModel):
     text_source: str
     feature_names: list[str] | None = None
 
-    def classes(self) -> Shaped[np.ndarray, "C"]:
+    def classes(self) -> Shaped[np.ndarray, " C"]:
         """The labels, of the type they had.
 
         Raises:
@@ -65,7 +65,7 @@ def save(folder: Path, predictor: Predictor, text: ClassText, saved: Saved, *, p
         )
 
 
-def described(classes: Shaped[np.ndarray, "C"], **rest: Any) -> Saved:
+def described(classes: Shaped[np.ndarray, " C"], **rest: Any) -> Saved:
     """What an estimator with these labels adds.
 
     Raises:

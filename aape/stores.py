@@ -31,7 +31,7 @@ class StoredImages:
     """
 
     X: Float[np.ndarray, "B D"]
-    y: Int[np.ndarray, "B"]
+    y: Int[np.ndarray, " B"]
     image_ids: tuple[str, ...]
     views: Float[np.ndarray, "B V D"] | None
 

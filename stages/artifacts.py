@@ -237,7 +237,7 @@ class Store:
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{self.file}: damaged ({_first_line(error)}); write the store again") from error
 
-    def embeddings(self, rows: Bool[np.ndarray, "rows"] | None = None) -> Float[np.ndarray, "chosen D"]:
+    def embeddings(self, rows: Bool[np.ndarray, " rows"] | None = None) -> Float[np.ndarray, "chosen D"]:
         """The embeddings of the marked rows (None: all), in their own precision, as fast as the disk gives them.
 
         Raises:

@@ -31,7 +31,7 @@ class Images:
     """
 
     embeddings: Float[Tensor, "B D"]
-    labels: Int[Tensor, "B"]
+    labels: Int[Tensor, " B"]
     views: Float[Tensor, "B V D"] | None = None
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class Images:
         """The same images without augmentations."""
         return Images(self.embeddings, self.labels)
 
-    def take(self, rows: Int[Tensor, "M"]) -> Images:
+    def take(self, rows: Int[Tensor, " M"]) -> Images:
         """The images at these rows, in this order."""
         return Images(self.embeddings[rows], self.labels[rows], None if self.views is None else self.views[rows])
 
@@ -71,7 +71,7 @@ class ClassText:
     def __len__(self) -> int:
         return len(self.names)
 
-    def select(self, class_ids: Sequence[int] | Int[Tensor, "M"]) -> ClassText:
+    def select(self, class_ids: Sequence[int] | Int[Tensor, " M"]) -> ClassText:
         """The text of these classes, in this order."""
         ids = torch.as_tensor(class_ids, dtype=torch.long)
         return ClassText(

@@ -42,14 +42,14 @@ class Selection:
     note: str
 
 
-def shuffled(labels: Int[Tensor, "B"], classes: int, *, seed: int) -> list[Int[np.ndarray, "M"]]:
+def shuffled(labels: Int[Tensor, " B"], classes: int, *, seed: int) -> list[Int[np.ndarray, " M"]]:
     """The positions of each class's images, shuffled by seed and class; the same on every device."""
     found = labels.cpu().numpy()
     own = np.split(np.argsort(found, kind="stable"), np.bincount(found, minlength=classes).cumsum()[:-1])
     return [rows[np.random.default_rng([seed, label]).permutation(len(rows))] for label, rows in enumerate(own)]
 
 
-def sample_shots(labels: Int[Tensor, "B"], shots: int, *, seed: int, names: tuple[str, ...]) -> Int[np.ndarray, "M"]:
+def sample_shots(labels: Int[Tensor, " B"], shots: int, *, seed: int, names: tuple[str, ...]) -> Int[np.ndarray, " M"]:
     """Positions of `shots` images of each class, class by class.
 
     Raises:

@@ -49,7 +49,7 @@ class LinearHead(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Float[Tensor, "C D"], bias: Float[Tensor, "C"]) -> None:
+    def __init__(self, weight: Float[Tensor, "C D"], bias: Float[Tensor, " C"]) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)

@@ -30,7 +30,7 @@ class Split:
     images: Images
     image_ids: tuple[str, ...]
 
-    def take(self, index: Int[np.ndarray, "M"]) -> Images:
+    def take(self, index: Int[np.ndarray, " M"]) -> Images:
         """The images at these positions."""
         where = torch.as_tensor(index, dtype=torch.long, device=self.images.labels.device)
         return self.images.take(where)

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 
-def confusion_matrix(*, labels: Int[Tensor, "B"], predictions: Int[Tensor, "B"], classes: int) -> Int[Tensor, "C C"]:
+def confusion_matrix(*, labels: Int[Tensor, " B"], predictions: Int[Tensor, " B"], classes: int) -> Int[Tensor, "C C"]:
     """How many images of class row were predicted as class column."""
     return torch.bincount(labels.long() * classes + predictions.long(), minlength=classes * classes).view(
         classes, classes

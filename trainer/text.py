@@ -38,7 +38,7 @@ def class_weights(text: ClassText, source: TextSource) -> Float[Tensor, "C D"]:
     return normalize(template.float(), dim=-1)
 
 
-def calibrate_tau(cosines: Float[Tensor, "B C"], labels: Int[Tensor, "B"]) -> float:
+def calibrate_tau(cosines: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> float:
     """The temperature in TAU_RANGE at which softmax(cosines / tau) has the least negative log-likelihood.
 
     The paper does not give tau. The cosines come from a classifier without a trained parameter (zero-shot), so the

@@ -51,7 +51,7 @@ class Learner(nn.Module):
         """
         return [{"params": list(self.parameters())}]
 
-    def losses(self, rows: Int[Tensor, "B"], batch: Images, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+    def losses(self, rows: Int[Tensor, " B"], batch: Images, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """The mean `loss` of a batch, and further terms for the records.
 
         Args:
@@ -221,7 +221,7 @@ def descend(
     return trained
 
 
-def judge(logits: Float[Tensor, "B C"], labels: Int[Tensor, "B"]) -> Score:
+def judge(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> Score:
     """How good logits are for choosing by. Values that are no numbers score worst."""
     loss = float(cross_entropy(logits, labels))
     if math.isnan(loss):

@@ -76,7 +76,7 @@ def _by_class(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[int]]:
 
 def near_duplicates(
     vectors: Float[np.ndarray, "N D"], kept: Float[np.ndarray, "kept D"], cosine: float
-) -> Bool[np.ndarray, "N"]:
+) -> Bool[np.ndarray, " N"]:
     """Which unit vectors lie closer than `cosine` to one that stays: a row of `kept`, or an earlier one of their own.
 
     Greedy in order: a vector that is itself near to another drops nothing.

@@ -183,7 +183,7 @@ class PromptTargets:
         of_class: Tensor = self.aggregator(self.mean, self.prompts, self.mask)
         return of_class
 
-    def __call__(self, images: Float[Tensor, "B D"], labels: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+    def __call__(self, images: Float[Tensor, "B D"], labels: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
         """p^a of these images; where it depends on the class alone each class is computed once."""
         if self.per_class:
             return self.of_classes()[labels]

@@ -33,7 +33,7 @@ class TextSide(NamedTuple):
     a: Float[Tensor, "C K"] | None = None
     vw: Float[Tensor, "C K"] | None = None
     gram: Float[Tensor, "K K"] | None = None
-    ww: Float[Tensor, "C"] | None = None
+    ww: Float[Tensor, " C"] | None = None
 
     def take(self, some: slice) -> TextSide:
         """A range of the classes."""

@@ -27,7 +27,7 @@ def bottleneck_cosines(
     vw: Float[Tensor, "C K"],
     gram: Float[Tensor, "K K"],
     xw: Float[Tensor, "B C"] | float,
-    ww: Float[Tensor, "C"],
+    ww: Float[Tensor, " C"],
 ) -> Float[Tensor, "B C"]:
     """From a = A w, b = B h(x), vx = V^T x, vw = V^T w, gram = V^T V, xw = x . w, ww = ||w||^2.
 

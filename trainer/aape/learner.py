@@ -82,7 +82,7 @@ class AAPELearner(Learner):
         logits: Tensor = self.classifier(images, self.weights) / self.tau
         return logits
 
-    def losses(self, rows: Int[Tensor, "B"], batch: Images, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+    def losses(self, rows: Int[Tensor, " B"], batch: Images, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """lambda L_distill + L_task, less the CLIP reward of an aggregator that learns beside h; and the first two."""
         settings = self.settings
         generated = self.classifier.generate(batch.embeddings)

@@ -23,7 +23,7 @@ def clip_reward(images: Float[Tensor, "B D"], aggregated: Float[Tensor, "B D"], 
     return scale * (images * aggregated).sum(-1).clamp_min(0).mean()
 
 
-def class_means(values: Float[Tensor, "B D"], labels: Int[Tensor, "B"]) -> Float[Tensor, "present D"]:
+def class_means(values: Float[Tensor, "B D"], labels: Int[Tensor, " B"]) -> Float[Tensor, "present D"]:
     """The mean row of each class that is there, in the order of the labels."""
     counts = labels.bincount()
     sums: Tensor = values.new_zeros(len(counts), values.shape[1]).index_add(0, labels, values)

@@ -19,7 +19,7 @@ Setting = TypeVar("Setting", bound=Hashable)
 
 
 def calibrated(
-    scores: Float[Tensor, "B C"], labels: Int[Tensor, "B"], *, near: float | None = None
+    scores: Float[Tensor, "B C"], labels: Int[Tensor, " B"], *, near: float | None = None
 ) -> tuple[float, float]:
     """The least mean negative log-likelihood of softmax(scores / tau), and its tau.
 
@@ -46,7 +46,7 @@ def calibrated(
     return loss(low), TAUS[low]
 
 
-def negative_log_likelihood(scores: Float[Tensor, "B C"], labels: Int[Tensor, "B"], tau: float) -> float:
+def negative_log_likelihood(scores: Float[Tensor, "B C"], labels: Int[Tensor, " B"], tau: float) -> float:
     """The mean over images of -log softmax(scores / tau) of the right class."""
     rows = max(1, ENTRIES // scores.shape[1])
     parts = zip(scores.split(rows), labels.split(rows), strict=True)  # type: ignore[no-untyped-call]
@@ -54,7 +54,7 @@ def negative_log_likelihood(scores: Float[Tensor, "B C"], labels: Int[Tensor, "B
 
 
 def likeliest(
-    scores: Callable[[Setting], Float[Tensor, "B C"]], labels: Int[Tensor, "B"], log_prior: Mapping[Setting, float]
+    scores: Callable[[Setting], Float[Tensor, "B C"]], labels: Int[Tensor, " B"], log_prior: Mapping[Setting, float]
 ) -> tuple[Setting, float]:
     """The setting that makes the labels likeliest, each at the temperature that suits it best, and that temperature.
 

@@ -36,11 +36,11 @@ class Ridge:
         scale: mean squared length of the centred images; a ridge is a multiple of it.
     """
 
-    centre: Float[Tensor, "D"]
-    share: Float[Tensor, "C"]
+    centre: Float[Tensor, " D"]
+    share: Float[Tensor, " C"]
     targets: Float[Tensor, "B C"]
     left: Float[Tensor, "B rank"]
-    values: Float[Tensor, "rank"]
+    values: Float[Tensor, " rank"]
     right: Float[Tensor, "D rank"]
     projected: Float[Tensor, "rank C"]
     scale: float
@@ -72,7 +72,7 @@ def leave_one_out(ridge: Ridge, strength: float) -> Float[Tensor, "B C"]:
     return ((fitted - own * ridge.targets) / (1 - own).clamp_min(SMALLEST_LEFT)).float()
 
 
-def class_scores(ridge: Ridge, strength: float) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
+def class_scores(ridge: Ridge, strength: float) -> tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]:
     """W and b of the scores x W^T + b; those of an image sum to 1."""
     shrunk = ridge.values.sqrt() / (ridge.values + strength * ridge.scale)
     weight = (ridge.projected.T * shrunk) @ ridge.right.T

@@ -114,7 +114,7 @@ def adapted(
     classifier: Classifier,
     generated: Float[Tensor, "B D"] | None,
     weights: Float[Tensor, "C D"],
-    labels: Int[Tensor, "B"],
+    labels: Int[Tensor, " B"],
 ) -> Float[Tensor, "B D"]:
     """w_y(x), unit rows: the class embedding that the classifier makes for each image's own class."""
     own = weights[labels]

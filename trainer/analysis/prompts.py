@@ -125,7 +125,7 @@ def aggregator_again(found: Checkpoint, features: Features, reference: Reference
 
 
 @torch.no_grad()
-def attention(targets: PromptTargets, image: Float[Tensor, "D"], label: int) -> list[float] | None:
+def attention(targets: PromptTargets, image: Float[Tensor, " D"], label: int) -> list[float] | None:
     """Attention over a class's prompts, mean over the heads (figure 7); None for aggregators that have no attention.
 
     With query `mean` it is the same for every image of a class.
@@ -162,7 +162,7 @@ def attention_of_image(
 
 
 def nearest_prompts(
-    reference: Reference, image: Float[Tensor, "D"], label: int, *, count: int, shares: Sequence[float] | None
+    reference: Reference, image: Float[Tensor, " D"], label: int, *, count: int, shares: Sequence[float] | None
 ) -> list[dict[str, float | str | None]]:
     """The prompts of a class with the largest cosine to the image: `{prompt, cosine, attention}`."""
     sentences = reference.sentences[label]

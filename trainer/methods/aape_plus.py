@@ -95,7 +95,7 @@ class AAPEPlusPredictor:
     names: tuple[str, ...]
     text_head: TextHead
     weight: Float[Tensor, "C D"]
-    bias: Float[Tensor, "C"]
+    bias: Float[Tensor, " C"]
     text_weight: float
     tau: float
     unseen: float

@@ -81,7 +81,7 @@ def class_sums(images: Images, classes: int) -> Float[Tensor, "C D"]:
     return sums.index_add_(0, images.labels.long(), images.embeddings)
 
 
-def one_hot(labels: Int[Tensor, "B"], classes: int) -> Float[Tensor, "B C"]:
+def one_hot(labels: Int[Tensor, " B"], classes: int) -> Float[Tensor, "B C"]:
     """Labels as rows of the identity."""
     return torch.eye(classes, device=labels.device)[labels]
 

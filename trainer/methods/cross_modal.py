@@ -35,7 +35,7 @@ class _Linear(Learner):
     def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
         return images @ self.weight.T / self.tau
 
-    def losses(self, rows: Int[Tensor, "B"], batch: Images, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+    def losses(self, rows: Int[Tensor, " B"], batch: Images, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """Cross entropy of images and texts."""
         drawn = torch.randint(len(self.texts), (len(batch),), generator=rng).to(batch.labels.device)
         more = self.texts.take(drawn)

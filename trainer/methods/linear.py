@@ -31,7 +31,7 @@ class LinearPredictor:
 
     names: tuple[str, ...]
     weight: Float[Tensor, "C D"]
-    bias: Float[Tensor, "C"]
+    bias: Float[Tensor, " C"]
     history: list[dict[str, float]] = field(default_factory=list)
     info: Info = field(default_factory=dict)
 
@@ -100,7 +100,7 @@ class LogisticRegression:
 
 def search_strength(
     train: Images, val: Images, classes: int
-) -> tuple[float, Score, tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]]:
+) -> tuple[float, Score, tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]]:
     """C by CLIP's parametric binary search, its validation score, and the weight and bias it gives.
 
     Each fit starts where the one with the nearest C ended.
@@ -131,7 +131,7 @@ def search_strength(
 
 def fit_logistic(
     images: Images, classes: int, *, strength: float, start: tuple[Tensor, Tensor] | None = None
-) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
+) -> tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]:
     """Weight and bias at the minimum of scikit-learn's objective divided by C * B, from `start` or from zero.
 
     The weights lie in the span of the images, so with fewer images than entries the descent runs in that span.

@@ -39,7 +39,7 @@ def step_sizes(images: Float[Tensor, "B D"], cosines: Float[Tensor, "B C"]) -> t
 
 def start_values(
     images: Images, cosines: Float[Tensor, "B C"], tau: float
-) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C"]]:
+) -> tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]:
     """Start values (eq. 15): w the sums of the classes' shots, alpha one value for all classes."""
     classes = cosines.shape[1]
     own = cosines.gather(1, images.labels[:, None])[:, 0]

@@ -40,7 +40,7 @@ def search(
     zero_shot: Float[Tensor, "B C"],
     affinity: Float[Tensor, "B M"],
     values: Float[Tensor, "M C"],
-    labels: Int[Tensor, "B"],
+    labels: Int[Tensor, " B"],
 ) -> tuple[float, float, Score]:
     """alpha and beta with the best score on validation images."""
     best = (ALPHA, BETA, WORST)
@@ -59,7 +59,7 @@ class CachePredictor:
 
     names: tuple[str, ...]
     keys: Float[Tensor, "M D"]
-    labels: Int[Tensor, "M"]
+    labels: Int[Tensor, " M"]
     alpha: float
     beta: float
     tau: float

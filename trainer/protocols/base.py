@@ -31,7 +31,7 @@ class Score:
     """
 
     metrics: dict[str, float]
-    predictions: Int[Tensor, "B"] | None = None
+    predictions: Int[Tensor, " B"] | None = None
 
 
 @dataclass
@@ -123,7 +123,7 @@ TILE = 4096
 
 def predict(
     predictor: Predictor, images: Images, text: ClassText, *, columns: Sequence[int] | None = None, tile: int = TILE
-) -> Int[Tensor, "B"]:
+) -> Int[Tensor, " B"]:
     """The most likely class of each image.
 
     Args:
@@ -143,7 +143,7 @@ def probabilities(predictor: Predictor, images: Images, text: ClassText) -> Iter
         yield start, logits.softmax(-1)
 
 
-def share_right(predictions: Int[Tensor, "B"], labels: Int[Tensor, "B"]) -> float:
+def share_right(predictions: Int[Tensor, " B"], labels: Int[Tensor, " B"]) -> float:
     """Accuracy; NaN without images."""
     return float((predictions == labels).double().mean())
 

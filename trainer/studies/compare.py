@@ -188,7 +188,7 @@ def _one(
     )  # fmt: skip
 
 
-def permutation_p(differences: Float[np.ndarray, "B"], *, seed: int = 0) -> float:
+def permutation_p(differences: Float[np.ndarray, " B"], *, seed: int = 0) -> float:
     """Two-sided p that the mean of paired differences is 0, by flipping signs at random (never exactly 0)."""
     differences = differences[differences != 0]
     if not len(differences):
