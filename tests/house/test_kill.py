@@ -21,7 +21,7 @@ from pipeline.verify import verify
 from stages import ImageStore, ManifestStore, PromptStore, TextStore
 from stages.params import EmbedParams
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 IMAGES, SENTENCES, KILLS = 77, 700, 5
 """Of each of four classes; of each of the first three tests."""
 # With this model an embedding leans, in its last bits, on whether its batch has fewer than four images. The last batch
