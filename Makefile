@@ -11,7 +11,7 @@ repro: setup            ## both stages on the embedded default, then the tables
 	@cat results/tables.md
 
 test: setup lint        ## every check, the real language model included
-	@pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	@pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 paper: PARAMS := --params params.paper.yaml
 paper: setup            ## the paper's tables: 11 data sets below data/, CLIP ViT-B/16, Llama 3; needs a GPU and the hub

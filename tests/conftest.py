@@ -1,11 +1,14 @@
 """What several test files use: folders of small pictures and a way to run the commands."""
 
+import functools
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,15 +31,29 @@ def picture(colour: tuple[int, int, int], seed: int, size: int = 48) -> Image.Im
     return Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8))
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests: a file stays in one of them, and so do all runs of a language model,
-    which take the whole machine; they come first.
-    """
-    for item in items:
-        group = "language-model" if item.get_closest_marker("llm") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Tests with a language model come first: where two processes share the tests they are what takes longest."""
     items.sort(key=lambda item: item.get_closest_marker("llm") is None)
+
+
+@functools.cache
+def asking(file: Path) -> frozenset[str]:
+    """Names of the tests in a file that run a language model."""
+    return frozenset(re.findall(r"^@pytest\.mark\.llm\n(?:@.*\n)*def (\w+)", file.read_text(), re.MULTILINE))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several processes share the tests: a file stays in one of them, and so do all runs of a language model,
+    each of which takes the whole machine.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, name = nodeid.partition("::")
+            return "language model" if name.split("[")[0] in asking(config.rootpath / file) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -45,7 +45,7 @@ def change(project: Path, section: str, key: str, value: object) -> None:
 
 @pytest.mark.llm
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_dvc_runs_both_stages_then_nothing_then_only_what_a_change_touches(weaves: Path) -> None:
     project = weaves.parent
     for folder in ("pipeline", "trainer", "stages", "examples"):

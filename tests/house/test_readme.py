@@ -56,7 +56,7 @@ def project(weaves: Path) -> Path:
 
 @pytest.mark.llm
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_commands_of_the_readme_lead_from_a_folder_to_predictions(project: Path, command: Command) -> None:
     for line in block("## Use it on your images").splitlines():
         words = [INSTEAD.get(word, word) for word in shlex.split(line, comments=True)]

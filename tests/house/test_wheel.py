@@ -34,7 +34,7 @@ def run(*command: object, cwd: Path, env: dict[str, str] | None = None) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_wheel_works_in_an_empty_environment_outside_the_clone(tmp_path: Path, weaves: Path) -> None:
     spec = importlib.util.spec_from_file_location("venv_setup", ROOT / "install" / "venv.py")
     assert spec

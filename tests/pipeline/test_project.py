@@ -150,7 +150,7 @@ def test_the_command_says_what_comes_next(weaves: Path, tmp_path: Path, command:
 
 @pytest.mark.llm
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_five_commands_lead_from_a_folder_of_images_to_a_classifier(
     weaves: Path, tmp_path: Path, command: Command
 ) -> None:

@@ -75,7 +75,7 @@ def lay_out(weaves: Path, home: Path) -> None:
     (home / "examples/caltech101").symlink_to(ROOT / "examples/caltech101")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_every_command_of_the_document_works(weaves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets.disable_progress_bars()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")

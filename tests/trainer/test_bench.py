@@ -21,7 +21,7 @@ SMALL = ["--classes", 6, "--shots", 4, "--prompts", 3, "--widths", "16,24", "--s
          "--images", 70, "--evaluated", 9, "--rows", 500, "--runs", 1, "--device", "cpu"]  # fmt: skip
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(1800)
 def test_the_command_prints_a_row_for_training_evaluation_and_loading(typed: Command, tmp_path: Path) -> None:
     rows = json.loads(typed("trainer", "bench", *SMALL, "--json", cwd=tmp_path).stdout)
     assert [row["name"] for row in rows] == [
