@@ -104,9 +104,10 @@ def test_make_repro_works_in_a_folder_that_is_no_git_repository(tmp_path: Path) 
     (tmp_path / "dvc.yaml").write_text(
         yaml.safe_dump({"stages": {"report": {"cmd": "mkdir -p results && echo accuracy > results/tables.md"}}})
     )
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(
         ["make", "repro", "PYTHON=true"], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)},
+        env={**inherited, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("accuracy\n")
