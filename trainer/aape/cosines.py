@@ -33,8 +33,8 @@ def bottleneck_cosines(
 
     The literal head, which leaves w_c out, has vw = xw = ww = 0.
     """
-    r = torch.relu(a + b[:, None])
-    square = (r * (r @ gram + 2 * vw)).sum(-1) + ww
+    r = (a + b[:, None]).relu_()
+    square = (r * (r @ gram).add_(vw, alpha=2)).sum(-1) + ww
     numerator = xw + torch.bmm(r, vx[..., None])[..., 0]
     return numerator * square.clamp_min(SMALLEST_SQUARE).rsqrt()
 
