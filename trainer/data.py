@@ -45,6 +45,13 @@ class Images:
         """The same images without augmentations."""
         return Images(self.embeddings, self.labels)
 
+    @staticmethod
+    def join(first: Images, second: Images) -> Images:
+        """These images, then those; with views where both have some."""
+        both = None if first.views is None or second.views is None else torch.cat([first.views, second.views])
+        embeddings = torch.cat([first.embeddings, second.embeddings])
+        return Images(embeddings, torch.cat([first.labels, second.labels]), both)
+
     def take(self, rows: Int[Tensor, " M"]) -> Images:
         """The images at these rows, in this order."""
         return Images(self.embeddings[rows], self.labels[rows], None if self.views is None else self.views[rows])

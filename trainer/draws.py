@@ -97,21 +97,29 @@ def split_off(images: Images, count: int, *, seed: int) -> tuple[Images, Images]
 def select(task: Task, *, seed: int) -> Selection:
     """The images that a method chooses its settings by: the same rule for every method.
 
-    With validation images: at most min(shots, MOST_TO_CHOOSE_BY) a class of them. Without: a quarter of the shots, at
-    most MOST_TO_CHOOSE_BY and at least one a class, is held out, and the method is fitted again on all shots with what
-    was chosen. With a single shot and no validation image nothing can be held out, and a method takes its default.
+    With validation images of every class: at most min(shots, MOST_TO_CHOOSE_BY) a class of them. Of a class without
+    any, a quarter of its shots, at most MOST_TO_CHOOSE_BY and at least one, is held out, and the method is fitted again
+    on all shots with what was chosen: a choice is never made on some classes alone. With a single shot nothing can be
+    held out, and a method takes its default.
     """
-    shots = int(torch.bincount(task.train.labels, minlength=len(task.text)).min())
-    if len(task.val):
-        count = min(shots, MOST_TO_CHOOSE_BY)
-        val, _ = split_off(task.val, count, seed=seed)
-        return Selection(task.train, val, False, f"validation split, at most {count} images a class")
+    classes = len(task.text)
+    shots = int(torch.bincount(task.train.labels, minlength=classes).min())
+    lacking = torch.bincount(task.val.labels, minlength=classes) == 0
+    most = min(shots, MOST_TO_CHOOSE_BY)
+    val, _ = split_off(task.val, most, seed=seed)
+    if not bool(lacking.any()):
+        return Selection(task.train, val, False, f"validation images, at most {most} a class")
+    whose = "every class" if bool(lacking.all()) else f"{int(lacking.sum())} of {classes} classes"
     if shots < 2:
-        return Selection(task.train, None, False, "none: one shot and no validation split, defaults taken")
+        return Selection(task.train, None, False, f"none: one shot and no validation image of {whose}, defaults taken")
     count = max(1, min(MOST_TO_CHOOSE_BY, shots // 4))
-    val, train = split_off(task.train, count, seed=seed)
-    note = f"{count} of the training images a class held out by seed, then fitted again on all"
-    return Selection(train, val, True, note)
+    held, train = split_off(task.train, count, seed=seed)
+    if not bool(lacking.all()):
+        spared = lacking[held.labels]
+        train = Images.join(train, held.take((~spared).nonzero()[:, 0]))
+        held = Images.join(val, held.take(spared.nonzero()[:, 0]))
+    note = f"{count} of the training images of {whose} held out by seed, then fitted again on all"
+    return Selection(train, held, True, note)
 
 
 def _named(features: Features, indices: Indices, shots: int, seed: int) -> tuple[Images, Images]:

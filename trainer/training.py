@@ -24,7 +24,7 @@ from trainer.data import Images
 from trainer.draws import Selection
 
 EVALUATIONS = 10
-"""Validation measurements of one run, spread over its epochs."""
+"""Validation measurements of one run, spread over its epochs, unless its schedule has more."""
 CHUNK = 4096
 """Images scored at once."""
 CLASSIC_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200}
@@ -76,6 +76,7 @@ class Schedule:
         eps: of Adam and AdamW.
         warmup_steps, warmup_epochs: how long the rate is `warmup_lr` at first; one epoch at least is left after it.
         cosine: half a cosine from `lr` to 0, by `step` or by `epoch` (CoOp); `off` keeps the rate.
+        evaluations: validation measurements at most, spread over the epochs.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"]
@@ -89,6 +90,7 @@ class Schedule:
     warmup_epochs: int = 0
     warmup_lr: float = 1e-5
     cosine: Literal["step", "epoch", "off"] = "step"
+    evaluations: int = EVALUATIONS
 
     def rate(self, step: int, *, per_epoch: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -185,7 +187,7 @@ def descend(
     learner = candidate.learner(train)
     trained, optimizer = Trained(candidate, learner), _optimizer(learner, schedule)
     per_epoch = -(-len(train) // schedule.batch)
-    every, last = -(-schedule.epochs // EVALUATIONS), stop_after or schedule.epochs
+    every, last = -(-schedule.epochs // schedule.evaluations), stop_after or schedule.epochs
     best: dict[str, Tensor] = {}
     step = 0
     for epoch in range(1, last + 1):

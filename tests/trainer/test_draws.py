@@ -52,3 +52,21 @@ def test_one_shot_without_validation_images_leaves_nothing_to_choose_by() -> Non
     found = select(replace(task, val=task.val.take(torch.arange(0))), seed=3)
     assert found.val is None
     assert "defaults" in found.note
+
+
+def test_a_class_without_validation_images_gives_some_of_its_shots_so_that_no_choice_is_made_on_others_alone() -> None:
+    task = small_task(shots=8)
+    some = task.val.take((task.val.labels == 2).nonzero()[:, 0])
+    found = select(replace(task, val=some), seed=3)
+    assert found.val is not None
+    assert found.held_out
+    counts = torch.bincount(found.val.labels, minlength=6).tolist()
+    assert counts[2] == min(4, len(some))
+    assert counts[:2] + counts[3:] == [2] * 5
+    assert torch.bincount(found.train.labels).tolist() == [6, 6, 8, 6, 6, 6]
+    held = {tuple(row) for row in found.val.embeddings.tolist()}
+    assert not held & {tuple(row) for row in found.train.embeddings.tolist()}
+    assert found.note == "2 of the training images of 5 of 6 classes held out by seed, then fitted again on all"
+    one = select(replace(small_task(shots=1), val=some), seed=3)
+    assert one.val is None
+    assert "no validation image of 5 of 6 classes" in one.note

@@ -166,7 +166,7 @@ def test_the_rate_and_the_epoch_come_from_validation_images() -> None:
     task = small_task()
     fitted = fit(task, changed(lr="auto", lr_grid=[1e-6, 0.1]), seed=1)
     assert fitted.info["lr"] == 0.1
-    assert fitted.info["selection"] == "validation split, at most 4 images a class"
+    assert fitted.info["selection"] == "validation images, at most 4 a class"
     assert 1 <= int(fitted.info["epoch"]) <= 6
 
 

@@ -24,7 +24,7 @@ from trainer.aape_plus import class_scores, fit_ridge
 from trainer.data import ClassText, Images, Task
 from trainer.draws import MOST_TO_CHOOSE_BY, split_off
 from trainer.features import load_features
-from trainer.methods.aape_plus import TEXT_SHOTS, USUAL_STRENGTH, AAPEPlus, choose_text_head, join
+from trainer.methods.aape_plus import TEXT_SHOTS, USUAL_STRENGTH, AAPEPlus, choose_text_head
 from trainer.methods.common import class_sums
 
 SHOTS = (1, 2, 4, 8, 12)
@@ -34,7 +34,7 @@ SEEDS = (1, 2, 3)
 def variants(task: Task, x: Float[Tensor, "B D"], *, shots: int, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Name and logits of each step from zero-shot to AAPE+."""
     text, classes = task.text, len(task.text)
-    seen = join(task.train, task.val)
+    seen = Images.join(task.train, task.val)
     yield "text: template", x @ normalize(text.template.float(), dim=-1).T
     if text.prompts is not None:
         yield "text: mean of the prompts", x @ text.prompt_mean().T
@@ -82,7 +82,7 @@ def main() -> None:
     asked = parser.parse_args()
     for dataset in asked.datasets:
         features = load_features(asked.features, dataset, asked.encoder, device="cpu")
-        images = join(features.train.images.float32(), features.val.images.float32())
+        images = Images.join(features.train.images.float32(), features.val.images.float32())
         text = features.text[features.sources[0] if features.sources else "none"]
         found: dict[str, list[list[float]]] = {}
         for shots in SHOTS:

@@ -156,9 +156,10 @@ class AAPEPlus:
         started = time.perf_counter()
         train = task.train.float32()
         shots = int(torch.bincount(train.labels).min())
-        val = select(task, seed=seed).val if len(task.val) else None
-        val = None if val is None else val.float32()
-        head = choose_text_head(task.text, train if val is None else join(train, val))
+        selection = select(task, seed=seed)
+        # where validation images are those of some classes alone, every shot left out in turn stands for all classes
+        val = None if selection.held_out or selection.val is None else selection.val.float32()
+        head = choose_text_head(task.text, train if val is None else Images.join(train, val))
         ridge = fit_ridge(train, len(task.text))
         strength, multiple, one_multiple = USUAL_STRENGTH, USUAL_MULTIPLE, TEXT_SHOTS / shots
         tau, unseen = USUAL_TAU, USUAL_UNSEEN
@@ -218,11 +219,6 @@ def unseen_scores(ridge: Ridge, val: Images | None, strength: float, *, leave: b
     if leave:
         scores.append(leave_one_out(ridge, strength))
     return torch.cat(scores)
-
-
-def join(first: Images, second: Images) -> Images:
-    """The images of both."""
-    return Images(torch.cat([first.embeddings, second.embeddings]), torch.cat([first.labels, second.labels]))
 
 
 def _cosines(images: Float[Tensor, "B D"], text: ClassText, source: str, beta: float) -> Float[Tensor, "B C"]:

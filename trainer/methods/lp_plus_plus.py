@@ -87,7 +87,8 @@ class LPPlusPlus:
     def fit(self, task: Task, *, seed: int) -> LinearPredictor:
         """Learn w, its bias and alpha."""
         start = prepare(replace(task, train=task.train.centre_crops()), seed=seed)
-        schedule = Schedule("sgd", 1.0, EPOCHS, len(start.train), momentum=MOMENTUM, cosine="off")
+        # an epoch is a single step, and with few shots the best come early: each is measured, as released
+        schedule = Schedule("sgd", 1.0, EPOCHS, len(start.train), momentum=MOMENTUM, cosine="off", evaluations=EPOCHS)
         candidate = Candidate(schedule, partial(_Probe, start.weights, start.tau))
         best = refit(choose([candidate], start.selection, seed=seed), start.train, start.selection, seed=seed)
         assert isinstance(best.learner, _Probe)
