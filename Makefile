@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
+unexport PYTHONDONTWRITEBYTECODE  # compiled modules are kept: a process starts in half the time
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro test paper setup lint clean
