@@ -26,6 +26,8 @@ from trainer.packing import pack, unpack
 
 TENSORS, RECORD = "checkpoint.safetensors", "checkpoint.json"
 FORMAT = 2
+IMAGE_MEAN = "text.image_mean"
+"""What stands in the place of `text.template` where there was no text."""
 
 
 class _Provenance(BaseModel):
@@ -96,7 +98,7 @@ def save_checkpoint(folder: Path, predictor: Predictor, text: ClassText, *, prov
     Raises:
         UserError: the folder cannot be written, or provenance lacks a key.
     """
-    tensors = {"text.template": text.template}
+    tensors = {"text.template" if text.is_text else IMAGE_MEAN: text.template}
     if text.templates is not None:
         tensors["text.templates"] = text.templates
     if text.prompts is not None:
@@ -146,12 +148,13 @@ def load_checkpoint(folder: Path, *, device: torch.device | str = "cpu") -> Chec
 
 
 def _text(record: _Record, tensors: Mapping[str, Tensor]) -> ClassText:
-    template = tensors["text.template"]
+    is_text = IMAGE_MEAN not in tensors
+    template = tensors["text.template" if is_text else IMAGE_MEAN]
     if template.shape != (len(record.names), record.provenance.width):
         raise ValueError(f"template of shape {tuple(template.shape)} for {len(record.names)} classes")
     mean, templates = tensors.get("text.prompt_mean"), tensors.get("text.templates")
     if mean is None:
-        return ClassText(record.names, template, templates=templates)
+        return ClassText(record.names, template, templates=templates, is_text=is_text)
     if "text.prompts" in tensors:
         return ClassText(record.names, template, tensors["text.prompts"], tensors["text.mask"], templates)
     mask = torch.ones(len(record.names), 1, dtype=torch.bool, device=template.device)
@@ -163,7 +166,8 @@ def _predictor(record: _Record, tensors: Mapping[str, Tensor]) -> Predictor:
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     predictor: Predictor = unpack(record.predictor, own)
     with torch.no_grad():  # shapes that do not belong together show here, not in front of a user's image
-        predictor.logits(tensors["text.template"][:1], _text(record, tensors))
+        text = _text(record, tensors)
+        predictor.logits(text.template[:1], text)
     return predictor
 
 

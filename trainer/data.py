@@ -67,6 +67,8 @@ class ClassText:
         prompts: unit reference prompts, padded with zeros; None where there is no prompt source.
         mask: True where a prompt stands, False where padding does.
         templates: unit; the embeddings of all its templates, None where there is only the first.
+        is_text: False where nobody embedded a word about the classes: `template` is then the mean training image of
+            each, and only methods that read images alone may be fitted.
     """
 
     names: tuple[str, ...]
@@ -74,6 +76,7 @@ class ClassText:
     prompts: Float[Tensor, "C N D"] | None = None
     mask: Bool[Tensor, "C N"] | None = None
     templates: Float[Tensor, "C T D"] | None = None
+    is_text: bool = True
 
     def __len__(self) -> int:
         return len(self.names)
@@ -87,7 +90,20 @@ class ClassText:
             templates=None if self.templates is None else self.templates[ids],
             prompts=None if self.prompts is None else self.prompts[ids],
             mask=None if self.mask is None else self.mask[ids],
+            is_text=self.is_text,
         )
+
+    def require_text(self) -> None:
+        """Refuse to name classes by their images.
+
+        Raises:
+            UserError: no text of the classes is embedded.
+        """
+        if not self.is_text:
+            raise UserError(
+                "this method reads class text and none is embedded: run `pipeline embed-text`, or choose a method that "
+                "reads images alone (logistic, nearest-centroid, gda)"
+            )
 
     def template_mean(self) -> Float[Tensor, "C D"]:
         """The normalised mean of each class's templates."""

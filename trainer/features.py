@@ -10,6 +10,7 @@ import pyarrow.dataset as pads
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from stages import ImageStore, ManifestStore, TextStore, UserError, nearest
 from stages.artifacts import NO_LLM, embedding_matrix, partition_values, read_together
@@ -47,6 +48,7 @@ class Features:
         notes: honest lines that every output repeats.
         contents: store -> hash of its rows: what these features are.
         indices: published draws of the shots; None where they are drawn by seed.
+        embedded_elsewhere: nothing can be embedded here beside what there is.
     """
 
     dataset: str
@@ -64,6 +66,12 @@ class Features:
     device: torch.device
     contents: dict[str, str]
     indices: Indices | None = None
+    embedded_elsewhere: bool = False
+
+    @property
+    def has_templates(self) -> bool:
+        """Whether a template of each class is embedded; else `text["none"]` holds the mean images of the classes."""
+        return self.text[NO_LLM].is_text
 
     def test(self) -> Split:
         """Read the test split. Called once, by the final evaluation, after everything is trained and chosen."""
@@ -95,8 +103,7 @@ def load_features(
     templates = TextStore(cache, dataset, encoder, NO_LLM)
     manifest = ManifestStore(cache, dataset)
     manifest.require()
-    for store in (images, templates):
-        _require_encoder(store, cache, dataset, encoder)
+    _require_encoder(images, cache, dataset, encoder)
     there = [s for s in partition_values(cache, TextStore, "llm", dataset=dataset, encoder=encoder) if s != NO_LLM]
     wanted = there if sources is None else sources
     for source in wanted:
@@ -106,26 +113,36 @@ def load_features(
                 f"generate-prompts --dataset {dataset} --llm {source}` and `pipeline embed-text --dataset {dataset}`"
             )
     stores = [TextStore(cache, dataset, encoder, source) for source in wanted]
-    origins = read_together(manifest, images, templates, *stores)
-    names = manifest.provenance().class_names
+    own = [manifest, images, *([templates] if templates.exists() else [])]
+    origins = read_together(*own, *stores)
+    about = manifest.provenance()
+    names = about.class_names
     class_ids = tuple(sorted(names))
     train = _read_split(images, "train", class_ids, target)
     val = _read_split(images, "val", class_ids, target)
     if not only_test:
         _require_images(train, [names[i] for i in class_ids], images)
-    each = _templates(templates, class_ids, target)
-    template = each[:, 0].clone()
-    text = {NO_LLM: ClassText(names=tuple(names[i] for i in class_ids), template=template, templates=each)}
+    called = tuple(names[i] for i in class_ids)
+    if templates.exists():
+        each = _templates(templates, class_ids, target)
+        text = {NO_LLM: ClassText(called, each[:, 0].clone(), templates=each)}
+    else:
+        text = {NO_LLM: _without_text(called, train)}
     said = [origin.note for origin in origins] + [store.provenance().llm_note for store in stores]
     notes = dict.fromkeys(note for note in said if note)
     for source, store in zip(wanted, stores, strict=True):
-        found, mask, without = _prompts(store, class_ids, template, most=prompts)
+        found, mask, without = _prompts(store, class_ids, text[NO_LLM], most=prompts)
+        listed = ", ".join(names[class_ids[i]] for i in without[:5])
+        if without and not text[NO_LLM].is_text:
+            line = f"{source}: left out: no prompt of {len(without)} classes ({listed}), and no template to stand in"
+            notes[line] = None
+            continue
         text[source] = replace(text[NO_LLM], prompts=found, mask=mask)
+        if not text[NO_LLM].is_text:  # the mean of the prompts names the classes
+            text[source] = replace(text[source], template=text[source].prompt_mean(), is_text=True)
         if without:
-            listed = ", ".join(names[class_ids[i]] for i in without[:5])
-            notes[f"{source}: no prompt was kept for {len(without)} classes ({listed}); their template stands in"] = (
-                None
-            )
+            line = f"{source}: no prompt was kept for {len(without)} classes ({listed}); their template stands in"
+            notes[line] = None
     return Features(
         dataset=dataset,
         encoder=origins[1].encoder or encoder,
@@ -136,15 +153,16 @@ def load_features(
         train=train,
         val=val,
         text=text,
-        sources=tuple(wanted),
+        sources=tuple(source for source in wanted if source in text),
         notes=tuple(notes),
         store=images,
         device=target,
         contents={
             f"{store.name}/{'/'.join(store.partitions.values())}": origin.content
-            for store, origin in zip((manifest, images, templates, *stores), origins, strict=True)
+            for store, origin in zip((*own, *stores), origins, strict=True)
         },
         indices=None if indices is None else read_indices(indices),
+        embedded_elsewhere=about.encoder is not None,
     )
 
 
@@ -227,15 +245,22 @@ def _templates(store: TextStore, class_ids: tuple[int, ...], device: torch.devic
     rows, where = _text_rows(store, class_ids, "template")
     if not all(where) or len({len(index) for index in where}) > 1:
         raise UserError(f"{store.file}: a class lacks a template: run `pipeline embed-text` again")
-    return torch.nn.functional.normalize(torch.stack([rows[index] for index in where]), dim=-1).to(device)
+    return normalize(torch.stack([rows[index] for index in where]), dim=-1).to(device)
+
+
+def _without_text(names: tuple[str, ...], train: Split) -> ClassText:
+    """The mean training image of each class, in the place of its text."""
+    images = train.images.float32()
+    sums = images.embeddings.new_zeros(len(names), images.embeddings.shape[1])
+    return ClassText(names, normalize(sums.index_add_(0, images.labels, images.embeddings), dim=-1), is_text=False)
 
 
 def _prompts(
-    store: TextStore, class_ids: tuple[int, ...], template: Float[Tensor, "C D"], *, most: int | None
+    store: TextStore, class_ids: tuple[int, ...], named: ClassText, *, most: int | None
 ) -> tuple[Float[Tensor, "C N D"], Tensor, list[int]]:
     """Prompts padded to the longest class; a class without any gets its template, and is reported."""
     rows, where = _text_rows(store, class_ids, "prompt", most=most)
-    longest = max(1, *(len(index) for index in where))
+    template, longest = named.template, max(1, *(len(index) for index in where))
     prompts = torch.zeros(len(where), longest, template.shape[1])
     mask = torch.zeros(len(where), longest, dtype=torch.bool)
     for i, index in enumerate(where):

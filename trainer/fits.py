@@ -37,7 +37,7 @@ class FinishedFits:
     def file(self, method: Method, task: Task, seed: int) -> Path:
         """Where this fit lies: its name is a hash of everything that decides it."""
         digest = hashlib.sha256(json.dumps([_code(), seed, pack(method)[0]], sort_keys=True).encode())
-        digest.update(json.dumps(task.text.names).encode())
+        digest.update(json.dumps([task.text.names, task.text.is_text]).encode())
         text = [task.text.template, task.text.templates, task.text.prompts, task.text.mask]
         for tensor in [*text, *_tensors(task.train), *_tensors(task.val)]:
             digest.update(b"-" if tensor is None else f"{tensor.dtype}{tuple(tensor.shape)}".encode())

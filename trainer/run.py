@@ -16,13 +16,14 @@ from stages.command import progress, say
 from stages.files import remove_tree, replaced_folder
 from stages.lock import store_lock
 from stages.params import Params
+from trainer.able import able_methods
 from trainer.checkpoint import save_checkpoint
 from trainer.checkpoints import AT, EVERY, KEPT, folder_name, validate
 from trainer.data import ClassText, Task, check_task
 from trainer.features import Features, Split
 from trainer.fits import FinishedFits, timed_fit
 from trainer.inputs import Inputs
-from trainer.methods import Method, Predictor, methods
+from trainer.methods import Method, Predictor
 from trainer.protocols import Protocol, Score, TestSplits, probabilities, settled
 from trainer.record import (
     CLASSES,
@@ -123,11 +124,10 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
         keep: folder of finished fits. None keeps none.
     """
     features, asked = inputs.features, params.evaluation
-    chosen = methods(asked.methods, settings=params.train)
     protocols, notes = _measurable(features, settled(asked, inputs.others))
-    _check_prompts(features, chosen)
+    chosen, lacking = able_methods(features, asked.methods, settings=params.train)
     plan, unable = _plan(features, protocols, chosen, asked.seeds_for(features.dataset))
-    notes += unable
+    notes += [*lacking, *unable]
     tasks = _tasks(features, plan)
     notes += _spent(features, max(protocol.shots for protocol in protocols))
     fits = [(each.method, tasks[each.protocol.key, each.seed, each.source], each.seed) for each in plan]
@@ -152,6 +152,8 @@ def _measurable(features: Features, protocols: Sequence[Protocol]) -> tuple[list
     found, notes = [], []
     for protocol in protocols:
         reason = protocol.unfit(features)
+        if reason is None and protocol.serves_new_classes and not (features.has_templates or features.sources):
+            reason = "new classes are known by their text alone, and none is embedded"
         if reason is None:
             found.append(protocol)
             notes += protocol.caveats(features)
@@ -160,22 +162,6 @@ def _measurable(features: Features, protocols: Sequence[Protocol]) -> tuple[list
     if not found:
         raise UserError("; ".join(dict.fromkeys(notes)))
     return found, list(dict.fromkeys(notes))
-
-
-def _check_prompts(features: Features, chosen: Sequence[Method]) -> None:
-    """Refuse methods that read prompts where there are none.
-
-    Raises:
-        UserError: there are such methods; names them, and what can be done.
-    """
-    unable = [method.name for method in chosen if method.uses_prompts]
-    if features.sources or not unable:
-        return
-    able = ",".join(method.name for method in chosen if not method.uses_prompts) or "zero-shot,logistic"
-    raise UserError(
-        f"{features.dataset}: no embedded prompts, and {', '.join(unable)} read them: run `pipeline generate-prompts` "
-        f"and `pipeline embed-text`, each with --dataset {features.dataset}, or go without: --methods {able}"
-    )
 
 
 def _plan(
@@ -215,7 +201,7 @@ def _tasks(features: Features, plan: Sequence[Planned]) -> dict[tuple[str, int, 
 
 
 def _score(planned: Planned, predictor: Predictor, features: Features, tests: TestSplits) -> Score:
-    new_classes = planned.method.serves_new_classes
+    new_classes = planned.method.serves_new_classes and features.text[planned.source].is_text
     return planned.protocol.score(predictor, features, planned.source, tests, new_classes=new_classes)
 
 

@@ -19,10 +19,11 @@ from stages.artifacts import NO_LLM
 from stages.command import table
 from stages.params import Params
 from trainer.aape import build_aggregator, distills
+from trainer.able import able_methods
 from trainer.data import ClassText, Task
 from trainer.draws import few_shot
 from trainer.features import Features
-from trainer.methods import Method, Predictor, methods
+from trainer.methods import Method, Predictor
 from trainer.methods.aape import AAPE
 
 BATCH = 256
@@ -62,7 +63,7 @@ def costs(features: Features, params: Params, *, method_names: Sequence[str], sh
     train, val = few_shot(features, shots, seed=seed)
     images = features.train.images.embeddings
     batch = images[torch.arange(BATCH, device=images.device) % len(images)].float()
-    for method in methods(method_names, settings=params.train):
+    for method in able_methods(features, method_names, settings=params.train)[0]:
         source = (features.sources or (NO_LLM,))[0] if method.uses_prompts else NO_LLM
         text = features.text[source]
         start = time.perf_counter()

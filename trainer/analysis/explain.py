@@ -132,7 +132,7 @@ def explain(
     """The most likely classes of unit images, with probability, scores, cosines and nearest prompts."""
     logits = found.predictor.logits(images, found.text)
     parts = score_parts(found.predictor, images, found.text)
-    template = images @ found.text.template.float().T
+    template = images @ found.text.template.float().T if found.text.is_text else None
     adapted = class_cosines(found.predictor, images, found.text)
     values, labels = logits.softmax(dim=-1).topk(min(top, logits.shape[1]), dim=-1)
 

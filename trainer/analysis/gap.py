@@ -81,6 +81,7 @@ def space_of(checkpoint: Path, *, cache: Path, split: str) -> Space:
 @torch.no_grad()
 def texts_of(found: Checkpoint, features: Features, images: Images) -> tuple[dict[str, Tensor], list[str]]:
     """kind -> unit text embedding of each image's own class, and lines on what is left out."""
+    found.text.require_text()
     x, y = images.embeddings, images.labels
     texts, notes = {TEMPLATE: normalize(found.text.template.float(), dim=-1)[y]}, []
     reference = find_reference(found, features)

@@ -32,7 +32,7 @@ def score_parts(
         if not set(text.names) <= set(predictor.names):
             return {}
         heard = predictor.text_weight * predictor.text_head.logits(images, text) / predictor.tau
-    elif isinstance(predictor, CachePredictor | GDAPredictor):
+    elif isinstance(predictor, CachePredictor | GDAPredictor) and text.is_text:
         heard = images @ class_weights(text, "ensemble").T / predictor.tau
     else:
         return {}
@@ -50,7 +50,7 @@ def class_cosines(predictor: Predictor, images: Float[Tensor, "B D"], text: Clas
         return predictor.logits(images, text) * predictor.tau
     if isinstance(predictor, AAPEPlusPredictor):
         return predictor.text_head.logits(images, text) * predictor.text_head.tau
-    if isinstance(predictor, CachePredictor | GDAPredictor):
+    if isinstance(predictor, CachePredictor | GDAPredictor) and text.is_text:
         return images @ class_weights(text, "ensemble").T
     if isinstance(predictor, LinearPredictor) and not bool(predictor.bias.any()):
         return images @ normalize(predictor.weight, dim=-1).T

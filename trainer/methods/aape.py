@@ -16,6 +16,7 @@ from stages.errors import UserError
 from stages.training import TrainParams
 from trainer.aape import AAPELearner, Classifier, Learners, distills, schedule
 from trainer.data import ClassText, Task
+from trainer.methods.base import Needs
 from trainer.methods.common import prepare
 from trainer.text import TextSource, class_weights
 from trainer.training import Candidate, Info, choose, refit
@@ -84,6 +85,11 @@ class AAPE:
         if fields["head"] != "residual":
             fields["max_steps"] = max(settings.max_steps, FROM_SCRATCH_STEPS)
         return cls(name, TrainParams.model_validate(fields))
+
+    @property
+    def needs(self) -> Needs:
+        """Prompts, unless the settings leave them out."""
+        return "prompts" if self.uses_prompts else "text"
 
     @property
     def uses_prompts(self) -> bool:

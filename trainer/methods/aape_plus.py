@@ -36,6 +36,7 @@ from trainer.aape_plus import (
 )
 from trainer.data import ClassText, Images, Task, check_task
 from trainer.draws import select
+from trainer.methods.base import Needs
 from trainer.training import Info
 
 BETAS = (0.0, 5.0, 10.0, 20.0, 40.0)
@@ -142,6 +143,7 @@ class AAPEPlus:
     """AAPE+. With prompts or, where there are none, with the template alone."""
 
     name: str = "aape-plus"
+    needs: Needs = "text"
     uses_prompts: bool = True
     serves_new_classes: bool = True
 
@@ -153,6 +155,7 @@ class AAPEPlus:
                 prompt while others have.
         """
         check_task(task)
+        task.text.require_text()
         started = time.perf_counter()
         train = task.train.float32()
         shots = int(torch.bincount(train.labels).min())

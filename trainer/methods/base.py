@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from jaxtyping import Float
 from torch import Tensor
@@ -30,17 +30,24 @@ class Predictor(Protocol):
         ...
 
 
+Needs = Literal["images", "text", "prompts"]
+
+
 class Method(Protocol):
     """A way to make a classifier.
 
     Attributes:
         name: as on the command line and in tables.
+        needs: what it cannot be fitted without: images alone, text that names the classes, or reference prompts.
         uses_prompts: whether reference prompts change the result.
         serves_new_classes: whether a predictor can serve classes that it was not fitted on.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def needs(self) -> Needs: ...
 
     @property
     def uses_prompts(self) -> bool: ...

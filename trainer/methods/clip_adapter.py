@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from trainer.data import ClassText, Images, Task
+from trainer.methods.base import Needs
 from trainer.methods.common import prepare
 from trainer.text import class_weights
 from trainer.training import Candidate, Info, Learner, Schedule, choose, epochs_within, refit, uniform
@@ -82,6 +83,7 @@ class ClipAdapter:
     """
 
     name: str = "clip-adapter"
+    needs: Needs = "text"
     uses_prompts: bool = False
     serves_new_classes: bool = True
 

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from trainer.data import Images, Task, check_task
 from trainer.draws import Selection, select
+from trainer.methods.base import Needs
 from trainer.text import TextSource, choose_class_text, class_weights
 from trainer.training import Info, Score
 
@@ -56,18 +57,22 @@ class Prepared:
 
 
 def prepare(
-    task: Task, *, seed: int, source: Literal["auto"] | TextSource = "ensemble", tau: float | None = None
-) -> Prepared:
+    task: Task, *, seed: int, source: Literal["auto"] | TextSource = "ensemble", tau: float | None = None,
+    needs: Needs = "text",
+) -> Prepared:  # fmt: skip
     """Check a task, and calibrate tau.
 
     Args:
         source: what names the classes; the mean of the templates as in the published code of the baselines.
         tau: fixed; None calibrates it.
+        needs: `images` of a method that can do without text.
 
     Raises:
-        UserError: the task is not one that can be learned (see `trainer.data.check_task`).
+        UserError: the task is not one that can be learned (see `trainer.data.check_task`), or has no text and needs it.
     """
     check_task(task)
+    if needs != "images":
+        task.text.require_text()
     started = time.perf_counter()
     train = task.train.float32()
     source, tau = choose_class_text(task.text, train, source=source, tau=tau)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trainer.data import Images, Task
+from trainer.methods.base import Needs
 from trainer.methods.common import prepare
 from trainer.methods.linear import LinearPredictor
 from trainer.training import Candidate, Learner, Schedule, choose, refit
@@ -52,6 +53,7 @@ class CrossModal:
     """
 
     name: str = "cross-modal"
+    needs: Needs = "text"
     uses_prompts: bool = False
     serves_new_classes: bool = False
 

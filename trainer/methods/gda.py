@@ -2,7 +2,7 @@
 
 logits = cos(x, text) / tau + alpha (x W^T + b), W = Mu P, b_c = log(1 / C) - mu_c P mu_c / 2, P the precision of the
 images around their class means. New classes get their means and precision from the training images nearest to their
-text, as in the release.
+text, as in the release. Without text the Gaussian scores stand alone, and only the fitted classes are served.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stages.errors import UserError
 from trainer.data import ClassText, Images, Task
+from trainer.methods.base import Needs
 from trainer.methods.common import all_views, class_sums, prepare
 from trainer.text import class_weights
 from trainer.training import WORST, Info, judge
@@ -110,7 +112,13 @@ class GDAPredictor:
         All fitted: as fitted. All new: means and precision synthesised, as published. Both at once, which the paper
         does not treat: new means are synthesised and the fitted precision serves all, so that scores are comparable.
         """
-        x, weights = images.float(), class_weights(text, "ensemble")
+        x = images.float()
+        if not text.is_text:
+            if text.names != self.names:
+                raise UserError("this classifier was fitted without class text and serves none but its own classes")
+            weight, bias = discriminant(self.means, self.means @ self.precision)
+            return self.alpha * (x @ weight.T + bias)
+        weights = class_weights(text, "ensemble")
         weight, bias = self._gaussian(text.names, weights)
         return x @ weights.T / self.tau + self.alpha * (x @ weight.T + bias)
 
@@ -134,18 +142,19 @@ class GDA:
     """
 
     name: str = "gda"
+    needs: Needs = "images"
     uses_prompts: bool = False
     serves_new_classes: bool = True
 
     def fit(self, task: Task, *, seed: int) -> GDAPredictor:
         """Estimate means and precision, choose alpha."""
-        start = prepare(task, seed=seed)
+        start = prepare(task, seed=seed, needs=self.needs)
         selection, classes = start.selection, len(start.names)
         means, spread = _estimate(selection.train, classes)
         alpha, val = DEFAULT_ALPHA, None
         if selection.val is not None:
             x, best = selection.val.embeddings, WORST
-            zero_shot = x @ start.weights.T / start.tau
+            zero_shot = x @ start.weights.T / start.tau if task.text.is_text else x.new_zeros(len(x), classes)
             weight, bias = discriminant(means, means @ spread)
             added = x @ weight.T + bias
             for tried in ALPHAS:

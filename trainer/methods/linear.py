@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from stages.errors import UserError
 from trainer.data import ClassText, Images, Task
+from trainer.methods.base import Needs
 from trainer.methods.common import class_sums, prepare
 from trainer.text import calibrate_tau
 from trainer.training import Info, Score, judge
@@ -55,12 +56,13 @@ class NearestCentroid:
     """The class whose mean training embedding has the largest cosine; tau for probabilities from validation images."""
 
     name: str = "nearest-centroid"
+    needs: Needs = "images"
     uses_prompts: bool = False
     serves_new_classes: bool = False
 
     def fit(self, task: Task, *, seed: int) -> LinearPredictor:
         """Mean the shots of each class."""
-        start = prepare(task, seed=seed)
+        start = prepare(task, seed=seed, needs=self.needs)
         selection, classes = start.selection, len(start.names)
         judges = selection.train if selection.val is None else selection.val
         cosines = judges.embeddings @ normalize(class_sums(selection.train, classes), dim=-1).T
@@ -81,12 +83,13 @@ class LogisticRegression:
     """
 
     name: str = "logistic"
+    needs: Needs = "images"
     uses_prompts: bool = False
     serves_new_classes: bool = False
 
     def fit(self, task: Task, *, seed: int) -> LinearPredictor:
         """Choose C, then fit on all shots."""
-        start = prepare(task, seed=seed)
+        start = prepare(task, seed=seed, needs=self.needs)
         selection, classes = start.selection, len(start.names)
         strength, val, fitted = DEFAULT_STRENGTH, None, None
         if selection.val is not None:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trainer.data import Images, Task
+from trainer.methods.base import Needs
 from trainer.methods.common import class_sums, prepare
 from trainer.methods.linear import LinearPredictor
 from trainer.training import Candidate, Learner, Schedule, choose, refit
@@ -81,6 +82,7 @@ class LPPlusPlus:
     """
 
     name: str = "lp++"
+    needs: Needs = "text"
     uses_prompts: bool = False
     serves_new_classes: bool = False
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from trainer.data import Images, Task
+from trainer.methods.base import Needs
 from trainer.methods.common import prepare
 from trainer.methods.linear import LinearPredictor
 from trainer.training import Candidate, Learner, Schedule, choose, refit
@@ -51,6 +52,7 @@ class TaskRes:
     """
 
     name: str = "taskres"
+    needs: Needs = "text"
     uses_prompts: bool = False
     serves_new_classes: bool = False
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trainer.data import ClassText, Task
+from trainer.methods.base import Needs
 from trainer.methods.common import prepare
 from trainer.text import TextSource, class_weights
 from trainer.training import Info, judge
@@ -41,6 +42,11 @@ class TextMethod:
     name: str
     source: TextSource
     serves_new_classes: bool = True
+
+    @property
+    def needs(self) -> Needs:
+        """What names the classes."""
+        return "prompts" if self.uses_prompts else "text"
 
     @property
     def uses_prompts(self) -> bool:

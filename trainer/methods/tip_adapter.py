@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trainer.data import ClassText, Images, Task
+from trainer.methods.base import Needs
 from trainer.methods.common import Prepared, mean_view, one_hot, prepare
 from trainer.text import class_weights
 from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, Trained, choose, judge, refit
@@ -105,6 +106,7 @@ class TipAdapter:
 
     name: str
     trains_keys: bool
+    needs: Needs = "text"
     uses_prompts: bool = False
     serves_new_classes: bool = True
 

@@ -42,6 +42,8 @@ class CrossDataset(Protocol):
     def unfit(self, features: Features) -> str | None:
         """Nothing to test on."""
         same_weights(features, self.targets)
+        if bare := [target.dataset for target in self.targets if not target.has_templates]:
+            return f"no class text is embedded of {', '.join(bare)}"
         return None if self.targets else "it tests on other data sets: name them under evaluation.targets"
 
     def caveats(self, features: Features) -> list[str]:

@@ -1,0 +1,71 @@
+"""A data set that lacks text or prompts: what reads images alone runs, what lacks something is left out and said so."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from small_stores import fast, make_stores
+
+from stages import UserError
+from trainer.checkpoint import load_checkpoint
+from trainer.export import head_of
+from trainer.features import load_features
+from trainer.inputs import Inputs
+from trainer.run import run
+
+IMAGES_ALONE = ["nearest-centroid", "logistic", "gda"]
+
+
+def without(cache: Path, *stores: str) -> Path:
+    for store in stores:
+        shutil.rmtree(cache / store)
+    return cache
+
+
+def methods_of(cache: Path, **evaluation: object) -> tuple[list[str], tuple[str, ...]]:
+    record = run(fast(**evaluation), Inputs(load_features(cache, "w", "lite")))
+    return list(dict.fromkeys(fit.method for fit in record.fits)), record.notes
+
+
+def test_without_any_text_a_group_runs_what_reads_images_alone_and_one_line_names_the_rest(tmp_path: Path) -> None:
+    make_stores(tmp_path)
+    asked = ["few-shot", "base-to-new", "cross-dataset"]
+    ran, notes = methods_of(without(tmp_path, "text"), methods=["all"], protocols=asked)
+    assert sorted(ran) == sorted(IMAGES_ALONE)
+    assert sum("left out are" in line and "zero-shot" in line for line in notes) == 1
+    assert any("cross-dataset is left out" in line for line in notes)
+
+
+def test_a_method_that_was_named_and_lacks_text_is_refused_with_the_mend(tmp_path: Path) -> None:
+    make_stores(tmp_path)
+    with pytest.raises(UserError, match=r"^w: no embedded class text, and zero-shot reads it: run .* --methods gda$"):
+        methods_of(without(tmp_path, "text"), methods=["zero-shot", "gda"])
+
+
+def test_without_prompts_a_group_loses_those_that_read_them_and_no_other(tmp_path: Path) -> None:
+    make_stores(tmp_path, sources=())
+    ran, notes = methods_of(tmp_path, methods=["standard"])
+    assert ran == ["aape-plus", "zero-shot", "nearest-centroid", "logistic", "tip-adapter-f", "gda"]
+    assert sum("no embedded prompts: left out are aape" in line for line in notes) == 1
+
+
+def test_prompts_alone_name_the_classes_and_methods_of_templates_are_left_out(tmp_path: Path) -> None:
+    make_stores(tmp_path, sources=("people",))
+    shutil.rmtree(tmp_path / "text" / "dataset=w" / "encoder=lite" / "llm=none")
+    ran, _ = methods_of(tmp_path, methods=["standard"])
+    assert {"cupl", "aape", "aape-plus", *IMAGES_ALONE} <= set(ran)
+    assert not {"zero-shot", "tip-adapter-f"} & set(ran)
+
+
+def test_a_checkpoint_fitted_without_text_serves_and_is_exported_as_it_was_judged(tmp_path: Path) -> None:
+    make_stores(tmp_path)
+    features = load_features(without(tmp_path, "text"), "w", "lite")
+    run(fast(methods=["all"]), Inputs(features), results=tmp_path / "results")
+    images = features.val.images.embeddings.float()
+    for name in IMAGES_ALONE:
+        found = load_checkpoint(tmp_path / "results" / "runs" / "w" / "checkpoints" / name)
+        assert not found.text.is_text
+        shares = found.predictor.logits(images, found.text).softmax(1)
+        assert (shares.argmax(1) == features.val.images.labels).double().mean() > 0.5
+        assert torch.allclose(head_of(found)(images), shares, atol=1e-5)

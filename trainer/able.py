@@ -1,0 +1,58 @@
+"""Which of the methods that are asked for a data set has all for: images, text of the classes, reference prompts."""
+
+from collections.abc import Sequence
+
+from stages import UserError
+from stages.training import TrainParams
+from trainer.features import Features
+from trainer.methods import Method, methods
+
+
+def able_methods(features: Features, names: Sequence[str], *, settings: TrainParams) -> tuple[list[Method], list[str]]:
+    """The methods of these names and groups that can be fitted, and a line on those of groups that cannot.
+
+    Raises:
+        UserError: an unknown name; a method that was named itself lacks something; none is left.
+    """
+    chosen = methods(names, settings=settings)
+    lacking: dict[str, list[str]] = {}
+    for method in chosen:
+        if what := _lacks(features, method):
+            lacking.setdefault(what, []).append(method.name)
+    unable = [name for some in lacking.values() for name in some]
+    if not unable:
+        return chosen, []
+    able = [method for method in chosen if method.name not in unable]
+    if any(name in names for name in unable) or not able:
+        kept = ",".join(method.name for method in able) or "logistic,nearest-centroid"
+        raise UserError(
+            "; ".join(
+                f"{features.dataset}: no {what}, and {', '.join(some)} read{'s' * (len(some) == 1)} "
+                f"{'it' if what == TEXT else 'them'}: {_mend(features, what)}"
+                for what, some in lacking.items()
+            )
+            + f", or go without: --methods {kept}"
+        )
+    return able, [
+        f"{features.dataset}: no {what}: left out are {', '.join(some)} ({_mend(features, what)})"
+        for what, some in lacking.items()
+    ]
+
+
+TEXT, PROMPTS = "embedded class text", "embedded prompts"
+
+
+def _lacks(features: Features, method: Method) -> str | None:
+    """What the features lack of what a method needs."""
+    if method.needs == "prompts" and not features.sources:
+        return PROMPTS
+    named = features.has_templates or (method.uses_prompts and features.sources)
+    return None if method.needs == "images" or named else TEXT
+
+
+def _mend(features: Features, what: str) -> str:
+    if features.embedded_elsewhere:
+        key = "text_template" if what == TEXT else "prompts"
+        return f"the embeddings of {features.dataset} were made elsewhere: give its file `{key}` and ingest it again"
+    made = "`pipeline embed-text`" if what == TEXT else "`pipeline generate-prompts` and `pipeline embed-text`, each"
+    return f"run {made} with --dataset {features.dataset}"
