@@ -17,47 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch.nn.functional import cross_entropy
 
 from stages.errors import UserError, nearest
-from trainer.checkpoint import RECORD, read_provenance
+from trainer.checkpoint import RECORD
+from trainer.choice import AT, Ranked, place, ranked
 from trainer.data import Task
 from trainer.draws import select
 from trainer.methods import METHODS, Predictor
+from trainer.record import Validation, load_record
 
 KEPT, EVERY = "checkpoints", "all-checkpoints"
-AT = "@"
-"""Between a method and a prompt source that is not the main one: `cupl@written`."""
-
-
-class Validation(BaseModel):
-    """How well a classifier does on images that it did not learn from and that are no test images.
-
-    Attributes:
-        accuracy: fraction of 1.
-        loss: mean negative log-likelihood in nats; None where the method did not note it.
-        images: what was looked at.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    accuracy: float = Field(ge=0, le=1)
-    loss: float | None
-    images: str
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A checkpoint of a run.
-
-    Attributes:
-        name: as in tables, and as its folder: a method, behind an @ its prompt source.
-        validation: None where nothing was held out.
-    """
-
-    name: str
-    folder: Path
-    validation: Validation | None
+TILE = 4096
+"""Images judged at once, so that memory does not grow with their number."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +58,15 @@ def validate(predictor: Predictor, task: Task, *, seed: int) -> Validation | Non
     selection = select(task, seed=seed)
     if selection.val is not None and not selection.held_out:
         val = selection.val.float32()
-        logits = predictor.logits(val.embeddings, task.text)
-        right = float((logits.argmax(1) == val.labels).double().mean())
-        return _validation(right, float(cross_entropy(logits, val.labels)), f"{len(val)} validation images")
-    right_, loss = (predictor.info.get(f"val_{name}") for name in ("accuracy", "loss"))
-    return _validation(right_, loss, "images held out of the shots") if isinstance(right_, float) else None
+        right, loss = 0, 0.0
+        for start in range(0, len(val), TILE):
+            labels = val.labels[start : start + TILE]
+            logits = predictor.logits(val.embeddings[start : start + TILE], task.text)
+            right += int((logits.argmax(1) == labels).sum())
+            loss += float(cross_entropy(logits, labels, reduction="sum"))
+        return _validation(right / len(val), loss / len(val), f"{len(val)} validation images")
+    noted, noted_loss = (predictor.info.get(f"val_{name}") for name in ("accuracy", "loss"))
+    return _validation(noted, noted_loss, "images held out of the shots") if isinstance(noted, float) else None
 
 
 def _validation(accuracy: float, loss: Any, images: str) -> Validation:
@@ -105,43 +81,20 @@ def kept_in(folder: Path) -> dict[str, Path]:
         folder: of the run, `results/runs/DATASET`.
     """
     found = {file.parent.name: file.parent for file in (folder / KEPT).glob(f"*/{RECORD}")}
-    return {name: found[name] for name in sorted(found, key=_place)}
+    return {name: found[name] for name in sorted(found, key=place)}
 
 
-def _place(name: str) -> tuple[int, int, str]:
-    """Methods in the order of the registry, the main prompt source first."""
-    method, _, source = name.partition(AT)
-    order = [folder_name(each) for each in METHODS]
-    return order.index(method) if method in order else len(order), bool(source), name
+def kept_ranked(folder: Path) -> list[Ranked]:
+    """The methods whose checkpoints a run kept, from best to worse (`trainer.choice.ranked`).
 
-
-def best_of(folders: Mapping[str, Path]) -> tuple[Kept, list[Kept]]:
-    """The checkpoint that is best on validation images, and the others from better to worse.
-
-    Accuracy counts, then loss, then the order of the registry; a checkpoint without a measure comes last. Test images
-    have no say.
+    Args:
+        folder: of the run, `results/runs/DATASET`.
 
     Raises:
-        UserError: one of them is damaged.
+        UserError: the run's record is missing or damaged.
     """
-    kept = [Kept(name, folder, _validation_in(folder)) for name, folder in folders.items()]
-    best, *others = sorted(kept, key=_rank)  # stable: ties stay in the registry's order
-    return best, others
-
-
-def _rank(kept: Kept) -> tuple[bool, float, float]:
-    found = kept.validation
-    if found is None:
-        return True, 0.0, 0.0
-    return False, -found.accuracy, float("inf") if found.loss is None else found.loss
-
-
-def _validation_in(folder: Path) -> Validation | None:
-    found = read_provenance(folder).get("validation")
-    try:
-        return None if found is None else Validation.model_validate(found)
-    except ValidationError as error:
-        raise UserError(f"{folder / RECORD}: validation is not what it should be: run `trainer run` again") from error
+    kept = kept_in(folder)
+    return [each for each in ranked(load_record(folder)) if folder_name(each.name) in kept] if kept else []
 
 
 def choose_checkpoint(results: Path, dataset: str | None, method: str | None, *, usual: str | None = None) -> Choice:
@@ -161,11 +114,15 @@ def choose_checkpoint(results: Path, dataset: str | None, method: str | None, *,
         return Choice(_named(folders, method, results / "runs" / name), f"{method} of {name}")
     if len(folders) == 1:
         return Choice(*next((folder, f"{only} of {name}, the only checkpoint") for only, folder in folders.items()))
-    best, others = best_of(folders)
-    return Choice(best.folder, f"{best.name} of {name}, {_reason(best, others)}; another one with --method NAME")
+    best, *others = kept_ranked(results / "runs" / name) or [Ranked(next(iter(folders)), None)]
+    why = f"{best.name} of {name}, {reason(best, others)}; another one with --method NAME"
+    return Choice(folders[folder_name(best.name)], why)
 
 
-def _reason(best: Kept, others: Sequence[Kept]) -> str:
+def reason(best: Ranked, others: Sequence[Ranked]) -> str:
+    """Why a method comes before the others."""
+    if not others:
+        return "the only method"
     if best.validation is None:
         return f"the first of {len(others) + 1}: no method had validation images to be judged on"
     return (
@@ -174,8 +131,8 @@ def _reason(best: Kept, others: Sequence[Kept]) -> str:
     )
 
 
-def _measured(kept: Kept) -> str:
-    found = kept.validation
+def _measured(of: Ranked) -> str:
+    found = of.validation
     if found is None:
         return "not measured"
     return f"accuracy {found.accuracy:.4f}" + ("" if found.loss is None else f", loss {found.loss:.3g}")

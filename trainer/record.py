@@ -50,6 +50,34 @@ class ProtocolRecord(_Part):
     headline: tuple[str, ...]
 
 
+class Validation(_Part):
+    """How well a classifier does on images that it did not learn from and that are no test images.
+
+    Attributes:
+        accuracy: fraction of 1.
+        loss: mean negative log-likelihood in nats; None where the method did not note it.
+        images: what was looked at.
+    """
+
+    accuracy: float = Field(ge=0, le=1)
+    loss: float | None
+    images: str
+
+
+class Confused(_Part):
+    """Test images of one class that were taken for another.
+
+    Attributes:
+        images: that were taken so.
+        of: test images of the class.
+    """
+
+    actual: str
+    predicted: str
+    images: int
+    of: int
+
+
 class FitRecord(_Part):
     """One method, fitted on one task with one seed.
 
@@ -59,6 +87,8 @@ class FitRecord(_Part):
         source: the prompt source; `none` for a method that reads no prompts.
         metrics: fractions of 1, or null where there was no test image to measure on.
         info: what was chosen, without seconds.
+        validation: None where nothing was held out.
+        confused: the classes confused most, where the protocol judged every test image.
     """
 
     protocol: str
@@ -67,6 +97,24 @@ class FitRecord(_Part):
     seed: int
     metrics: dict[str, float | None]
     info: dict[str, str | bool | int | float | None]
+    validation: Validation | None = None
+    confused: tuple[Confused, ...] = ()
+
+
+class Paired(_Part):
+    """The accuracies of two methods, on the same seeds and test images.
+
+    Attributes:
+        first, second: as `FitRecord.method`.
+        difference: first minus second, mean over the seeds, fraction of 1.
+        ci95: half-width of its 95 % interval, over the test images and the seeds both.
+    """
+
+    protocol: str
+    first: str
+    second: str
+    difference: float
+    ci95: float
 
 
 def _file_name(name: str) -> str:
@@ -86,10 +134,12 @@ class RunRecord(_Part):
         classes: how many there are.
         protocols: by key; with several numbers of shots the key tells which.
         evaluation, train: the settings that were used.
+        test_images: how many the data set has.
+        pairs: methods against logistic regression, and with text against without.
         timing: protocol -> method -> mean seconds of one fit; in a file of its own.
     """
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     dataset: Annotated[str, AfterValidator(_file_name)]
     encoder: str
     notes: tuple[str, ...]
@@ -99,6 +149,8 @@ class RunRecord(_Part):
     evaluation: EvaluationParams
     train: TrainParams
     fits: tuple[FitRecord, ...]
+    test_images: int
+    pairs: tuple[Paired, ...] = ()
     timing: dict[str, dict[str, float]] = Field(default={}, exclude=True)
 
     @model_validator(mode="after")

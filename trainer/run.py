@@ -18,12 +18,14 @@ from stages.lock import store_lock
 from stages.params import Params
 from trainer.able import able_methods
 from trainer.checkpoint import save_checkpoint
-from trainer.checkpoints import AT, EVERY, KEPT, folder_name, validate
+from trainer.checkpoints import EVERY, KEPT, folder_name, validate
+from trainer.choice import AT, serving_protocol
 from trainer.data import ClassText, Task, check_task
 from trainer.features import Features, Split
 from trainer.fits import FinishedFits, timed_fit
 from trainer.inputs import Inputs
 from trainer.methods import Method, Predictor
+from trainer.paired import pairs
 from trainer.protocols import Protocol, Score, TestSplits, probabilities, settled
 from trainer.record import (
     CLASSES,
@@ -31,20 +33,25 @@ from trainer.record import (
     OUTCOMES,
     PREDICTIONS,
     ClassCount,
+    Confused,
     Curve,
     FitRecord,
     Outcome,
     Prediction,
     ProtocolRecord,
     RunRecord,
+    Validation,
     number,
     save_record,
     write_lines,
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
+CONFUSED = 3
+"""Pairs of classes of a fit that the record names."""
 FITS_A_PROCESS = 12
 """Fewer fits than this a process are not worth starting it."""
 
@@ -72,6 +79,7 @@ class Judged:
     plan: Planned
     predictor: Predictor
     seconds: float
+    validation: Validation | None
     score: Score
 
 
@@ -133,14 +141,18 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     fits = [(each.method, tasks[each.protocol.key, each.seed, each.source], each.seed) for each in plan]
     fitted = _fit_or_load(fits, jobs=_jobs(features, len(fits), jobs), keep=keep, device=features.device)
     done = list(progress(fitted, what=f"training {features.dataset}", total=len(plan), unit="fit"))
+    validations = [
+        validate(predictor, task, seed=seed) for (predictor, _), (_, task, seed) in zip(done, fits, strict=True)
+    ]
     tests = TestSplits()  # from here on, and not before, a test split may be read
     judged = tuple(
-        Judged(each, predictor, seconds, _score(each, predictor, features, tests))
-        for each, (predictor, seconds) in zip(plan, done, strict=True)
+        Judged(each, predictor, seconds, validation, _score(each, predictor, features, tests))
+        for each, (predictor, seconds), validation in zip(plan, done, validations, strict=True)
     )
     test = tests.of(features)
     notes += _unmeasured(features, test, judged)
-    return Finished(_record(params, features, protocols, notes, judged), features, judged, test)
+    record = _with_pairs(_record(params, features, protocols, notes, judged, test), judged, test)
+    return Finished(record, features, judged, test)
 
 
 def _measurable(features: Features, protocols: Sequence[Protocol]) -> tuple[list[Protocol], list[str]]:
@@ -282,9 +294,35 @@ def _unmeasured(features: Features, test: Split, fits: Sequence[Judged]) -> list
     return [*lines, *(f"{key}: not measured without test images: {', '.join(m)}" for key, m in without.items())]
 
 
+def _with_pairs(record: RunRecord, fits: Sequence[Judged], test: Split) -> RunRecord:
+    """The same record, with the methods of the protocol that serves compared on the same images."""
+    key, actual = serving_protocol(record), test.images.labels
+    if key is None:
+        return record
+    right: dict[str, dict[int, "np.ndarray"]] = {}
+    for judged in fits:
+        if judged.plan.protocol.key == key and judged.score.predictions is not None:
+            found = (judged.score.predictions == actual).cpu().numpy()
+            right.setdefault(judged.plan.key, {})[judged.plan.seed] = found
+    return record.model_copy(update={"pairs": tuple(pairs(key, right))})
+
+
+def _confused(judged: Judged, test: Split, names: Sequence[str]) -> tuple[Confused, ...]:
+    """The classes that a fit confused most."""
+    if judged.score.predictions is None:
+        return ()
+    actual = test.images.labels.cpu()
+    of = actual.bincount(minlength=len(names))
+    wrong = judged.score.predictions.cpu() != actual
+    found = Counter(zip(actual[wrong].tolist(), judged.score.predictions.cpu()[wrong].tolist(), strict=True))
+    most = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:CONFUSED]
+    return tuple(Confused(actual=names[a], predicted=names[p], images=n, of=int(of[a])) for (a, p), n in most)
+
+
 def _record(
-    params: Params, features: Features, protocols: Sequence[Protocol], notes: Sequence[str], fits: Sequence[Judged]
-) -> RunRecord:
+    params: Params, features: Features, protocols: Sequence[Protocol], notes: Sequence[str], fits: Sequence[Judged],
+    test: Split,
+) -> RunRecord:  # fmt: skip
     return RunRecord(
         dataset=features.dataset,
         encoder=features.encoder,
@@ -309,9 +347,12 @@ def _record(
                     for name, value in judged.predictor.info.items()
                     if not name.endswith("seconds")
                 },
+                validation=judged.validation,
+                confused=_confused(judged, test, features.class_names),
             )
             for judged in fits
         ),
+        test_images=len(test.image_ids),
         timing=_timing(fits),
     )
 
@@ -351,7 +392,6 @@ def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
     """Write a checkpoint, and what it says of the test images where the protocol judged all of them."""
     plan, features = judged.plan, finished.features
     task = plan.protocol.task(features, plan.source, seed=plan.seed)
-    validation = validate(judged.predictor, task, seed=plan.seed)
     provenance = {
         "dataset": features.dataset,
         "encoder": features.encoder,
@@ -363,7 +403,7 @@ def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
         "protocol": plan.protocol.key,
         "seed": plan.seed,
         "shots": plan.protocol.shots,
-        "validation": None if validation is None else validation.model_dump(),
+        "validation": None if judged.validation is None else judged.validation.model_dump(),
         "notes": list(features.notes),
     }
     save_checkpoint(folder, judged.predictor, task.text, provenance=provenance)

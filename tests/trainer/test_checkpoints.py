@@ -8,13 +8,14 @@ import pytest
 from small_stores import NAMES, fast, make_stores
 
 from stages import UserError
-from trainer.checkpoint import _digest, load_checkpoint, read_provenance
-from trainer.checkpoints import best_of, choose_checkpoint, folder_name, kept_in
+from trainer.checkpoint import load_checkpoint, read_provenance
+from trainer.checkpoints import choose_checkpoint, folder_name, kept_in, kept_ranked
 from trainer.features import load_features
 from trainer.inputs import Inputs
 from trainer.predict import predictions_csv, predictions_table
 from trainer.record import load_record
 from trainer.report import report
+from trainer.report.verdict import verdict
 from trainer.run import run
 
 METHODS = ["zero-shot", "nearest-centroid", "cupl", "lp++"]
@@ -46,14 +47,15 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
-def say_of(folder: Path, accuracy: float | None, loss: float | None = None) -> None:
-    """Give a checkpoint another validation measure."""
-    path = folder / "checkpoint.json"
-    content = json.loads(path.read_text())
-    del content["sha256"]
-    measured = {"accuracy": accuracy, "loss": loss, "images": "12 validation images"}
-    content["provenance"]["validation"] = None if accuracy is None else measured
-    path.write_text(json.dumps({**content, "sha256": _digest(content)}))
+def say_of(run_: Path, measures: dict[str, list[tuple[float, float | None]]]) -> None:
+    """Give the methods of a run other validation measures: accuracy and loss of each seed."""
+    content = json.loads((run_ / "run.json").read_text())
+    left = {name: list(each) for name, each in measures.items()}
+    for fit in content["fits"]:
+        if fit["protocol"] == "few-shot" and fit["method"] in left:
+            accuracy, loss = left[fit["method"]].pop(0)
+            fit["validation"] = {"accuracy": accuracy, "loss": loss, "images": "12 validation images"}
+    (run_ / "run.json").write_text(json.dumps(content))
 
 
 def test_a_run_keeps_one_checkpoint_a_method_and_prompt_source_of_the_first_seed(results: Path) -> None:
@@ -123,30 +125,29 @@ def test_predictions_have_probability_and_runner_up_and_classes_have_counts(resu
 
 
 def test_without_a_name_the_best_on_validation_images_serves_and_the_line_says_why(results: Path) -> None:
-    folders = kept_in(results / "runs" / "w")
-    best, others = best_of(folders)
+    best, *others = kept_ranked(results / "runs" / "w")
     measured = {each.name: each.validation for each in (best, *others)}
     for name, found in measured.items():
         assert found is not None, name
         assert found.images == "12 validation images"
         assert found.accuracy <= measured[best.name].accuracy  # type: ignore[union-attr]
     chosen = choose_checkpoint(results, None, None)
-    assert chosen.folder == best.folder
+    assert chosen.folder.name == best.name
     assert chosen.why.startswith(f"{best.name} of w, the best of 5 on 12 validation images: accuracy ")
     assert f"then {others[0].name}, accuracy" in chosen.why
 
 
 def test_ties_go_by_loss_and_then_by_the_order_of_the_registry(cache: Path, tmp_path: Path) -> None:
-    folders = kept_in(ran(cache, tmp_path, METHODS))
-    for name, measure in {
-        "zero-shot": (0.5, 0.9), "cupl": (0.75, 0.9), "cupl@people": (0.75, 0.8), "nearest-centroid": (0.75, 0.8),
-        "lp++": (0.75, None),
-    }.items():  # fmt: skip
-        say_of(folders[name], *measure)
-    best, others = best_of(folders)
-    assert [best.name, *(each.name for each in others)] == [
-        "cupl@people", "nearest-centroid", "cupl", "lp++", "zero-shot",
-    ]  # fmt: skip
+    folder = ran(cache, tmp_path, METHODS)
+    say_of(folder, {
+        "zero-shot": [(0.5, 0.9)] * 2, "cupl": [(0.75, 0.9)] * 2, "nearest-centroid": [(0.75, 0.8)] * 2,
+        "cupl@people": [(1.0, 0.8), (0.5, 0.8)], "lp++": [(0.75, None)] * 2,
+    })  # fmt: skip
+    order = ["cupl@people", "nearest-centroid", "cupl", "lp++", "zero-shot"]
+    assert [each.name for each in kept_ranked(folder)] == order, "the mean over the seeds counts"
+    said = verdict(load_record(folder))
+    assert said.method == choose_checkpoint(tmp_path, "w", None).folder.name == "cupl@people"
+    assert "as nearest-centroid; the order of the table decides" in said.best
 
 
 def test_methods_without_validation_images_are_told_apart_by_nothing_and_the_line_says_so(tmp_path: Path) -> None:
@@ -171,15 +172,15 @@ def test_a_method_by_name_and_what_there_is_instead(results: Path) -> None:
         choose_checkpoint(results / "nowhere", None, None)
 
 
-def test_a_damaged_checkpoint_is_one_line_where_the_best_is_looked_for(cache: Path, tmp_path: Path) -> None:
-    folders = kept_in(ran(cache, tmp_path, ["zero-shot", "cupl"]))
-    say_of(folders["cupl"], 2.0)
-    with pytest.raises(UserError, match=r"cupl/checkpoint.json: validation is not what it should be"):
+def test_a_damaged_record_is_one_line_where_the_best_is_looked_for(cache: Path, tmp_path: Path) -> None:
+    folder = ran(cache, tmp_path, ["zero-shot", "cupl"])
+    say_of(folder, {"cupl": [(2.0, None)] * 2})
+    with pytest.raises(UserError, match=r"run.json: fits.*accuracy: Input should be less than or equal to 1"):
         choose_checkpoint(tmp_path, "w", None)
-    (folders["cupl"] / "checkpoint.json").write_bytes(b"{")
-    with pytest.raises(UserError, match=r"cupl/checkpoint.json: is no JSON"):
+    (folder / "run.json").unlink()
+    with pytest.raises(UserError, match=r"run.json is not there: run `trainer run --dataset w` first"):
         choose_checkpoint(tmp_path, "w", None)
-    assert choose_checkpoint(tmp_path, "w", "zero-shot").folder == folders["zero-shot"]
+    assert choose_checkpoint(tmp_path, "w", "zero-shot").folder == folder / "checkpoints" / "zero-shot"
 
 
 @pytest.mark.parametrize("name", ["aape", "aape@written", "lp++", "../up", "/etc", "..", "a b/c", "é"])

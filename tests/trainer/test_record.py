@@ -61,7 +61,7 @@ def test_a_record_comes_back_as_it_was(made: tuple[Path, RunRecord], tmp_path: P
         ("[]", "should be an object"),
         ("{", "Invalid JSON"),
         ('{"dataset": "../../../escaped"}', "use letters, digits"),
-        ('{"format": 1}', "format: Input should be 2"),
+        ('{"format": 1}', "format: Input should be 3"),
     ],
 )
 def test_a_damaged_record_is_one_line_with_file_and_mend(results: Path, text: str, part: str) -> None:

@@ -26,7 +26,7 @@ def record(dataset: str, methods: list[str], *, new: bool = True) -> RunRecord:
     ]  # fmt: skip
     return RunRecord(
         dataset=dataset, encoder="lite", notes=(), sources=("llm",), classes=4, protocols=about,
-        evaluation=EvaluationParams(), train=TrainParams(), fits=tuple(fits),
+        evaluation=EvaluationParams(), train=TrainParams(), fits=tuple(fits), test_images=48,
     )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def run(
     from trainer.record import summarize
     from trainer.report import as_json as plain
     from trainer.report import report as write_report
-    from trainer.report import text_tables
+    from trainer.report import text_tables, text_verdict
     from trainer.run import run as run_dataset
 
     variants = words(shifts)
@@ -83,6 +83,8 @@ def run(
     if with_report:
         write_report(results)
         say(f"wrote {results}/runs/, metrics.json, tables.md, plots/ and figures/")
+    if not as_json:
+        command.put("".join(f"{text_verdict(record)}\n" for record in records))
     if as_json:
         command.show(plain({record.dataset: summarize(record) for record in records}), as_json=True, text=str)
     unjudged = [record.dataset for record in records if not record.judged]

@@ -24,6 +24,7 @@ __all__ = ["GROUPS", "METHODS", "Method", "Predictor", "methods"]
 METHODS: dict[str, Callable[[TrainParams], Method]] = {
     **{name: partial(AAPE.variant, name) for name in VARIANTS},
     "aape-plus": lambda _: AAPEPlus(),
+    "aape-plus-no-text": lambda _: AAPEPlus.without_text(),
     "zero-shot": lambda _: TextMethod("zero-shot", "template"),
     "template-ensemble": lambda _: TextMethod("template-ensemble", "ensemble"),
     "cupl": lambda _: TextMethod("cupl", "prompts"),
@@ -41,11 +42,11 @@ METHODS: dict[str, Callable[[TrainParams], Method]] = {
 GROUPS: dict[str, Sequence[str]] = {
     "all": list(METHODS),
     "standard": [
-        "aape", "aape-no-distill", "aape-no-image", "aape-literal", "aape-plus",
+        "aape", "aape-no-distill", "aape-no-image", "aape-literal", "aape-plus", "aape-plus-no-text",
         "zero-shot", "cupl", "nearest-centroid", "logistic", "tip-adapter-f", "gda",
     ],
 }  # fmt: skip
-"""Names that stand for several methods. `standard`: AAPE, its controls, AAPE+, the text alone and four baselines."""
+"""Names that stand for several methods. `standard`: AAPE, AAPE+, their controls, the text alone and four baselines."""
 
 
 def methods(names: Sequence[str], *, settings: TrainParams) -> list[Method]:

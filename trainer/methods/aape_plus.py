@@ -37,6 +37,7 @@ from trainer.aape_plus import (
 from trainer.data import ClassText, Images, Task, check_task
 from trainer.draws import select
 from trainer.methods.base import Needs
+from trainer.methods.linear import LinearPredictor
 from trainer.training import Info
 
 BETAS = (0.0, 5.0, 10.0, 20.0, 40.0)
@@ -140,14 +141,24 @@ class AAPEPlusPredictor:
 
 @dataclass(frozen=True)
 class AAPEPlus:
-    """AAPE+. With prompts or, where there are none, with the template alone."""
+    """AAPE+. With prompts or, where there are none, with the template alone.
+
+    Attributes:
+        text: False leaves the text out (w = 0) and chooses all else alike: what the text is worth is the difference.
+    """
 
     name: str = "aape-plus"
     needs: Needs = "text"
     uses_prompts: bool = True
     serves_new_classes: bool = True
+    text: bool = True
 
-    def fit(self, task: Task, *, seed: int) -> AAPEPlusPredictor:
+    @classmethod
+    def without_text(cls) -> AAPEPlus:
+        """The control: the ridge regression alone."""
+        return cls("aape-plus-no-text", needs="images", uses_prompts=False, serves_new_classes=False, text=False)
+
+    def fit(self, task: Task, *, seed: int) -> AAPEPlusPredictor | LinearPredictor:
         """Closed forms; the same task and seed give the same predictor.
 
         Raises:
@@ -155,14 +166,15 @@ class AAPEPlus:
                 prompt while others have.
         """
         check_task(task)
-        task.text.require_text()
+        if self.text:
+            task.text.require_text()
         started = time.perf_counter()
         train = task.train.float32()
         shots = int(torch.bincount(train.labels).min())
         selection = select(task, seed=seed)
         # where validation images are those of some classes alone, every shot left out in turn stands for all classes
         val = None if selection.held_out or selection.val is None else selection.val.float32()
-        head = choose_text_head(task.text, train if val is None else Images.join(train, val))
+        head = choose_text_head(task.text, train if val is None else Images.join(train, val)) if self.text else None
         ridge = fit_ridge(train, len(task.text))
         strength, multiple, one_multiple = USUAL_STRENGTH, USUAL_MULTIPLE, TEXT_SHOTS / shots
         tau, unseen = USUAL_TAU, USUAL_UNSEEN
@@ -171,13 +183,15 @@ class AAPEPlus:
         held = [images for images in (val, train if leave else None) if images is not None]
         if held:
             labels = torch.cat([images.labels for images in held])
-            heard = torch.cat([head.logits(images.embeddings, task.text) for images in held])
+            heard = None if head is None else torch.cat([head.logits(each.embeddings, task.text) for each in held])
             seen = functools.lru_cache(maxsize=1)(partial(unseen_scores, ridge, val, leave=leave))
 
             def scores(setting: tuple[float, float]) -> Float[Tensor, "B C"]:
-                return seen(setting[0]) + setting[1] * one_multiple * heard
+                own = seen(setting[0])
+                return own if heard is None else own + setting[1] * one_multiple * heard
 
-            log_prior = {(s, m): _log_prior(s, m) for s in STRENGTHS for m in MULTIPLES}
+            multiples = MULTIPLES if self.text else (0.0,)
+            log_prior = {(s, m): _log_prior(s, m) for s in STRENGTHS for m in multiples}
             (strength, multiple), tau = likeliest(scores, labels, log_prior)
             logits = scores((strength, multiple))
             unseen = UNSEEN_SHARE * float(seen(strength).gather(1, labels[:, None]).mean())
@@ -186,20 +200,25 @@ class AAPEPlus:
                 "val_loss": negative_log_likelihood(logits, labels, tau),
             }
         weight, bias = class_scores(ridge, strength)
-        text_weight = multiple * one_multiple
         info: Info = {
-            "class_text": head.source,
-            "beta": head.beta,
-            "tau_text": head.tau,
-            "text_weight": text_weight,
             "strength": strength,
             "tau": tau,
-            "unseen": unseen,
             "selection": _note(val, leave=leave),
             "n_parameters": weight.numel() + bias.numel(),
             **found,
             "fit_seconds": time.perf_counter() - started,
         }
+        if head is None:
+            return LinearPredictor(task.text.names, weight / tau, bias / tau, info=info)
+        text_weight = multiple * one_multiple
+        of_text: Info = {
+            "class_text": head.source,
+            "beta": head.beta,
+            "tau_text": head.tau,
+            "text_weight": text_weight,
+            "unseen": unseen,
+        }
+        info = {**of_text, **info}
         return AAPEPlusPredictor(task.text.names, head, weight, bias, text_weight, tau, unseen, info=info)
 
 

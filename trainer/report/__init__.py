@@ -11,7 +11,7 @@ from stages import UserError
 from stages.command import say
 from stages.extras import installed, mend
 from stages.files import user_errors, write_text
-from trainer.checkpoints import best_of, kept_in
+from trainer.checkpoints import folder_name, kept_in, kept_ranked
 from trainer.record import (
     CURVES,
     PREDICTIONS,
@@ -25,9 +25,16 @@ from trainer.record import (
     summarize,
 )
 from trainer.report.headline import write_headline
-from trainer.report.tables import markdown_pairs, markdown_tables, most_shots, text_tables
+from trainer.report.tables import (
+    markdown_pairs,
+    markdown_tables,
+    markdown_verdict,
+    most_shots,
+    text_tables,
+    text_verdict,
+)
 
-__all__ = ["report", "text_tables"]
+__all__ = ["report", "text_tables", "text_verdict"]
 
 KINDS = ("comparison", "shots", "loss", "confusion")
 """What `figures/` has of a data set."""
@@ -40,7 +47,7 @@ def report(results: Path) -> tuple[dict[str, Estimates], str]:
     `dvc plots`), figures/ (PNG), the last where matplotlib is installed.
 
     Returns:
-        data set -> its metrics, and the tables as text.
+        data set -> its metrics, and the tables and verdicts as text.
 
     Raises:
         UserError: nothing has been run yet, or a run's files are damaged.
@@ -63,9 +70,12 @@ def report(results: Path) -> tuple[dict[str, Estimates], str]:
     metrics = {name: summarize(record) for name, record in records.items()}
     write_text(results / "metrics.json", json.dumps(as_json(metrics), indent=1, ensure_ascii=False) + "\n")
     write_headline(records, results)
-    tables = "\n".join(markdown_tables(record) + markdown_pairs(predictions[name]) for name, record in records.items())
+    tables = "\n".join(
+        markdown_verdict(record) + markdown_tables(record) + markdown_pairs(predictions[name])
+        for name, record in records.items()
+    )
     write_text(results / "tables.md", f"# Results\n\nPercent, mean ± 95 % interval over the seeds.\n\n{tables}")
-    return metrics, "\n\n\n".join(map(text_tables, records.values()))
+    return metrics, "\n\n\n".join([*map(text_tables, records.values()), *map(text_verdict, records.values())])
 
 
 def as_json(metrics: dict[str, Estimates]) -> dict[str, object]:
@@ -87,8 +97,8 @@ def _few_shot_curves(record: RunRecord, folder: Path) -> list[Curve]:
 
 def _best_predictions(run: Path) -> list[Prediction]:
     """Those of the checkpoint that is best on validation images; none where the run kept none."""
-    folders = kept_in(run)
-    return read_lines(best_of(folders)[0].folder / PREDICTIONS, Prediction) if folders else []
+    order = kept_ranked(run)
+    return read_lines(kept_in(run)[folder_name(order[0].name)] / PREDICTIONS, Prediction) if order else []
 
 
 def _forget_pictures(results: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from stages.command import table, visible
 from trainer.record import Estimate, Prediction, ProtocolRecord, RunRecord, summarize
+from trainer.report.verdict import verdict
 
 ORDER = ("accuracy", "macro_accuracy", "base", "new", "h", "generalized")
 MOST_PAIRS = 20
@@ -52,7 +53,7 @@ def markdown_tables(record: RunRecord) -> str:
     """The same tables as Markdown."""
     from tabulate import tabulate
 
-    lines = [f"## {record.dataset}", ""]
+    lines = []
     for protocol, headers, rows in _tables(record):
         cells = [[f"`{method}`", *rest] for method, *rest in rows]
         lines += [
@@ -62,6 +63,19 @@ def markdown_tables(record: RunRecord) -> str:
             "",
         ]
     return "\n".join([*lines, *(f"- {note}" for note in record.notes), ""])
+
+
+def text_verdict(record: RunRecord) -> str:
+    """The five lines of one data set as plain text."""
+    return "\n  ".join([f"verdict on {record.dataset}", *verdict(record).lines])
+
+
+def markdown_verdict(record: RunRecord) -> str:
+    """The heading of a data set, and its five lines as Markdown."""
+    found = [line.partition(": ") for line in verdict(record).lines]
+    return "\n".join(
+        [f"## {record.dataset}", "", *(f"- **{label}**: {_escaped(text)}" for label, _, text in found), "", ""]
+    )
 
 
 def markdown_pairs(predictions: Sequence[Prediction]) -> str:

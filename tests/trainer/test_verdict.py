@@ -1,0 +1,141 @@
+"""The five lines that a run ends with: chosen by validation images alone, and honest where there is little to go by."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.params import EvaluationParams
+from stages.training import TrainParams
+from trainer.paired import difference95, pairs, share95
+from trainer.record import FitRecord, ProtocolRecord, RunRecord
+from trainer.report.verdict import Verdict, verdict
+
+RNG = np.random.default_rng(0)
+
+
+def record(
+    methods: dict[str, tuple[float | None, float | None]], *, seeds: int = 3, images: int = 400,
+    shots: tuple[int, ...] = (16,), new: dict[str, float] | None = None, gains: dict[int, float] | None = None,
+    confused: list[dict[str, Any]] | None = None, ece: float | None = None,
+) -> RunRecord:  # fmt: skip
+    """A run: method -> (validation accuracy, test accuracy); None where there was nothing to measure on."""
+    protocols = {
+        f"few-shot-{k}": ProtocolRecord(name="few-shot", shots=k, title="", headline=("accuracy",)) for k in shots
+    }
+    fits, right = [], {}
+    for key, about in protocols.items():
+        for method, (val, test) in methods.items():
+            for seed in range(seeds):
+                measured = None if test is None else test - (gains or {}).get(about.shots, 0.0)
+                fits.append({
+                    "protocol": key, "method": method, "source": "none", "seed": seed, "info": {},
+                    "metrics": {"accuracy": measured} | ({} if ece is None else {"ece": ece}),
+                    "validation": None if val is None else {"accuracy": val, "loss": 1.0, "images": "40 images"},
+                    "confused": confused or [],
+                })  # fmt: skip
+                if measured is not None:
+                    right.setdefault(method, {})[seed] = np.arange(images) < round(measured * images)
+    if new is not None:
+        protocols["base-to-new"] = ProtocolRecord(name="base-to-new", shots=shots[-1], title="", headline=("new",))
+        fits += [
+            {"protocol": "base-to-new", "method": m, "source": "none", "seed": 0, "info": {}, "metrics": {"new": value}}
+            for m, value in new.items()
+        ]
+    return RunRecord(
+        dataset="w", encoder="lite", notes=(), sources=("llm",), classes=4, protocols=protocols,
+        evaluation=EvaluationParams(), train=TrainParams(), test_images=images,
+        fits=tuple(FitRecord.model_validate_json(json.dumps(fit)) for fit in fits),
+        pairs=tuple(pairs(f"few-shot-{shots[-1]}", right)),
+    )  # fmt: skip
+
+
+FOUR = {
+    "aape-plus": (0.9, 0.85), "aape-plus-no-text": (0.8, 0.7), "logistic": (0.85, 0.9), "zero-shot": (0.5, 0.4),
+}  # fmt: skip
+
+
+def test_the_best_is_chosen_by_validation_images_and_not_by_the_test() -> None:
+    found = verdict(record(FOUR))
+    assert found.method == "aape-plus"
+    assert found.best.startswith("aape-plus, 85.0 % ± 0.0 right on the test images; chosen of 4 by 40 images (90.0 %")
+    assert found.beside.startswith("logistic regression on the same features, 90.0 %")
+    assert "aape-plus -5.0 ± " in found.beside
+    assert "the text brought +15.0 ± " in found.text
+    assert "a difference beyond chance" in found.text
+    assert [line.partition(":")[0] for line in found.lines] == ["best", "beside", "text", "sure", "next"]
+
+
+def test_few_test_images_make_no_difference_and_more_are_asked_for() -> None:
+    found = verdict(record({"aape-plus": (0.9, 0.85), "logistic": (0.8, 0.8)}, images=20))
+    assert "+5.0 ± " in found.beside
+    assert "no difference beyond chance" in found.beside
+    assert "the choice of the 20 test images" in found.sure
+    assert found.next.startswith("more test images: 550 leave about ± 3 points")
+
+
+@pytest.mark.parametrize(("methods", "part", "said"), [
+    ({"zero-shot": (None, 0.5)}, "best", "the only method fitted"),
+    ({"zero-shot": (None, 0.5), "logistic": (None, 0.7)}, "best", "no method had validation images to be chosen by"),
+    ({"zero-shot": (0.5, 0.5)}, "beside", "not fitted (--methods logistic)"),
+    ({"zero-shot": (0.5, 0.5)}, "text", "not fitted: no method with and without text"),
+    ({"zero-shot": (0.5, 0.5), "cupl": (0.4, 0.7)}, "text", "the bare template where nothing is learnt, brought +20.0"),
+    ({"logistic": (0.8, 0.7), "zero-shot": (0.5, 0.5)}, "beside", "it is the best itself"),
+    ({"zero-shot": (0.8, 0.7), "logistic": (0.8, 0.5)}, "best", "as logistic; the order of the table decides"),
+    ({"zero-shot": (0.5, None), "cupl": (0.8, None), "logistic": (0.1, None)}, "sure", "there is no test image"),
+    ({"zero-shot": (0.5, None), "cupl": (0.8, None), "logistic": (0.1, None)}, "text", "no test image to measure on"),
+    ({"zero-shot": (0.5, None), "cupl": (0.8, None), "logistic": (0.1, None)}, "next", "the split `test`"),
+])  # fmt: skip
+def test_what_is_not_there_is_said(methods: dict[str, Any], part: str, said: str) -> None:
+    assert said in getattr(verdict(record(methods)), part)
+
+
+def test_one_seed_shows_no_spread_and_a_run_without_few_shot_has_no_verdict() -> None:
+    assert "1 seed, which shows no spread" in verdict(record(FOUR, seeds=1)).sure
+    assert "more seeds" in verdict(record(FOUR, seeds=1, images=4000)).next
+    bare = record(FOUR).model_copy(update={"protocols": {}, "fits": (), "pairs": ()})
+    found: Verdict = verdict(bare)
+    assert (found.method, len(found.lines)) == (None, 5)
+    assert "few-shot is not among the protocols" in found.best
+
+
+@pytest.mark.parametrize(("asked", "said"), [
+    ({"shots": (8, 16), "gains": {8: 0.1}}, "more images a class: from 8 to 16 shots brought +10.0 points"),
+    ({"confused": [{"actual": "a\n", "predicted": "b", "images": 9, "of": 40}]},
+     "labels of 'a\\n': 9 of its 40 test images were taken for 'b'"),
+    ({"new": {"aape-plus": 0.7, "zero-shot": 0.6}}, "better sentences"),
+    ({}, "`trainer run --dataset w --shots 4,8,16` shows whether more images a class would help"),
+])  # fmt: skip
+def test_what_to_do_next_follows_the_rules(asked: dict[str, Any], said: str) -> None:
+    two = {"aape-plus": (0.9, 0.85), "logistic": (0.8, 0.9)}
+    assert said in verdict(record(two, images=4000, **asked)).next
+    assert "ECE" in verdict(record(two, ece=0.04)).sure
+
+
+def test_the_paired_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """Simulated: two methods, three seeds, 60 test images, a true difference of 0.1."""
+    held, runs = 0, 400
+    for _ in range(runs):
+        hard = RNG.uniform(-0.2, 0.2, size=60)
+        first, second = (
+            {seed: RNG.random(60) < np.clip(base + hard, 0, 1) for seed in range(3)} for base in (0.75, 0.65)
+        )
+        found = difference95(first, second)
+        assert found is not None
+        held += abs(found[0] - 0.1) <= found[1]
+    assert held / runs >= 0.95
+    assert held / runs < 1.0
+
+
+def test_intervals_are_never_zero_and_none_where_nothing_is_common() -> None:
+    same = {0: np.ones(4, dtype=bool)}
+    found = difference95(same, {0: np.zeros(4, dtype=bool)})
+    assert found is not None
+    assert found[0] == 1.0
+    assert found[1] > 0.2
+    assert difference95(same, {1: np.ones(4, dtype=bool)}) is None
+    assert difference95({0: np.ones(0, dtype=bool)}, {0: np.ones(0, dtype=bool)}) is None
+    assert share95(1.0, 1) > 0.3
+    assert math.isclose(share95(0.5, 10_000), 0.0098, abs_tol=1e-4)

@@ -1,0 +1,74 @@
+"""Which method serves: the one that is best on validation images, by the record of a run. Test images have no say.
+
+The verdict, the report, `predict`, `explain` and `export` all ask here.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainer.methods import METHODS
+from trainer.record import FitRecord, RunRecord, Validation
+
+AT = "@"
+"""Between a method and a prompt source that is not the main one: `cupl@written`."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A method of a run, with what it showed on validation images.
+
+    Attributes:
+        name: as in tables.
+        validation: mean over the seeds; None where nothing was held out.
+    """
+
+    name: str
+    validation: Validation | None
+
+
+def serving_protocol(record: RunRecord) -> str | None:
+    """Key of few-shot with the most shots, whose classifiers are kept; None where few-shot was not asked for."""
+    found = [(about.shots, key) for key, about in record.protocols.items() if about.name == "few-shot"]
+    return max(found)[1] if found else None
+
+
+def ranked(record: RunRecord) -> list[Ranked]:
+    """The methods from best to worse; none without few-shot.
+
+    Accuracy counts, the mean over the seeds, then loss, then the order of the registry; a method without a measure
+    comes last.
+    """
+    protocol = serving_protocol(record)
+    by_method: dict[str, list[FitRecord]] = {}
+    for fit in record.fits:
+        if fit.protocol == protocol:
+            by_method.setdefault(fit.method, []).append(fit)
+    found = [Ranked(name, _mean([fit.validation for fit in fits])) for name, fits in by_method.items()]
+    return sorted(found, key=lambda each: (*_badness(each.validation), *place(each.name)))
+
+
+def place(name: str) -> tuple[int, int, str]:
+    """Methods in the order of the registry, the main prompt source first."""
+    method, _, source = name.partition(AT)
+    order = list(METHODS)
+    return order.index(method) if method in order else len(order), bool(source), name
+
+
+def _badness(found: Validation | None) -> tuple[bool, float, float]:
+    if found is None:
+        return True, 0.0, 0.0
+    return False, -found.accuracy, math.inf if found.loss is None else found.loss
+
+
+def _mean(measured: Sequence[Validation | None]) -> Validation | None:
+    """Over the seeds; None where one of them has no measure."""
+    found = [each for each in measured if each is not None]
+    if not found or len(found) < len(measured):
+        return None
+    losses = [each.loss for each in found if each.loss is not None]
+    return Validation(
+        accuracy=round(math.fsum(each.accuracy for each in found) / len(found), 8),
+        loss=round(math.fsum(losses) / len(losses), 6) if len(losses) == len(found) else None,
+        images=found[0].images,
+    )

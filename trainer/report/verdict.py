@@ -1,0 +1,275 @@
+"""A run in five lines: what to take, what stands beside it, what the text was worth, how sure to be, what next.
+
+A pure function of the record. The rules, with their thresholds, stand in `docs/analysis.md`; the constants are here.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stages.command import visible
+from trainer.choice import AT, Ranked, ranked, serving_protocol
+from trainer.paired import LOGISTIC, NORMAL, TEXT_CONTROLS, control_of, share95
+from trainer.record import Confused, Estimate, Estimates, Paired, RunRecord, summarize
+
+WIDE = 0.03
+"""Half-width of the interval over the test images, from which more of them are asked for; fraction of 1."""
+STEEP = 0.01
+"""Accuracy that the last step of shots must have brought for more shots to be asked for."""
+HEARD = 0.02
+"""Accuracy on classes never seen that the sentences must bring above the bare template."""
+CONFUSED_SHARE, CONFUSED_IMAGES = 0.1, 3
+"""Share of a class, and images, that must be taken for one other class to be named."""
+ADVICE = 2
+"""Things to do next that are said, at most."""
+LABELS = ("best", "beside", "text", "sure", "next")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The five lines of a data set.
+
+    Attributes:
+        dataset: its name.
+        method: the one that `predict` takes; None where the run kept no classifier.
+        best: the method that is best on validation images, and its accuracy on the test images.
+        beside: logistic regression on the same features.
+        text: the same method with and without text.
+        sure: what the numbers leave open.
+        next: what to do about it.
+    """
+
+    dataset: str
+    method: str | None
+    best: str
+    beside: str
+    text: str
+    sure: str
+    next: str
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """`best: ...`, `beside: ...`, `text: ...`, `sure: ...`, `next: ...`."""
+        return tuple(f"{label}: {getattr(self, label)}" for label in LABELS)
+
+
+def verdict(record: RunRecord) -> Verdict:
+    """The verdict on a data set's run, from its record alone; every line says so where it has nothing to go by."""
+    protocol, order = serving_protocol(record), ranked(record)
+    if protocol is None or not order:
+        none = "not measured: few-shot is not among the protocols of this run"
+        advice = f"`trainer run --dataset {record.dataset} --protocols few-shot` fits classifiers that can be used"
+        return Verdict(record.dataset, None, none, none, none, none, advice)
+    facts = _Facts(record, protocol, order, summarize(record))
+    return Verdict(record.dataset, facts.best, _best(facts), _beside(facts), _text(facts), _sure(facts), _next(facts))
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """A record, seen from the protocol that serves and the method that is best there."""
+
+    record: RunRecord
+    protocol: str
+    order: list[Ranked]
+    estimates: Estimates
+
+    @property
+    def best(self) -> str:
+        return self.order[0].name
+
+    def estimate(self, method: str, metric: str = "accuracy", protocol: str | None = None) -> Estimate | None:
+        """A measured metric; None where there is none."""
+        found = self.estimates.get(protocol or self.protocol, {}).get(method, {}).get(metric)
+        return found if found is not None and found.mean is not None else None
+
+    def accuracy(self, method: str) -> float | None:
+        found = self.estimate(method)
+        return None if found is None else found.mean
+
+    def pair(self, first: str, second: str) -> Paired | None:
+        """The paired difference first minus second."""
+        for pair in self.record.pairs:
+            if (pair.protocol, pair.first, pair.second) == (self.protocol, first, second):
+                return pair
+        return None
+
+    @property
+    def seeds(self) -> int:
+        return len(self.record.seeds)
+
+
+def _percent(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.mean is None:
+        return "no test image to measure on"
+    return f"{100 * estimate.mean:.1f} %" + ("" if estimate.ci95 is None else f" ± {100 * estimate.ci95:.1f}")
+
+
+def _points(difference: float, ci95: float | None = None) -> str:
+    return f"{100 * difference:+.1f}" + ("" if ci95 is None else f" ± {100 * ci95:.1f}") + " points"
+
+
+def _separable(pair: Paired) -> str:
+    return "a difference beyond chance" if abs(pair.difference) > pair.ci95 else "no difference beyond chance"
+
+
+def _best(facts: _Facts) -> str:
+    first, *others = facts.order
+    tested = f"{first.name}, {_percent(facts.estimate(first.name))} right on the test images"
+    if not others:
+        return f"{tested}; the only method fitted"
+    if first.validation is None:
+        return f"{tested}; the first of {len(facts.order)}, since no method had validation images to be chosen by"
+    chosen = f"chosen of {len(facts.order)} by {first.validation.images} ({100 * first.validation.accuracy:.1f} %"
+    second = others[0]
+    if second.validation is not None and second.validation.accuracy == first.validation.accuracy:
+        losses = first.validation.loss, second.validation.loss
+        how = "the smaller loss" if losses[0] != losses[1] and losses[0] is not None else "the order of the table"
+        return f"{tested}; {chosen}, as {second.name}; {how} decides)"
+    return f"{tested}; {chosen})"
+
+
+def _beside(facts: _Facts) -> str:
+    if facts.estimate(LOGISTIC) is None and not any(each.name == LOGISTIC for each in facts.order):
+        return "logistic regression on the same features: not fitted (--methods logistic)"
+    here = f"logistic regression on the same features, {_percent(facts.estimate(LOGISTIC))}"
+    if facts.best == LOGISTIC:
+        return f"{here}: it is the best itself"
+    pair = facts.pair(facts.best, LOGISTIC)
+    return here if pair is None else f"{here}: {facts.best} {_points(pair.difference, pair.ci95)}, {_separable(pair)}"
+
+
+def _text_pairs(facts: _Facts) -> Iterator[tuple[str, str]]:
+    """Methods with text and their controls, the best one's first, then AAPE+'s, AAPE's, the text alone."""
+    names = [each.name for each in facts.order]
+    of_best = [name for name in names if facts.best in (name, control_of(name))]
+    others = [name for method in TEXT_CONTROLS for name in names if name.partition(AT)[0] == method]
+    for name in dict.fromkeys([*of_best, *others]):
+        control = control_of(name)
+        if control in names and control is not None:
+            yield name, control
+
+
+def _text(facts: _Facts) -> str:
+    found = next(_text_pairs(facts), None)
+    if found is None:
+        return "not fitted: no method with and without text (--methods aape-plus,aape-plus-no-text)"
+    name, control = found
+    pair = facts.pair(name, control)
+    if pair is None:
+        return f"{name} beside {control}: no test image to measure on"
+    what = {"aape": "the sentences", "cupl": "the sentences, beside the bare template where nothing is learnt,"}
+    worth = what.get(name.partition(AT)[0], "the text")
+    return (
+        f"{worth} brought {_points(pair.difference, pair.ci95)}: {name} {_percent(facts.estimate(name))}, {control} "
+        f"{_percent(facts.estimate(control))}, {_separable(pair)}{_on_new_classes(facts)}"
+    )
+
+
+def _new_gain(facts: _Facts) -> tuple[str, float] | None:
+    """The method that is best on classes never seen, and what it has there above the bare template."""
+    gains = [
+        (found.mean - bare.mean, method)
+        for key, about in facts.record.protocols.items()
+        if about.name == "base-to-new" and about.shots == facts.record.protocols[facts.protocol].shots
+        and (bare := facts.estimate("zero-shot", "new", key)) is not None
+        for method in ("aape-plus", *(f"aape-plus{AT}{source}" for source in facts.record.sources))
+        if (found := facts.estimate(method, "new", key)) is not None
+        and found.mean is not None and bare.mean is not None
+    ]  # fmt: skip
+    if not gains:
+        return None
+    gain, method = max(gains)
+    return method, gain
+
+
+def _on_new_classes(facts: _Facts) -> str:
+    found = _new_gain(facts)
+    return "" if found is None else f"; on classes never seen {found[0]} {_points(found[1])} above the bare template"
+
+
+def _sure(facts: _Facts) -> str:
+    accuracy, images = facts.accuracy(facts.best), facts.record.test_images
+    if accuracy is None:
+        return "not at all: there is no test image"
+    of_images, of_seeds = share95(accuracy, images), getattr(facts.estimate(facts.best), "ci95", None)
+    both = math.hypot(of_images, of_seeds or 0.0)
+    seeds = "1 seed, which shows no spread" if facts.seeds == 1 else f"{facts.seeds} seeds"
+    parts = [
+        f"± {100 * both:.1f} points with the choice of the {images} test images counted in ({seeds})",
+        _calibration(facts),
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _calibration(facts: _Facts) -> str:
+    found = facts.estimate(facts.best, "ece")
+    return (
+        "" if found is None or found.mean is None else f"probabilities are off by {100 * found.mean:.1f} points (ECE)"
+    )
+
+
+def _next(facts: _Facts) -> str:
+    return "; ".join(advice for advice, _ in zip(_advice(facts), range(ADVICE)))  # noqa: B905
+
+
+def _advice(facts: _Facts) -> Iterator[str]:
+    """What to do, the most useful first; the last one always holds."""
+    accuracy, images = facts.accuracy(facts.best), facts.record.test_images
+    if accuracy is None:
+        yield "put some images into the split `test` (data.NAME.split): nothing could be measured"
+        return
+    if facts.order[0].validation is None and len(facts.order) > 1:
+        yield "images for the split `val`, or more shots: nothing told the methods apart before the test"
+    if share95(accuracy, images) > WIDE:
+        needed = math.ceil(accuracy * (1 - accuracy) * (NORMAL / WIDE) ** 2 / 10) * 10
+        yield f"more test images: {max(needed, images + 10)} leave about ± {100 * WIDE:.0f} points, these {images} more"
+    steep = _steep(facts)
+    if steep:
+        yield steep
+    confused = _confused(facts)
+    if confused:
+        actual, predicted = visible(confused.actual), visible(confused.predicted)
+        yield (
+            f"look at the labels of '{actual}': {confused.images} of its {confused.of} test images were taken for "
+            f"'{predicted}'"
+        )
+    gain = _new_gain(facts)
+    pair = next(_text_pairs(facts), None)
+    worth = pair and facts.pair(*pair)
+    if (gain is not None and gain[1] > HEARD) or (worth and worth.difference > worth.ci95):
+        yield "better sentences (a larger --llm, or your own: `pipeline import-prompts`): here text is worth something"
+    if facts.seeds == 1:
+        yield "more seeds (--seeds 1,2,3): one shows no spread"
+    shots = facts.record.protocols[facts.protocol].shots
+    if not steep:
+        command = f"trainer run --dataset {facts.record.dataset} --shots {_fewer(shots)}{shots}"
+        yield f"`{command}` shows whether more images a class would help"
+
+
+def _fewer(shots: int) -> str:
+    return "".join(f"{each}," for each in (shots // 4, shots // 2) if each)
+
+
+def _steep(facts: _Facts) -> str | None:
+    """More shots, where the last step of them brought something."""
+    shots = {about.shots: key for key, about in facts.record.protocols.items() if about.name == "few-shot"}
+    most = sorted(shots)
+    if len(most) < 2:
+        return None
+    last, before = (facts.estimate(facts.best, protocol=shots[each]) for each in (most[-1], most[-2]))
+    if last is None or before is None or last.mean is None or before.mean is None:
+        return None
+    gain, noise = last.mean - before.mean, math.hypot(last.ci95 or 0.0, before.ci95 or 0.0)
+    if gain < STEEP or gain < noise:
+        return None
+    return f"more images a class: from {most[-2]} to {most[-1]} shots brought {_points(gain)}"
+
+
+def _confused(facts: _Facts) -> Confused | None:
+    """The classes that the best method confuses most, where they are worth a look."""
+    for fit in facts.record.fits:
+        if (fit.protocol, fit.method) == (facts.protocol, facts.best) and fit.confused:
+            most = fit.confused[0]
+            enough = most.images >= CONFUSED_IMAGES and most.images >= CONFUSED_SHARE * most.of
+            return most if enough else None
+    return None
