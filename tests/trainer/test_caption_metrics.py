@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from trainer.language.metrics import bleu4, cider_d, cider_d_scores, clip_score, ref_clip_score, rouge_l
 from trainer.language.words import words
 
-WORDS = st.lists(st.sampled_from("a man dog red bus on the street".split()), min_size=1, max_size=9)
+WORDS = st.lists(st.sampled_from(["a", "man", "dog", "red", "bus", "on", "the", "street"]), min_size=1, max_size=9)
 CORPORA = st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=4)), min_size=2, max_size=6)
 
 

@@ -9,10 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_NUMBERS = {
-    name: str(number)
-    for number, name in enumerate("zero one two three four five six seven eight nine ten".split())
-} | {"none": "0"}  # fmt: skip
+_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {"none": "0"} | {name: str(number) for number, name in enumerate(_NUMBER_WORDS)}
 _ARTICLES = {"a", "an", "the"}
 _CONTRACTED = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
@@ -31,8 +29,8 @@ _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _DOT = re.compile(r"\.(?!\d)")
 QUESTION_TYPES = """
 are|are there|are there any|are these|are they|are the|can you|could|do|do you|does the|does this|has|how|how many
-how many people are|how many people are in|is|is he|is it|is that a|is the|is the man|is the person|is the woman|is there
-is there a|is this|is this a|is this an|is this person|was|what|what animal is|what are|what are the|what brand
+how many people are|how many people are in|is|is he|is it|is that a|is the|is the man|is the person|is the woman
+is there|is there a|is this|is this a|is this an|is this person|was|what|what animal is|what are|what are the|what brand
 what color|what color are the|what color is|what color is the|what does the|what is|what is in the|what is on the
 what is the|what is the color of the|what is the man|what is the name|what is the person|what is the woman|what is this
 what kind of|what number is|what room is|what sport is|what time|what type of|where are the|where is the|which|who is
