@@ -14,6 +14,7 @@ from aape.arrays import plain_errors
 from aape.classes import Classes
 from stages import ImageStore, TextStore, UserError
 from stages.artifacts import NO_LLM, partition_values
+from stages.numbers import Shots
 from trainer.data import Images
 from trainer.draws import few_shot
 from trainer.features import Features, Split, load_features
@@ -96,8 +97,11 @@ class StoredFeatures:
         prompts, templates = self._texts(name, "prompt"), self._texts(NO_LLM, "template")
         return [prompts.get(i) or templates[i][:1] for i in self._features.class_ids]
 
-    def few_shot(self, shots: int, *, seed: int = 1) -> dict[str, Any]:
-        """The draw of `trainer run`: `shots` training images a class and at most four validation images.
+    def few_shot(self, shots: Shots, *, seed: int = 1, up_to: bool = False) -> dict[str, Any]:
+        """The draw of `trainer run`: `shots` training images a class (or `"all"`) and at most four validation images.
+
+        Args:
+            up_to: a class with fewer images gives what it has.
 
         Returns:
             `X`, `y`, `X_val`, `y_val`, as `fit(**...)` takes them.
@@ -106,7 +110,7 @@ class StoredFeatures:
             ValueError: a class has fewer training images.
         """
         with plain_errors():
-            train, val = few_shot(self._features, shots, seed=seed)
+            train, val = few_shot(self._features, shots, seed=seed, up_to=up_to)
         return {"X": train.embeddings.numpy(), "y": train.labels.numpy(), **_validation(val)}
 
     def read_test_split_for_final_evaluation(self) -> StoredImages:

@@ -1,7 +1,8 @@
 """Numbers in settings: finite, of a size that a machine can hold, and written as people write them (`1e-3`)."""
 
+import math
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -20,5 +21,17 @@ Size = Annotated[int, Field(ge=1, le=65_536)]
 """Entries of a vector, heads, ...: what tensors are made with."""
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 """Images, answers, steps, ..."""
+Shots = Count | Literal["all"]
+"""Training images a class, or every one that there is."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What NumPy and PyTorch both take."""
+
+
+def most(shots: Shots) -> float:
+    """Images a class at most; without a bound where all are asked for."""
+    return math.inf if shots == "all" else shots
+
+
+def amount(shots: Shots, *, up_to: bool) -> str:
+    """`16 shots`, `up to 16 shots`, `all shots`."""
+    return f"{'up to ' if up_to and shots != 'all' else ''}{shots} shot{'s' * (shots != 1)}"

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stages.errors import UserError, nearest
 from stages.names import dataset_name
-from stages.numbers import Count, Fraction, Number, Positive, Seed
+from stages.numbers import Count, Fraction, Number, Positive, Seed, Shots
 from stages.training import TrainParams
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -140,8 +140,11 @@ class EvaluationParams(_Section):
     methods: list[str] = Field(
         ["standard"], min_length=1, description="method names, or groups of them: `standard`, `all`"
     )
-    shots: Count | Annotated[list[Count], Field(min_length=1)] = Field(
-        16, description="training images a class; a list runs each number"
+    shots: Shots | Annotated[list[Shots], Field(min_length=1)] = Field(
+        16, description="training images a class; a list runs each number; all: every one that there is"
+    )
+    up_to: bool = Field(
+        False, description="a class with fewer training images than shots gives what it has; false: it is refused"
     )
     seeds: list[Seed] = Field([1, 2, 3], min_length=1, description="one run each; the interval is over them")
     seeds_of: dict[str, Annotated[list[Seed], Field(min_length=1)]] = Field(
@@ -166,7 +169,7 @@ class EvaluationParams(_Section):
 
     @field_validator("seeds", "shots")
     @classmethod
-    def _once(cls, value: int | list[int]) -> int | list[int]:
+    def _once(cls, value: int | str | list[int | str]) -> int | str | list[int | str]:
         if isinstance(value, list) and len(set(value)) < len(value):
             twice = next(number for number in value if value.count(number) > 1)
             raise ValueError(f"{twice} stands twice: each counts once")
@@ -176,7 +179,7 @@ class EvaluationParams(_Section):
     @classmethod
     def _each_once(cls, value: dict[str, list[int]]) -> dict[str, list[int]]:
         for seeds in value.values():
-            cls._once(seeds)
+            cls._once([*seeds])
         return value
 
     def seeds_for(self, dataset: str) -> list[int]:
@@ -184,7 +187,7 @@ class EvaluationParams(_Section):
         return self.seeds_of.get(dataset, self.seeds)
 
     @property
-    def shot_numbers(self) -> list[int]:
+    def shot_numbers(self) -> list[Shots]:
         """The numbers of shots as a list."""
         return self.shots if isinstance(self.shots, list) else [self.shots]
 

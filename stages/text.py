@@ -53,3 +53,8 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, row
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num}: {error}") from error
+
+
+def counted(number: int, one: str, more: str | None = None) -> str:
+    """`1 image`, `2 images`; `1 class`, `2 classes` where the plural is given."""
+    return f"{number} {one if number == 1 else more or one + 's'}"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stages.numbers import most
 from trainer.methods import METHODS
 from trainer.record import FitRecord, RunRecord, Validation
 
@@ -29,7 +30,7 @@ class Ranked:
 
 def serving_protocol(record: RunRecord) -> str | None:
     """Key of few-shot with the most shots, whose classifiers are kept; None where few-shot was not asked for."""
-    found = [(about.shots, key) for key, about in record.protocols.items() if about.name == "few-shot"]
+    found = [(most(about.shots), key) for key, about in record.protocols.items() if about.name == "few-shot"]
     return max(found)[1] if found else None
 
 

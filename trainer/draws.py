@@ -1,11 +1,13 @@
 """Which images are the shots, and which ones choices are made on: drawn by seed, or read from a file that names them.
 
 One rule draws everywhere: the images of a class are shuffled by seed and class, and the first are taken, so that
-k shots are the first k of 2k. A test image is never drawn.
+k shots are the first k of 2k. A test image is never drawn. Classes have equally many shots, unless all images are asked
+for, or up to a number of them; then the losses and means of the methods count images, not classes, as published.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from stages.errors import UserError
+from stages.numbers import Shots, most
+from stages.text import counted
 from trainer.data import Images, Task
 
 if TYPE_CHECKING:
@@ -23,6 +27,10 @@ if TYPE_CHECKING:
 
 MOST_TO_CHOOSE_BY = 4
 """Images a class that choices are made on, at most, and never more than the shots (CoOp's rule)."""
+SHOWN = 8
+"""Classes that a line names."""
+FEW = 0.1
+"""Share of the classes that may have fewer images than what is said of a task's shots."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +57,53 @@ def shuffled(labels: Int[Tensor, " B"], classes: int, *, seed: int) -> list[Int[
     return [rows[np.random.default_rng([seed, label]).permutation(len(rows))] for label, rows in enumerate(own)]
 
 
-def sample_shots(labels: Int[Tensor, " B"], shots: int, *, seed: int, names: tuple[str, ...]) -> Int[np.ndarray, " M"]:
+def usual_shots(labels: Int[Tensor, " B"], classes: int) -> int:
+    """Shots that all but a few classes (FEW of them) have at least; where classes are equal, those of every class."""
+    counts = torch.bincount(labels, minlength=classes).sort().values
+    return int(counts[int(FEW * classes)])
+
+
+def mean_shots(labels: Int[Tensor, " B"]) -> int:
+    """Shots of a class, on average over the classes that have any: what the length of a training follows."""
+    return max(1, round(len(labels) / max(1, int((labels.bincount() > 0).sum()))))
+
+
+def fewer(counts: Sequence[int], shots: Shots, names: Sequence[str]) -> str:
+    """The classes with fewer images than shots, with their counts, shortened: `3 of 10 classes have ...: hole 2, ...`;
+    nothing where there are none.
+    """
+    short = [(count, name) for count, name in zip(counts, names, strict=True) if count < most(shots)]
+    if not short:
+        return ""
+    listed = ", ".join(f"{name[:40]} {count}" for count, name in sorted(short)[:SHOWN])
+    listed += f", and {len(short) - SHOWN} more" * (len(short) > SHOWN)
+    whose = f"{len(short)} of {counted(len(names), 'class', 'classes')}"
+    return f"{whose} {'has' if len(short) == 1 else 'have'} fewer training images: {listed}"
+
+
+def sample_shots(
+    labels: Int[Tensor, " B"], shots: Shots, *, seed: int, names: tuple[str, ...], up_to: bool = False
+) -> Int[np.ndarray, " M"]:
     """Positions of `shots` images of each class, class by class.
+
+    Args:
+        up_to: a class with fewer gives all that it has.
 
     Raises:
         UserError: a class has fewer images than shots.
     """
     order = shuffled(labels, len(names), seed=seed)
-    short = [f"{name} {len(rows)}" for name, rows in zip(names, order, strict=True) if len(rows) < shots]
-    if short:
+    counts = [len(rows) for rows in order]
+    if shots != "all" and not up_to and min(counts) < shots:
+        lower = f"lower --shots to {min(counts)}, " if min(counts) else ""
         raise UserError(
-            f"{shots} shots asked, but {len(short)} classes have fewer training images: {', '.join(short)[:200]}; "
-            f"lower --shots to {min(map(len, order))} or add images"
+            f"{shots} shots asked, but {fewer(counts, shots, names)}; {lower}go on with what there "
+            "is (--up-to, or --shots all), or add images"
         )
-    return np.concatenate([rows[:shots] for rows in order])
+    return np.concatenate([rows[: None if shots == "all" else shots] for rows in order])
 
 
-def few_shot(features: Features, shots: int, *, seed: int) -> tuple[Images, Images]:
+def few_shot(features: Features, shots: Shots, *, seed: int, up_to: bool = False) -> tuple[Images, Images]:
     """The k-shot training images, and at most min(k, MOST_TO_CHOOSE_BY) validation images a class.
 
     Validation images come from the `val` split; a data set without one gives its unused training images. A class with
@@ -77,19 +115,24 @@ def few_shot(features: Features, shots: int, *, seed: int) -> tuple[Images, Imag
     """
     if features.indices is not None:
         return _named(features, features.indices, shots, seed)
-    chosen = sample_shots(features.train.images.labels, shots, seed=seed, names=features.class_names)
+    names = features.class_names
+    chosen = sample_shots(features.train.images.labels, shots, seed=seed, names=names, up_to=up_to)
     used, source = (0, features.val) if len(features.val.image_ids) else (shots, features.train)
-    order = shuffled(source.images.labels, len(features.class_names), seed=seed)
-    last = used + min(shots, MOST_TO_CHOOSE_BY)
-    return features.train.take(chosen), source.take(np.concatenate([rows[used:last] for rows in order]))
+    order = shuffled(source.images.labels, len(names), seed=seed)
+    spare = [rows[len(rows) if used == "all" else used :] for rows in order]
+    by = int(min(most(shots), MOST_TO_CHOOSE_BY))
+    return features.train.take(chosen), source.take(np.concatenate([rows[:by] for rows in spare]))
 
 
-def split_off(images: Images, count: int, *, seed: int) -> tuple[Images, Images]:
-    """At most `count` images of each class, and the rest, both in their old order."""
-    classes = int(images.labels.max()) + 1 if len(images) else 0
+def split_off(images: Images, count: int | Sequence[int], *, seed: int) -> tuple[Images, Images]:
+    """At most `count` images of each class (one number for all, or one a class), and the rest, in their old order."""
+    if not len(images):
+        return images, images
+    classes = int(images.labels.max()) + 1
+    counts = [count] * classes if isinstance(count, int) else count[:classes]
     drawn = torch.zeros(len(images), dtype=torch.bool)
-    for rows in shuffled(images.labels, classes, seed=seed):
-        drawn[torch.from_numpy(rows[:count])] = True
+    for rows, number in zip(shuffled(images.labels, classes, seed=seed), counts, strict=True):
+        drawn[torch.from_numpy(rows[:number])] = True
     drawn = drawn.to(images.labels.device)
     return images.take(drawn.nonzero()[:, 0]), images.take((~drawn).nonzero()[:, 0])
 
@@ -99,31 +142,34 @@ def select(task: Task, *, seed: int) -> Selection:
 
     With validation images of every class: at most min(shots, MOST_TO_CHOOSE_BY) a class of them. Of a class without
     any, a quarter of its shots, at most MOST_TO_CHOOSE_BY and at least one, is held out, and the method is fitted again
-    on all shots with what was chosen: a choice is never made on some classes alone. With a single shot nothing can be
-    held out, and a method takes its default.
+    on all shots with what was chosen: a choice is never made on some classes alone. Of a single shot nothing can be
+    held out. A few such classes (FEW) have no say; with more of them a method takes its default.
     """
     classes = len(task.text)
-    shots = int(torch.bincount(task.train.labels, minlength=classes).min())
-    lacking = torch.bincount(task.val.labels, minlength=classes) == 0
-    most = min(shots, MOST_TO_CHOOSE_BY)
-    val, _ = split_off(task.val, most, seed=seed)
+    counts = torch.bincount(task.train.labels, minlength=classes).cpu()
+    lacking = torch.bincount(task.val.labels, minlength=classes).cpu() == 0
+    by = min(int(counts.max()), MOST_TO_CHOOSE_BY)
+    val, _ = split_off(task.val, by, seed=seed)
     if not bool(lacking.any()):
-        return Selection(task.train, val, False, f"validation images, at most {most} a class")
+        return Selection(task.train, val, False, f"validation images, at most {by} a class")
     whose = "every class" if bool(lacking.all()) else f"{int(lacking.sum())} of {classes} classes"
-    if shots < 2:
-        return Selection(task.train, None, False, f"none: one shot and no validation image of {whose}, defaults taken")
-    count = max(1, min(MOST_TO_CHOOSE_BY, shots // 4))
-    held, train = split_off(task.train, count, seed=seed)
-    if not bool(lacking.all()):
-        spared = lacking[held.labels]
-        train = Images.join(train, held.take((~spared).nonzero()[:, 0]))
-        held = Images.join(val, held.take(spared.nonzero()[:, 0]))
-    note = f"{count} of the training images of {whose} held out by seed, then fitted again on all"
-    return Selection(train, held, True, note)
+    single = lacking & (counts < 2)
+    if int(single.sum()) > FEW * classes:
+        alone = "" if bool(single[lacking].all()) else f" for {int(single.sum())} of them"
+        note = f"none: one shot and no validation image of {whose}{alone}, defaults taken"
+        return Selection(task.train, None, False, note)
+    count = torch.where(lacking & ~single, (counts // 4).clamp(1, MOST_TO_CHOOSE_BY), 0)
+    held, train = split_off(task.train, count.tolist(), seed=seed)
+    least, largest = int(count[lacking & ~single].min()), int(count.max())
+    each = f"{least}" if least == largest else f"{least} to {largest}"
+    note = f"{each} of the training images of {whose} held out by seed, then fitted again on all"
+    if bool(single.any()):
+        note += f"; {int(single.sum())} with one shot have no say"
+    return Selection(train, Images.join(val, held) if len(val) else held, True, note)
 
 
-def _named(features: Features, indices: Indices, shots: int, seed: int) -> tuple[Images, Images]:
-    draw = indices.draws.get((seed, shots))
+def _named(features: Features, indices: Indices, shots: Shots, seed: int) -> tuple[Images, Images]:
+    draw = None if shots == "all" else indices.draws.get((seed, shots))
     if draw is None or not draw.get("train"):
         there = ", ".join(f"seed {s} with {k} shots" for s, k in sorted(indices.draws))[:200]
         raise UserError(f"{indices.file}: no draw of seed {seed} with {shots} shots; it has {there or 'none'}")

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from stages import UserError
 from stages.files import write_text
 from stages.names import dataset_name
+from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
 from stages.text import csv_rows
 from stages.training import TrainParams
@@ -41,13 +42,20 @@ class ProtocolRecord(_Part):
 
     Attributes:
         name: as on the command line.
+        up_to: whether a class with fewer images gives what it has.
         headline: the metrics that pictures show.
     """
 
     name: str
-    shots: int
+    shots: Shots
+    up_to: bool = False
     title: str
     headline: tuple[str, ...]
+
+    @property
+    def amount(self) -> str:
+        """`16 shots`, `up to 16 shots`, `all shots`."""
+        return amount(self.shots, up_to=self.up_to)
 
 
 class Validation(_Part):

@@ -15,12 +15,15 @@ from stages.artifacts import NO_LLM
 from stages.command import progress, say
 from stages.files import remove_tree, replaced_folder
 from stages.lock import store_lock
+from stages.numbers import amount, most
 from stages.params import Params
+from stages.text import counted
 from trainer.able import able_methods
 from trainer.checkpoint import save_checkpoint
 from trainer.checkpoints import EVERY, KEPT, folder_name, validate
 from trainer.choice import AT, serving_protocol
 from trainer.data import ClassText, Task, check_task
+from trainer.draws import fewer
 from trainer.features import Features, Split
 from trainer.fits import FinishedFits, timed_fit
 from trainer.inputs import Inputs
@@ -137,7 +140,7 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     plan, unable = _plan(features, protocols, chosen, asked.seeds_for(features.dataset))
     notes += [*lacking, *unable]
     tasks = _tasks(features, plan)
-    notes += _spent(features, max(protocol.shots for protocol in protocols))
+    notes += _spent(features, protocols)
     fits = [(each.method, tasks[each.protocol.key, each.seed, each.source], each.seed) for each in plan]
     fitted = _fit_or_load(fits, jobs=_jobs(features, len(fits), jobs), keep=keep, device=features.device)
     done = list(progress(fitted, what=f"training {features.dataset}", total=len(plan), unit="fit"))
@@ -255,15 +258,26 @@ def _fit_all(fits: Sequence[tuple[Method, Task, int]], *, jobs: int) -> Iterator
         return ready
 
 
-def _spent(features: Features, shots: int) -> list[str]:
-    """What to know of the draws: where they leave no choice, and where validation images come from."""
+def _spent(features: Features, protocols: Sequence[Protocol]) -> list[str]:
+    """What to know of the draws: which classes give fewer images than others, where they leave no choice, and where
+    validation images come from.
+    """
     lines = []
-    counts = features.train.images.labels.bincount(minlength=len(features.class_names))
-    whole = int((counts == shots).sum())
-    if whole and features.indices is None:
+    names = features.class_names
+    counts = features.train.images.labels.bincount(minlength=len(names)).tolist()
+    asked = sorted({protocol.shots: protocol.up_to for protocol in protocols}.items(), key=lambda each: most(each[0]))
+    for shots, up_to in asked if features.indices is None else ():
+        short = fewer(counts, max(counts) if shots == "all" else shots, names)
+        if short:
+            whole = f"{min(counts)} to {max(counts)} images a class, " if shots == "all" else ""
+            lines.append(f"{amount(shots, up_to=up_to)}: {whole}{short}")
+    shots, up_to = asked[-1]
+    spent = sum(count <= most(shots) for count in counts)
+    if spent and features.indices is None:
         lines.append(
-            f"{shots} shots are all training images of {whole} classes: there every seed trains on the same images, "
-            "and the interval speaks of starting values, order and validation images alone"
+            f"{amount(shots, up_to=up_to)}: of {counted(spent, 'class', 'classes')} these are all training images: "
+            "there every seed trains on the same images, and the interval speaks of starting values, order and "
+            "validation images alone"
         )
     if not len(features.val.image_ids):
         lines.append(
@@ -330,7 +344,9 @@ def _record(
         sources=features.sources,
         classes=len(features.class_names),
         protocols={
-            each.key: ProtocolRecord(name=each.name, shots=each.shots, title=each.title, headline=each.headline)
+            each.key: ProtocolRecord(
+                name=each.name, shots=each.shots, up_to=each.up_to, title=each.title, headline=each.headline
+            )
             for each in protocols
         },
         evaluation=params.evaluation,
@@ -384,8 +400,8 @@ def write(finished: Finished, folder: Path) -> None:
 def first_fits(fits: Sequence[Judged]) -> list[Judged]:
     """Those of few-shot with the first seed and the most shots, one a method and prompt source."""
     able = [each for each in fits if each.plan.protocol.name == "few-shot"]
-    most = max((each.plan.protocol.shots for each in able), default=0)
-    return [each for each in able if (each.plan.seed, each.plan.protocol.shots) == (able[0].plan.seed, most)]
+    largest = max((each.plan.protocol.shots for each in able), key=most, default=0)
+    return [each for each in able if (each.plan.seed, each.plan.protocol.shots) == (able[0].plan.seed, largest)]
 
 
 def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
@@ -403,6 +419,7 @@ def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
         "protocol": plan.protocol.key,
         "seed": plan.seed,
         "shots": plan.protocol.shots,
+        "up_to": plan.protocol.up_to,
         "validation": None if judged.validation is None else judged.validation.model_dump(),
         "notes": list(features.notes),
     }

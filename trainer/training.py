@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from stages.errors import UserError
 from trainer.data import Images
-from trainer.draws import Selection
+from trainer.draws import Selection, mean_shots
 
 EVALUATIONS = 10
 """Validation measurements of one run, spread over its epochs, unless its schedule has more."""
@@ -107,8 +107,7 @@ def epochs_within(images: Images, *, batch: int, most_steps: int, wanted: int | 
     Args:
         warmup: epochs at the warm-up's rate; if there are any, one more epoch follows whatever `most_steps` says.
     """
-    shots = int(torch.bincount(images.labels).min())
-    classic = CLASSIC_EPOCHS[max(k for k in CLASSIC_EPOCHS if k <= max(shots, 1))]
+    classic = CLASSIC_EPOCHS[max(k for k in CLASSIC_EPOCHS if k <= mean_shots(images.labels))]
     return max(1 + min(warmup, 1), min(wanted or classic, -(-most_steps // -(-len(images) // batch))))
 
 

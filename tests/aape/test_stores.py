@@ -41,7 +41,7 @@ def test_the_stores_come_as_arrays_and_fit_as_they_are(tmp_path: Path) -> None:
     made.save(tmp_path / "head", encoder=data.encoder, encoder_fingerprint=data.encoder_fingerprint)
     with pytest.raises(ValueError, match="no prompts of 'llama'; it has: llm, people"):
         data.classes("llama")
-    with pytest.raises(ValueError, match="9 shots asked, but 4 classes have fewer"):
+    with pytest.raises(ValueError, match="9 shots asked, but 4 of 4 classes have fewer"):
         data.few_shot(9)
 
 

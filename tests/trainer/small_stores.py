@@ -24,8 +24,13 @@ def fast(**evaluation: object) -> Params:
 def make_stores(
     cache: Path, *, dataset: str = "w", per_split: dict[str, int] | None = None,
     sources: tuple[str, ...] = ("llm", "people"), views: int = 0, names: dict[int, str] = NAMES, noise: float = 0.9,
+    train: dict[int, int] | None = None,
 ) -> None:  # fmt: skip
-    """Stores of well-separated classes, as `pipeline` would write them; two data sets share the classes' places."""
+    """Stores of well-separated classes, as `pipeline` would write them; two data sets share the classes' places.
+
+    Args:
+        train: label -> training images of this class, where it has others than `per_split` says.
+    """
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(CLASSES, WIDTH))[: len(names)]
 
@@ -38,7 +43,7 @@ def make_stores(
         (f"{split}/{label}/{i}", split, label)
         for split, count in (per_split or {"train": 8, "val": 3, "test": 12}).items()
         for label in names
-        for i in range(count)
+        for i in range((train or {}).get(label, count) if split == "train" else count)
     ]
     manifest = ManifestStore(cache, dataset)
     table = pa.Table.from_pylist(

@@ -110,7 +110,10 @@ def test_validation_images_are_never_the_shots(tmp_path: Path) -> None:
 
 def test_bad_stores_are_one_clear_line(cache: Path, tmp_path: Path) -> None:
     loaded = load_features(cache, "w", "lite")
-    with pytest.raises(UserError, match=r"9 shots asked, but 4 classes have fewer.*lower --shots to 8"):
+    with pytest.raises(
+        UserError,
+        match=r"9 shots asked, but 4 of 4 classes have fewer .*lower --shots to 8.*--up-to",
+    ):
         few_shot(loaded, 9, seed=1)
     with pytest.raises(UserError, match=r"no embedded prompts of 'peple' .*did you mean 'people'"):
         load_features(cache, "w", "lite", sources=["peple"])

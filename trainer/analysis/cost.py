@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stages.artifacts import NO_LLM
 from stages.command import table
+from stages.numbers import Shots
 from stages.params import Params
 from trainer.aape import build_aggregator, distills
 from trainer.able import able_methods
@@ -54,13 +55,15 @@ class Cost:
     train_seconds: float
 
 
-def costs(features: Features, params: Params, *, method_names: Sequence[str], shots: int, seed: int) -> Iterator[Cost]:
+def costs(
+    features: Features, params: Params, *, method_names: Sequence[str], shots: Shots, seed: int
+) -> Iterator[Cost]:
     """The cost of each method, as it is fitted. Training images alone are read.
 
     Raises:
         UserError: an unknown name, or a class with fewer images than shots.
     """
-    train, val = few_shot(features, shots, seed=seed)
+    train, val = few_shot(features, shots, seed=seed, up_to=params.evaluation.up_to)
     images = features.train.images.embeddings
     batch = images[torch.arange(BATCH, device=images.device) % len(images)].float()
     for method in able_methods(features, method_names, settings=params.train)[0]:
@@ -137,10 +140,10 @@ def cost_table(rows: Sequence[Cost]) -> str:
     )  # fmt: skip
 
 
-def caption(features: Features, *, shots: int, seed: int) -> str:
+def caption(features: Features, *, shots: str, seed: int) -> str:
     """What the table speaks of."""
     return (
-        f"{features.dataset}: {len(features.class_names)} classes, width {features.width}, {shots} shots, seed {seed}, "
+        f"{features.dataset}: {len(features.class_names)} classes, width {features.width}, {shots}, seed {seed}, "
         f"batch {BATCH}, {features.device.type}, {torch.get_num_threads()} threads. Heads alone: the encoder "
         f"{features.encoder} comes before them and costs the same for all. FLOPs are those of matrix products; a call "
         "does the text side once. The aggregator is needed for training alone."

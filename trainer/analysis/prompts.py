@@ -112,9 +112,9 @@ def aggregator_again(found: Checkpoint, features: Features, reference: Reference
     if not settings.detach:
         return None, "the aggregator was trained together with h (detach: false) and is in no checkpoint"
     seed, shots = found.provenance.get("seed"), found.provenance.get("shots")
-    if not isinstance(seed, int) or not isinstance(shots, int):
+    if not isinstance(seed, int) or not (isinstance(shots, int) or shots == "all"):
         return None, "the checkpoint does not say which shots it was trained on"
-    train, _ = few_shot(features, shots, seed=seed)
+    train, _ = few_shot(features, shots, seed=seed, up_to=bool(found.provenance.get("up_to")))
     targets = start_targets(reference.text, settings, seed)
     rewards = targets.fit(train.float32())
     noted = info.get("reward_end")

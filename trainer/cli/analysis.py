@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from stages import command
-from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, say, words
+from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, numbers, say, words
 from trainer.cli.app import (
     CACHE,
     RESULTS,
@@ -16,6 +16,8 @@ from trainer.cli.app import (
     FeaturesOption,
     MethodOption,
     MethodsOption,
+    ShotsOption,
+    UpToOption,
     app,
     serving,
 )
@@ -81,7 +83,8 @@ def export(
 def cost(
     dataset: DatasetOption = None,
     methods: MethodsOption = None,
-    shots: Annotated[int | None, typer.Option(min=1, help="Training images a class.")] = None,
+    shots: ShotsOption = None,
+    up_to: UpToOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the shots and of the training.")] = 1,
     features: FeaturesOption = CACHE,
     encoder: EncoderOption = None,
@@ -90,14 +93,21 @@ def cost(
     as_json: JsonOption = False,
 ) -> None:
     """Parameters, FLOPs, images a second and training seconds of every method."""
+    from stages.numbers import amount, most
     from trainer.analysis.cost import caption, cost_table, costs
     from trainer.inputs import load_training
 
     settings = command.settings(
-        params, {"encoder": encoder, "evaluation.methods": words(methods), "evaluation.shots": shots}
+        params,
+        {
+            "encoder": encoder,
+            "evaluation.methods": words(methods),
+            "evaluation.shots": numbers(shots),
+            "evaluation.up_to": up_to,
+        },
     )
     asked = settings.evaluation
-    number = max(asked.shot_numbers)
+    number = max(asked.shot_numbers, key=most)
     done = {}
     for name in command.chosen(dataset, settings):
         loaded = load_training(settings, name, cache=features, device=device)
@@ -107,7 +117,9 @@ def cost(
             say(f"{name}: {row.method} measured")
         done[name] = [vars(row) for row in rows]
         if not as_json:
-            command.put(f"{caption(loaded, shots=number, seed=seed)}\n\n{cost_table(rows)}\n")
+            command.put(
+                f"{caption(loaded, shots=amount(number, up_to=asked.up_to), seed=seed)}\n\n{cost_table(rows)}\n"
+            )
     if as_json:
         command.show(done, as_json=True, text=str)
 

@@ -18,7 +18,10 @@ FeaturesOption = Annotated[
 ]
 MethodsOption = Annotated[str | None, typer.Option("--methods", help="Method names with commas, or all.")]
 ShotsOption = Annotated[
-    str | None, typer.Option("--shots", help="Training images a class; several numbers with commas.")
+    str | None, typer.Option("--shots", help="Training images a class, or all; several numbers with commas.")
+]
+UpToOption = Annotated[
+    bool | None, typer.Option("--up-to/--no-up-to", help="A class with fewer images than --shots gives what it has.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 JobsOption = Annotated[

@@ -15,6 +15,7 @@ from trainer.cli.app import (
     JobsOption,
     MethodsOption,
     ShotsOption,
+    UpToOption,
     app,
 )
 
@@ -32,6 +33,7 @@ def run(
         str | None, typer.Option(help="Prompt sources with commas, the main one first; default all there are.")
     ] = None,
     shots: ShotsOption = None,
+    up_to: UpToOption = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds with commas; the interval is over them.")] = None,
     targets: Annotated[
         str | None, typer.Option(help="cross-dataset: data sets to test on; default the settings' others.")
@@ -68,6 +70,7 @@ def run(
             "evaluation.methods": words(methods),
             "evaluation.sources": words(sources),
             "evaluation.shots": numbers(shots),
+            "evaluation.up_to": up_to,
             "evaluation.seeds": numbers(seeds),
             "evaluation.targets": words(targets),
             "evaluation.shifts": variants and {dataset: variants},

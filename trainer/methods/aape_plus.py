@@ -5,6 +5,8 @@ Adapt: a ridge regression on the shots, beside which the text counts as a consta
 
     logits_c(x) = (f_c(x) + w cos(x, p_c(x)) / tau_text) / tau,    w = TEXT_SHOTS / shots
 
+shots being those of a class on average.
+
 A class without shots has no f_c: among new classes alone only the text speaks. Where fitted and new classes stand side
 by side, the fitted ones share among them, by the formula, what the text gives them together, raised or lowered by how
 their largest f_c compares with the score of a right class on unseen images. The constants below were chosen on
@@ -19,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.errors import UserError
@@ -35,7 +37,7 @@ from trainer.aape_plus import (
     negative_log_likelihood,
 )
 from trainer.data import ClassText, Images, Task, check_task
-from trainer.draws import select
+from trainer.draws import mean_shots, select, usual_shots
 from trainer.methods.base import Needs
 from trainer.methods.linear import LinearPredictor
 from trainer.training import Info
@@ -170,21 +172,21 @@ class AAPEPlus:
             task.text.require_text()
         started = time.perf_counter()
         train = task.train.float32()
-        shots = int(torch.bincount(train.labels).min())
         selection = select(task, seed=seed)
         # where validation images are those of some classes alone, every shot left out in turn stands for all classes
         val = None if selection.held_out or selection.val is None else selection.val.float32()
         head = choose_text_head(task.text, train if val is None else Images.join(train, val)) if self.text else None
         ridge = fit_ridge(train, len(task.text))
-        strength, multiple, one_multiple = USUAL_STRENGTH, USUAL_MULTIPLE, TEXT_SHOTS / shots
+        strength, multiple, one_multiple = USUAL_STRENGTH, USUAL_MULTIPLE, TEXT_SHOTS / mean_shots(train.labels)
         tau, unseen = USUAL_TAU, USUAL_UNSEEN
         found: Info = {}
-        leave = shots >= (2 if val is None else LEAVE_ONE_OUT_SHOTS)
-        held = [images for images in (val, train if leave else None) if images is not None]
+        leave = usual_shots(train.labels, len(task.text)) >= (2 if val is None else LEAVE_ONE_OUT_SHOTS)
+        kept = (torch.bincount(train.labels)[train.labels] > 1).nonzero()[:, 0]  # a class's only image tells nothing
+        held = [images for images in (val, train.take(kept) if leave else None) if images is not None]
         if held:
             labels = torch.cat([images.labels for images in held])
             heard = None if head is None else torch.cat([head.logits(each.embeddings, task.text) for each in held])
-            seen = functools.lru_cache(maxsize=1)(partial(unseen_scores, ridge, val, leave=leave))
+            seen = functools.lru_cache(maxsize=1)(partial(unseen_scores, ridge, val, left_out=kept if leave else None))
 
             def scores(setting: tuple[float, float]) -> Float[Tensor, "B C"]:
                 own = seen(setting[0])
@@ -232,14 +234,17 @@ def choose_text_head(text: ClassText, images: Images) -> TextHead:
     return TextHead(source, beta, tau)
 
 
-def unseen_scores(ridge: Ridge, val: Images | None, strength: float, *, leave: bool) -> Float[Tensor, "B C"]:
-    """Scores of images that the ridge regression has not seen: validation images, then each shot left out."""
+def unseen_scores(
+    ridge: Ridge, val: Images | None, strength: float, *, left_out: Int[Tensor, " M"] | None
+) -> Float[Tensor, "B C"]:
+    """Scores of images that the ridge regression has not seen: validation images, then each of these shots left out."""
     scores = []
     if val is not None:
         weight, bias = class_scores(ridge, strength)
         scores.append(val.embeddings @ weight.T + bias)
-    if leave:
-        scores.append(leave_one_out(ridge, strength))
+    if left_out is not None:
+        without = leave_one_out(ridge, strength)
+        scores.append(without if len(left_out) == len(without) else without[left_out])
     return torch.cat(scores)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from trainer.data import Images, Task
+from trainer.draws import mean_shots
 from trainer.methods.base import Needs
 from trainer.methods.common import prepare
 from trainer.methods.linear import LinearPredictor
@@ -59,8 +60,8 @@ class TaskRes:
     def fit(self, task: Task, *, seed: int) -> LinearPredictor:
         """Learn the residuals."""
         start = prepare(task, seed=seed)
-        shots = int(torch.bincount(start.train.labels).min())
-        schedule = Schedule("adam", RATE, epochs(shots), BATCH, weight_decay=WEIGHT_DECAY, warmup_epochs=1)
+        length = epochs(mean_shots(start.train.labels))
+        schedule = Schedule("adam", RATE, length, BATCH, weight_decay=WEIGHT_DECAY, warmup_epochs=1)
         candidate = Candidate(schedule, partial(_Residual, start.weights, start.tau), {"scale": SCALE})
         best = refit(choose([candidate], start.selection, seed=seed), start.train, start.selection, seed=seed)
         assert isinstance(best.learner, _Residual)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages import UserError
+from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
 from trainer.data import ClassText, Images, Task
 from trainer.draws import few_shot
@@ -57,14 +58,16 @@ class Protocol(ABC):
         serves_new_classes: only methods that can serve classes they never saw can be tested so.
         shots: training images a class.
         key: as in tables and metrics.json; unlike `name` it tells several numbers of shots apart.
+        up_to: whether a class with fewer images than shots gives what it has.
     """
 
     name: ClassVar[str]
     headline: ClassVar[tuple[str, ...]]
     serves_new_classes: ClassVar[bool] = False
 
-    shots: int
+    shots: Shots
     key: str
+    up_to: bool = field(default=False, kw_only=True)
 
     @classmethod
     def tests_on(cls, asked: EvaluationParams, *, dataset: str, datasets: Sequence[str]) -> list[str]:
@@ -77,14 +80,14 @@ class Protocol(ABC):
         return []
 
     @classmethod
-    def settle(cls, shots: int, key: str, asked: EvaluationParams, others: Sequence[Features]) -> Self:
+    def settle(cls, shots: Shots, key: str, asked: EvaluationParams, others: Sequence[Features]) -> Self:
         """The protocol with all that it takes from the settings; `others` are the data sets of `tests_on`."""
-        return cls(shots, key)
+        return cls(shots, key, up_to=asked.up_to)
 
     @property
     def title(self) -> str:
         """For people."""
-        return f"{self.name}, {self.shots} shots"
+        return f"{self.name}, {amount(self.shots, up_to=self.up_to)}"
 
     def unfit(self, features: Features) -> str | None:
         """Why this data set cannot be tested so, and what would mend it; None where it can.
@@ -100,7 +103,7 @@ class Protocol(ABC):
 
     def task(self, features: Features, source: str, *, seed: int) -> Task:
         """The task of one seed, with no test image in it: all classes, `shots` images each."""
-        train, val = few_shot(features, self.shots, seed=seed)
+        train, val = few_shot(features, self.shots, seed=seed, up_to=self.up_to)
         return Task(text=features.text[source], train=train, val=val)
 
     @abstractmethod

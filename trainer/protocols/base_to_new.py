@@ -45,7 +45,7 @@ class BaseToNew(Protocol):
 
     def task(self, features: Features, source: str, *, seed: int) -> Task:
         """The base half, `shots` images a class."""
-        train, val = few_shot(features, self.shots, seed=seed)
+        train, val = few_shot(features, self.shots, seed=seed, up_to=self.up_to)
         base, _ = halves(len(features.class_names))
         return Task(
             text=features.text[source].select(list(base)), train=only_classes(train, base), val=only_classes(val, base)

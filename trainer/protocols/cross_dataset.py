@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from stages.artifacts import NO_LLM
+from stages.numbers import Shots
 from stages.params import EvaluationParams
 from trainer.features import Features
 from trainer.methods import Predictor
@@ -30,9 +31,9 @@ class CrossDataset(Protocol):
         return [name for name in asked.targets or datasets if name != dataset]
 
     @classmethod
-    def settle(cls, shots: int, key: str, asked: EvaluationParams, others: Sequence[Features]) -> Self:
+    def settle(cls, shots: Shots, key: str, asked: EvaluationParams, others: Sequence[Features]) -> Self:
         """With the targets."""
-        return cls(shots, key, tuple(others))
+        return cls(shots, key, tuple(others), up_to=asked.up_to)
 
     @property
     def title(self) -> str:

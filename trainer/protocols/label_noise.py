@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 
+from stages.numbers import Shots, amount, most
 from stages.params import EvaluationParams
 from trainer.data import Images, Task
 from trainer.features import Features
@@ -30,20 +31,25 @@ class LabelNoise(FewShot):
     noise: float
 
     @classmethod
-    def settle(cls, shots: int, key: str, asked: EvaluationParams, others: Sequence[Features]) -> Self:
+    def settle(cls, shots: Shots, key: str, asked: EvaluationParams, others: Sequence[Features]) -> Self:
         """With the settings' share of wrong labels."""
-        return cls(shots, key, asked.noise)
+        return cls(shots, key, asked.noise, up_to=asked.up_to)
 
     @property
     def title(self) -> str:
         """Name, shots and share."""
-        return f"label-noise, {self.shots} shots, {100 * self.noise:g} % of the labels wrong"
+        return f"{super().title}, {100 * self.noise:g} % of the labels wrong"
 
     def caveats(self, features: Features) -> list[str]:
         """Too few shots for the share to be anything."""
-        if int(self.noise * self.shots) == 0:
-            return [f"{100 * self.noise:g} % of {self.shots} shots is less than one image a class: no label is wrong"]
-        return []
+        counts = features.train.images.labels.bincount(minlength=len(features.class_names)).tolist()
+        clean = [count for count in counts if int(self.noise * min(count, most(self.shots))) == 0]
+        if not clean:
+            return []
+        share = f"{100 * self.noise:g} % of {amount(self.shots, up_to=self.up_to)} is less than one image"
+        if len(clean) == len(counts):
+            return [f"{share} a class: no label is wrong"]
+        return [f"{share} in {len(clean)} of {len(counts)} classes: no label of theirs is wrong"]
 
     def task(self, features: Features, source: str, *, seed: int) -> Task:
         """The few-shot task with some labels wrong."""

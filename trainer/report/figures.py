@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from stages.files import write_bytes
+from stages.numbers import most
 from trainer.record import Curve, RunRecord, summarize
 from trainer.report.lettering import labels, plain, set_fonts
 from trainer.report.tables import most_shots
@@ -74,7 +75,7 @@ def comparison(record: RunRecord, path: Path) -> None:
             )
             axis.text(103, row, f"{mean:.1f}", va="center", fontsize=7.5)
         about = record.protocols[protocol]
-        axis.set_title(f"{about.name}: {metric}\n{about.shots} shots", fontsize=9)
+        axis.set_title(f"{about.name}: {metric}\n{about.amount}", fontsize=9)
         axis.set_xlim(0, 119)
         axis.set_xticks(range(0, 101, 25))
         axis.set_xlabel("percent", fontsize=8)
@@ -102,14 +103,18 @@ def by_shots(record: RunRecord, path: Path) -> None:
     if len(keys) < 2:
         return
     estimates = summarize(record)
-    shots = sorted(keys)
+    shots = sorted(keys, key=most)
+    numbers = [number for number in shots if number != "all"]
+    place = {number: number for number in numbers} | {"all": 2 * max(numbers, default=1)}
     figure = Figure(figsize=(8.4, 5.2), layout=ConstrainedLayoutEngine(rect=(0, 0.06, 1, 0.94)))
     axis = figure.subplots()
     lowest = {}
     methods = list(estimates[keys[shots[-1]]])
     for number, (method, label) in enumerate(zip(methods, labels(methods), strict=True)):
         entries = [estimates[keys[k]].get(method, {}).get("accuracy") for k in shots]
-        points = [(k, e.mean, e.ci95 or 0) for k, e in zip(shots, entries, strict=True) if e and e.mean is not None]
+        points = [
+            (place[k], e.mean, e.ci95 or 0) for k, e in zip(shots, entries, strict=True) if e and e.mean is not None
+        ]
         if not points:
             continue
         at, mean, half = np.array(points).T * [[1], [100], [100]]
@@ -131,10 +136,10 @@ def by_shots(record: RunRecord, path: Path) -> None:
             lowest[method] = float(min(mean))
     axis.set_ylim(bottom=max(0.0, min(lowest.values(), default=0.0) - 4))
     axis.set_xscale("log", base=2)
-    axis.set_xticks(shots, [str(k) for k in shots])
+    axis.set_xticks([place[k] for k in shots], [str(k) for k in shots])
     axis.set_xticks([], minor=True)
     title = plain(f"{record.dataset}: accuracy by shots, encoder {record.encoder}", 80)
-    axis.set(title=title, xlabel="shots a class",
+    axis.set(title=title, xlabel="shots a class, at most" if record.evaluation.up_to else "shots a class",
              ylabel="accuracy (percent)")  # fmt: skip
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

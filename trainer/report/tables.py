@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from stages.command import table, visible
+from stages.numbers import most
 from trainer.record import Estimate, Prediction, ProtocolRecord, RunRecord, summarize
 from trainer.report.verdict import verdict
 
@@ -31,7 +32,7 @@ def most_shots(record: RunRecord) -> dict[str, ProtocolRecord]:
     """Of each protocol the one with the most shots, by key."""
     found: dict[str, tuple[str, ProtocolRecord]] = {}
     for key, about in record.protocols.items():
-        if about.name not in found or about.shots > found[about.name][1].shots:
+        if about.name not in found or most(about.shots) > most(found[about.name][1].shots):
             found[about.name] = (key, about)
     return dict(found.values())
 

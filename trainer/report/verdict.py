@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stages.command import visible
+from stages.numbers import Shots, most
 from trainer.choice import AT, Ranked, ranked, serving_protocol
 from trainer.paired import LOGISTIC, NORMAL, TEXT_CONTROLS, control_of, share95
 from trainer.record import Confused, Estimate, Estimates, Paired, RunRecord, summarize
@@ -240,29 +241,31 @@ def _advice(facts: _Facts) -> Iterator[str]:
         yield "better sentences (a larger --llm, or your own: `pipeline import-prompts`): here text is worth something"
     if facts.seeds == 1:
         yield "more seeds (--seeds 1,2,3): one shows no spread"
-    shots = facts.record.protocols[facts.protocol].shots
+    about = facts.record.protocols[facts.protocol]
     if not steep:
-        command = f"trainer run --dataset {facts.record.dataset} --shots {_fewer(shots)}{shots}"
+        up_to = " --up-to" * (about.up_to or about.shots == "all")
+        command = f"trainer run --dataset {facts.record.dataset} --shots {_fewer(about.shots)}{about.shots}{up_to}"
         yield f"`{command}` shows whether more images a class would help"
 
 
-def _fewer(shots: int) -> str:
-    return "".join(f"{each}," for each in (shots // 4, shots // 2) if each)
+def _fewer(shots: Shots) -> str:
+    numbers = (4, 16) if shots == "all" else (shots // 4, shots // 2)
+    return "".join(f"{each}," for each in numbers if each)
 
 
 def _steep(facts: _Facts) -> str | None:
     """More shots, where the last step of them brought something."""
     shots = {about.shots: key for key, about in facts.record.protocols.items() if about.name == "few-shot"}
-    most = sorted(shots)
-    if len(most) < 2:
+    numbers = sorted(shots, key=most)
+    if len(numbers) < 2:
         return None
-    last, before = (facts.estimate(facts.best, protocol=shots[each]) for each in (most[-1], most[-2]))
+    last, before = (facts.estimate(facts.best, protocol=shots[each]) for each in (numbers[-1], numbers[-2]))
     if last is None or before is None or last.mean is None or before.mean is None:
         return None
     gain, noise = last.mean - before.mean, math.hypot(last.ci95 or 0.0, before.ci95 or 0.0)
     if gain < STEEP or gain < noise:
         return None
-    return f"more images a class: from {most[-2]} to {most[-1]} shots brought {_points(gain)}"
+    return f"more images a class: from {numbers[-2]} to {numbers[-1]} shots brought {_points(gain)}"
 
 
 def _confused(facts: _Facts) -> Confused | None:
