@@ -1,5 +1,8 @@
 """`pipeline init` and `pipeline datasets`."""
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,17 +33,23 @@ def init(
     encoder: Annotated[
         str, typer.Option(help="lite, open_clip:ARCH/PRETRAINED or open_clip:ARCH/FILE.", metavar="ENCODER")
     ] = "lite",
+    scm: Annotated[
+        bool, typer.Option("--scm/--no-scm", help="Under git; without it DVC alone, as where git is missing.")
+    ] = True,
 ) -> None:
-    """Make a project of your own: settings, DVC stages, ignore file, README."""
+    """Make a project of your own: settings, DVC stages, ignore file, README; `dvc repro` in it does the rest."""
     from pipeline.project import init as run
 
-    made = run(folder, source=source, split_folders=split_folders(split_folder), name=name, llm=llm, encoder=encoder)
-    say(f"{made.folder}: {', '.join(file.name for file in made.files)}")
+    folders = split_folders(split_folder)
+    made = run(folder, source=source, split_folders=folders, name=name, llm=llm, encoder=encoder, scm=scm)
+    say(f"{made.folder}: {', '.join(file.name for file in made.files)}; {made.said}")
     if source is None:
         say(f"fill in data.{made.dataset}.source in params.yaml")
     else:
         say(f"{made.dataset}: {len(made.classes)} classes found")
-    say("next, in that folder: git init && dvc init && dvc repro")
+    say(f"next: cd {shlex.quote(str(folder))} && dvc repro")
+    if shutil.which("dvc") is None:
+        say(f"dvc is not on the path: source {Path(sys.executable).parent / 'activate'}")
 
 
 @app.command()

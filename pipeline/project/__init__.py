@@ -1,15 +1,17 @@
-"""`pipeline init`: a project of one's own outside the clone, ready for `dvc repro`.
+"""`pipeline init`: a project of one's own outside the clone, with git and DVC, ready for `dvc repro`.
 
 The files stand in `templates/`, with `@NAME@` where something of the user's goes. Everything put in is written as a
 YAML scalar, since folder and class names may hold anything.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from pipeline.project import scm as version_control
 from pipeline.prompts.gguf_files import is_gguf
 from stages.errors import UserError
 from stages.files import write_text
@@ -30,33 +32,37 @@ class Project:
         dataset: name of its data set.
         classes: found in the source, by its own names; empty without a source, and for sources that have none.
         files: what was written.
+        said: one line on git and DVC.
     """
 
     folder: Path
     dataset: str
     classes: list[str]
     files: list[Path]
+    said: str
 
 
 def init(
     folder: Path, *, source: str | None = None, split_folders: dict[str, str] | None = None, name: str | None = None,
-    llm: str = "smollm2", encoder: str = "lite",
+    llm: str = "smollm2", encoder: str = "lite", scm: bool = True,
 ) -> Project:  # fmt: skip
     """Make a project for one data set. No image is opened, and nothing is written before all is known to be right.
 
     Args:
-        folder: new or empty; `.git` and the source may be in it already.
+        folder: new or empty; `.git`, `.dvc` and the source may be in it already.
         source: anything `pipeline ingest` reads; None leaves it to be filled in.
         split_folders: the setting of that name, for class folders whose splits cannot be told by looking.
         name: name of the data set; default the source's, else the folder's.
         llm: as for `--llm`.
         encoder: as for `--encoder`.
+        scm: False makes a DVC project without git.
 
     Raises:
-        UserError: (exit code 2) the folder is not empty, or the name cannot be used; (1) the source cannot be read.
+        UserError: (exit code 2) the folder is not empty, or the name cannot be used; (1) the source cannot be read, DVC
+            is not installed, or git or DVC refuse the folder. Then nothing is left behind.
     """
     folder = folder.resolve()
-    where = None if source is None else _inside(folder, source)
+    where = None if source is None else _placed(folder, source)
     _refuse_unless_empty(folder, where)
     called = dataset_name(name) if name is not None else _name_from(source, folder)
     if "." in called:
@@ -69,17 +75,20 @@ def init(
         "FOLDERS": _folder_line(split_folders),
         "DEPENDENCY": scalar(where.replace("${", "\\${")) if where is not None and on_disk else "",
         "TEMPLATES": "[" + ", ".join(quoted(text) for text in templates) + "]",
-        "LLM": scalar(str(Path(llm).resolve()) if is_gguf(Path(llm)) or (Path(llm) / "config.json").is_file() else llm),
-        "ENCODER": scalar(_absolute_weights(encoder)),
+        "LLM": scalar(_placed(folder, llm) if is_gguf(Path(llm)) or (Path(llm) / "config.json").is_file() else llm),
+        "ENCODER": scalar(_placed_weights(folder, encoder)),
         "CLASSES": _class_lines(names),
     }
     texts = {
         target: re.sub(r"@([A-Z]+)@", lambda gap: values[gap[1]], (TEMPLATES / file).read_text(encoding="utf-8"))
         for file, target in FILES.items()
     }
-    for target, text in texts.items():
-        write_text(folder / target, text)
-    return Project(folder, called, list(names), [folder / target for target in texts])
+    start = version_control.plan(folder, scm=scm)
+    with version_control.removed_on_failure(folder, list(texts)):
+        for target, text in texts.items():
+            write_text(folder / target, text)
+        version_control.run(start, folder)
+    return Project(folder, called, list(names), [folder / target for target in texts], start.said)
 
 
 def scalar(text: str) -> str:
@@ -93,19 +102,22 @@ def quoted(text: str) -> str:
     return str(yaml.safe_dump(text, default_style='"', width=float("inf"), allow_unicode=True)).strip()
 
 
-def _inside(folder: Path, source: str) -> str:
-    """A source as the project's files name it: relative to the project where it lies in it, absolute elsewhere."""
-    path = Path(source)
-    if not path.exists():
-        return source
-    path = path.resolve()
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) and path != folder else str(path)
+def _placed(folder: Path, named: str) -> str:
+    """A file or folder as the project's files name it: relative where it lies in the project or beside it, else whole.
+
+    What is no file or folder, such as `hf:NAME`, stays as it is.
+    """
+    if not Path(named).exists():
+        return named
+    path, beside = Path(named).resolve(), folder.parent
+    near = path.is_relative_to(folder) or (beside != Path(beside.anchor) and path.is_relative_to(beside))
+    return Path(os.path.relpath(path, folder)).as_posix() if near and not folder.is_relative_to(path) else str(path)
 
 
-def _absolute_weights(encoder: str) -> str:
-    """`open_clip:ARCH/FILE` with the whole path of the file; the project lies elsewhere."""
+def _placed_weights(folder: Path, encoder: str) -> str:
+    """`open_clip:ARCH/FILE` with the file as the project names it."""
     kind, _, weights = encoder.partition("/")
-    return f"{kind}/{Path(weights).resolve()}" if weights and Path(weights).is_file() else encoder
+    return f"{kind}/{_placed(folder, weights)}" if weights and Path(weights).is_file() else encoder
 
 
 def _refuse_unless_empty(folder: Path, source: str | None) -> None:
@@ -113,7 +125,7 @@ def _refuse_unless_empty(folder: Path, source: str | None) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; name a new or empty folder", exit_code=2)
-    allowed = {".git", *([] if source is None else [Path(source).parts[0]])}
+    allowed = {*version_control.MADE, *([] if source is None else [Path(source).parts[0]])}
     found = sorted(entry.name for entry in folder.iterdir() if entry.name not in allowed)
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""

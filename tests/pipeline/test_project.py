@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.project import FILES, init, quoted, scalar
+from pipeline.project.scm import MADE, plan
 from stages import UserError
 from stages.params import load_params
 
@@ -20,12 +22,24 @@ ROOT = Path(__file__).parents[2]
 HOSTILE = "my ${photos}, [1]: #'\"é @LLM@"
 
 
+@pytest.fixture(autouse=True)
+def files_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`git init` and `dvc init` take a second: only the tests that ask for `version_control` run them."""
+    if "version_control" not in request.fixturenames:
+        monkeypatch.setattr("pipeline.project.scm.run", lambda *_: None)
+
+
+@pytest.fixture
+def version_control() -> None:
+    """See `files_alone`."""
+
+
 def test_a_project_holds_the_data_set_and_its_classes(weaves: Path, tmp_path: Path) -> None:
     made = init(tmp_path / "mine", source=str(weaves), llm="llama3", encoder="open_clip:ViT-B-16/openai")
     assert sorted(p.name for p in made.folder.iterdir()) == sorted(FILES.values())
     params = load_params(made.folder / "params.yaml")
     assert params.datasets == ["weaves"]
-    assert params.of("weaves").source == str(weaves)
+    assert params.of("weaves").source == "../weaves"
     assert (params.prompts.llm, params.encoder) == ("llama3", "open_clip:ViT-B-16/openai")
     assert made.classes == sorted(COLOURS)
     text = (made.folder / "params.yaml").read_text()
@@ -55,11 +69,11 @@ def test_folder_and_class_names_may_hold_anything(weaves: Path, tmp_path: Path, 
     made = init(project, source=str(photos), name="true")
     params = load_params(project / "params.yaml")
     assert params.datasets == ["true"]
-    assert params.of("true").source == (HOSTILE if inside else str(photos))
+    assert params.of("true").source == (HOSTILE if inside else f"../{HOSTILE}"), "relative, so that both can move"
     assert params.of("true").class_names == {}, "a class name is a comment, on one line"
     assert len(made.classes) == 4
     stage = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]["ingest"]
-    assert stage["deps"] == [(HOSTILE if inside else str(photos)).replace("${", "\\${")]
+    assert stage["deps"] == [(HOSTILE if inside else f"../{HOSTILE}").replace("${", "\\${")]
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=60))
@@ -76,15 +90,19 @@ def test_without_a_source_the_place_is_left_open(tmp_path: Path) -> None:
     assert load_params(made.folder / "params.yaml").of("My-photos").source is None
 
 
-def test_models_in_files_are_named_by_their_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_in_files_beside_the_project_are_named_relative_to_it_and_others_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "llm").mkdir()
     (tmp_path / "llm" / "config.json").touch()
     (tmp_path / "clip.pt").touch()
     init(Path("p"), llm="llm", encoder="open_clip:ViT-B-32/clip.pt")
     params = load_params(tmp_path / "p" / "params.yaml")
-    assert params.prompts.llm == str(tmp_path / "llm")
-    assert params.encoder == f"open_clip:ViT-B-32/{tmp_path}/clip.pt"
+    assert (params.prompts.llm, params.encoder) == ("../llm", "open_clip:ViT-B-32/../clip.pt")
+    init(Path("a/p"), llm="llm", encoder="open_clip:ViT-B-32/clip.pt", scm=False)
+    params = load_params(tmp_path / "a" / "p" / "params.yaml")
+    assert (params.prompts.llm, params.encoder) == (f"{tmp_path}/llm", f"open_clip:ViT-B-32/{tmp_path}/clip.pt")
 
 
 def test_a_known_data_set_brings_its_template_and_names(tmp_path: Path) -> None:
@@ -113,7 +131,7 @@ def test_splits_that_cannot_be_told_by_looking_are_told_once(weaves: Path, tmp_p
 
 def test_nothing_is_overwritten(weaves: Path, tmp_path: Path) -> None:
     project = tmp_path / "p"
-    (project / ".git").mkdir(parents=True)
+    subprocess.run(["git", "init", "--quiet", project], check=True)
     init(project, source=str(weaves))
     before = {p.name: p.read_bytes() for p in project.iterdir() if p.is_file()}
     with pytest.raises(
@@ -122,6 +140,53 @@ def test_nothing_is_overwritten(weaves: Path, tmp_path: Path) -> None:
         init(project, source=str(weaves))
     assert caught.value.exit_code == 2
     assert {p.name: p.read_bytes() for p in project.iterdir() if p.is_file()} == before
+
+
+@pytest.mark.usefixtures("version_control")
+def test_a_project_lies_in_the_repository_and_in_the_dvc_project_that_are_there(tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    subprocess.run(["git", "init", "--quiet", outer], check=True)
+    first = init(outer / "first")
+    assert ((outer / "first" / ".dvc").is_dir(), (outer / "first" / ".git").exists()) == (True, False)
+    assert f"inside the git repository {outer}" in first.said
+    second = init(outer / "first" / "second")
+    assert not any((outer / "first" / "second" / name).exists() for name in MADE)
+    assert f"part of the project {outer / 'first'}" in second.said
+
+
+@pytest.mark.usefixtures("version_control")
+@pytest.mark.parametrize("git", [True, False])
+def test_without_git_dvc_works_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, git: bool) -> None:
+    if not git:
+        monkeypatch.setattr("pipeline.project.scm.shutil.which", lambda _: None)
+    made = init(tmp_path / "p", scm=not git)
+    assert "no_scm = True" in (made.folder / ".dvc" / "config").read_text()
+    assert not (made.folder / ".git").exists()
+    assert ("which this machine lacks" in made.said) == (not git)
+
+
+@pytest.mark.usefixtures("version_control")
+def test_nothing_is_left_where_git_or_dvc_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / ".dvcignore").write_text("mine")
+    start = plan(tmp_path / "here", scm=True)
+    monkeypatch.setattr("pipeline.project.scm.plan", lambda *_, **__: replace(
+        start, commands=(*start.commands[:-1], (*start.commands[-1], "--no-such-option"))
+    ))  # fmt: skip
+    for folder in (tmp_path / "a" / "b", tmp_path / "here"):
+        with pytest.raises(UserError, match=r"`dvc init --no-such-option` failed \(.*unrecognized") as caught:
+            init(folder)
+        assert "\n" not in str(caught.value)
+    assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == ["here", "here/.dvcignore"]
+
+
+def test_without_dvc_the_extra_is_named_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.project.scm.installed", lambda _: False)
+    with pytest.raises(UserError, match=r'dvc is not installed.*pip install "aape\[dvc\]"'):
+        init(tmp_path / "p")
+    assert not (tmp_path / "p").exists()
 
 
 @pytest.mark.parametrize(("source", "name", "message"), [
@@ -143,7 +208,8 @@ def test_a_wrong_call_is_one_line_and_leaves_nothing(
 def test_the_command_says_what_comes_next(weaves: Path, tmp_path: Path, command: Command) -> None:
     said = command("pipeline", "init", "mine", "--source", weaves, "--name", "cloth", cwd=tmp_path).stderr
     assert "cloth: 4 classes found" in said
-    assert "git init && dvc init && dvc repro" in said
+    assert "git and DVC initialised" in said
+    assert "next: cd mine && dvc repro" in said
     command("pipeline", "ingest", cwd=tmp_path / "mine")
     assert "not empty" in command("pipeline", "init", "mine", cwd=tmp_path, code=2).stderr
 
@@ -151,7 +217,7 @@ def test_the_command_says_what_comes_next(weaves: Path, tmp_path: Path, command:
 @pytest.mark.llm
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_five_commands_lead_from_a_folder_of_images_to_a_classifier(
+def test_two_commands_lead_from_a_folder_of_images_to_a_classifier(
     weaves: Path, tmp_path: Path, command: Command
 ) -> None:
     photos = weaves.rename(tmp_path / HOSTILE)
@@ -166,9 +232,9 @@ def test_five_commands_lead_from_a_folder_of_images_to_a_classifier(
         text = text.replace(old, new)
     (project / "params.yaml").write_text(text)
     env = {**os.environ, "DVC_NO_ANALYTICS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for line in ("git init --quiet", "dvc init --quiet", "dvc repro"):
-        done = subprocess.run(line.split(), cwd=project, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{line}: {done.stdout}\n{done.stderr}"
+    done = subprocess.run(["dvc", "repro"], cwd=project, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "verdict on cloth\n  best: " in done.stdout
     assert "aape" in (project / "results" / "tables.md").read_text()
     found = command("trainer", "predict", photos / "red weave" / "00.png", "--dataset", "cloth", cwd=project)
     assert "red weave" in found.stdout
