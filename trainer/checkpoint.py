@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from stages.errors import UserError
 from stages.files import write_bytes, write_text
+from trainer.confidence import Calibration
 from trainer.data import ClassText
 from trainer.methods.base import Predictor
 from trainer.packing import pack, unpack
@@ -39,10 +41,20 @@ class _Provenance(BaseModel):
     width: int
 
 
+class _CalibratedOn(BaseModel):
+    """The images that the temperature was fitted on: how many, and what they were."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    images: int = Field(ge=1)
+    source: str
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
     format: Literal[2]
     names: tuple[str, ...]
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    calibrated_on: _CalibratedOn | None = None
     predictor: dict[str, Any]
     provenance: _Provenance
     tensors_sha256: str
@@ -58,12 +70,23 @@ class Checkpoint:
         text: the classes it was saved with; prompts are stored as their mean, and whole only for a predictor that
             attends over them.
         provenance: `encoder`, `encoder_fingerprint`, `width`, and whatever the caller added.
+        calibration: None where nothing was held out to calibrate on.
     """
 
     path: Path
     predictor: Predictor
     text: ClassText
     provenance: Mapping[str, Any]
+    calibration: Calibration | None = None
+
+    @property
+    def temperature(self) -> float:
+        """softmax(logits / temperature) are the probabilities; 1 where nothing was fitted."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    def logits(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Calibrated scores of unit images: softmax gives the probabilities."""
+        return self.predictor.logits(images, self.text) / self.temperature
 
     def require_encoder(self, *, name: str, fingerprint: str, width: int) -> None:
         """Refuse an encoder other than the one that the classifier was trained with.
@@ -85,7 +108,14 @@ class Checkpoint:
             )
 
 
-def save_checkpoint(folder: Path, predictor: Predictor, text: ClassText, *, provenance: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path,
+    predictor: Predictor,
+    text: ClassText,
+    *,
+    provenance: Mapping[str, Any],
+    calibration: Calibration | None = None,
+) -> None:
     """Write the pair into `folder` (made if missing), each file by rename, the JSON last.
 
     Args:
@@ -94,6 +124,7 @@ def save_checkpoint(folder: Path, predictor: Predictor, text: ClassText, *, prov
         text: the classes it will serve.
         provenance: JSON values; `encoder`, `encoder_fingerprint` and `width` are required. Times in the predictor's
             info are left out, so that the same training gives the same bytes.
+        calibration: what is known of its confidence.
 
     Raises:
         UserError: the folder cannot be written, or provenance lacks a key.
@@ -115,6 +146,8 @@ def save_checkpoint(folder: Path, predictor: Predictor, text: ClassText, *, prov
             {
                 "format": FORMAT,
                 "names": text.names,
+                "temperature": 1.0 if calibration is None else calibration.temperature,
+                "calibrated_on": calibration and {"images": calibration.images, "source": calibration.source},
                 "predictor": tree,
                 "provenance": dict(provenance),
                 "tensors_sha256": hashlib.sha256(blob).hexdigest(),
@@ -144,7 +177,12 @@ def load_checkpoint(folder: Path, *, device: torch.device | str = "cpu") -> Chec
         raise UserError(
             f"{folder / TENSORS}: does not hold what {path.name} describes ({reason}): train again"
         ) from error
-    return Checkpoint(path, predictor, text, record.provenance.model_dump())
+    return Checkpoint(path, predictor, text, record.provenance.model_dump(), _calibration(record))
+
+
+def _calibration(record: _Record) -> Calibration | None:
+    on = record.calibrated_on
+    return None if on is None else Calibration(record.temperature, on.images, on.source)
 
 
 def _text(record: _Record, tensors: Mapping[str, Tensor]) -> ClassText:

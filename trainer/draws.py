@@ -113,15 +113,37 @@ def few_shot(features: Features, shots: Shots, *, seed: int, up_to: bool = False
     Raises:
         UserError: a class has too few images, or the indices do not fit the data set.
     """
+    used = drawn(features, shots, seed=seed, up_to=up_to)
+    train, val = ((features.train if split == "train" else features.val).take(rows) for split, rows in used.values())
+    return train, val
+
+
+Drawn = dict[str, tuple[str, Int[np.ndarray, " M"]]]
+"""`train` and `val` of a task -> the split that its images come from, and their positions there."""
+
+
+def drawn(features: Features, shots: Shots, *, seed: int, up_to: bool = False) -> Drawn:
+    """Where the images of `few_shot` stand."""
     if features.indices is not None:
         return _named(features, features.indices, shots, seed)
     names = features.class_names
     chosen = sample_shots(features.train.images.labels, shots, seed=seed, names=names, up_to=up_to)
-    used, source = (0, features.val) if len(features.val.image_ids) else (shots, features.train)
+    used, split = (0, "val") if len(features.val.image_ids) else (shots, "train")
+    source = features.val if split == "val" else features.train
     order = shuffled(source.images.labels, len(names), seed=seed)
     spare = [rows[len(rows) if used == "all" else used :] for rows in order]
     by = int(min(most(shots), MOST_TO_CHOOSE_BY))
-    return features.train.take(chosen), source.take(np.concatenate([rows[:by] for rows in spare]))
+    return {"train": ("train", chosen), "val": (split, np.concatenate([rows[:by] for rows in spare]))}
+
+
+def left_over(features: Features, shots: Shots, *, seed: int, up_to: bool = False) -> Images:
+    """The labelled images of train and val that `few_shot` draws neither to learn from nor to choose by."""
+    used = drawn(features, shots, seed=seed, up_to=up_to)
+    rest = []
+    for split, source in (("train", features.train), ("val", features.val)):
+        taken = {row for each, rows in used.values() if each == split for row in rows.tolist()}
+        rest.append(source.take(np.array([i for i in range(len(source.image_ids)) if i not in taken], dtype=np.int64)))
+    return Images.join(*(images.centre_crops() for images in rest))
 
 
 def split_off(images: Images, count: int | Sequence[int], *, seed: int) -> tuple[Images, Images]:
@@ -168,19 +190,21 @@ def select(task: Task, *, seed: int) -> Selection:
     return Selection(train, Images.join(val, held) if len(val) else held, True, note)
 
 
-def _named(features: Features, indices: Indices, shots: Shots, seed: int) -> tuple[Images, Images]:
+def _named(features: Features, indices: Indices, shots: Shots, seed: int) -> Drawn:
     draw = None if shots == "all" else indices.draws.get((seed, shots))
     if draw is None or not draw.get("train"):
         there = ", ".join(f"seed {s} with {k} shots" for s, k in sorted(indices.draws))[:200]
         raise UserError(f"{indices.file}: no draw of seed {seed} with {shots} shots; it has {there or 'none'}")
-    found = []
+    found: Drawn = {}
+    splits = {"train": features.train, "val": features.val}
     for split in ("train", "val"):
         # CoOp's validation images may come from its own val split or from train; the test split is never looked up.
-        for source in (features.train, features.val) if split == "train" else (features.val, features.train):
+        for own in ("train", "val") if split == "train" else ("val", "train"):
+            source = splits[own]
             position = {image_id: i for i, image_id in enumerate(source.image_ids)}
             wanted = draw.get(split, ())
             if all(image_id in position for image_id in wanted):
-                found.append(source.take(np.array([position[image_id] for image_id in wanted], dtype=np.int64)))
+                found[split] = own, np.array([position[image_id] for image_id in wanted], dtype=np.int64)
                 break
         else:
             known = {*features.train.image_ids, *features.val.image_ids}
@@ -189,4 +213,4 @@ def _named(features: Features, indices: Indices, shots: Shots, seed: int) -> tup
                 f"{indices.file}: {split} image {strange!r} of seed {seed} is not in the train or val split of "
                 f"{features.dataset!r}"
             )
-    return found[0], found[1]
+    return found

@@ -127,7 +127,7 @@ def predict_files(
     for each in embed_files(files, encoder, batch=batch, what="predicting"):
         rows += each.rows
         if each.readable:
-            shares = found.predictor.logits(each.images, found.text).softmax(dim=-1)
+            shares = found.logits(each.images).softmax(dim=-1)
             values, labels = shares.topk(min(top, shares.shape[1]), dim=-1)
             for row, value, label in zip(each.readable, values.tolist(), labels.tolist(), strict=True):
                 row["classes"] = [

@@ -5,6 +5,7 @@ Files below `results/runs/DATASET/`:
     timing.json       mean seconds of a fit
     curves.csv        training loss by epoch
     outcomes.csv      predicted label of every test image by every method and seed, for `trainer compare`
+    reliability.csv   confidence and accuracy of the test images in 15 bins of confidence, by every checkpoint
     checkpoints/      a classifier of every method, with its predictions of the test images (`trainer/checkpoints.py`)
 """
 
@@ -28,8 +29,8 @@ from stages.text import csv_rows
 from stages.training import TrainParams
 from trainer.metrics import interval95
 
-RUN, TIMING, CURVES, OUTCOMES, PREDICTIONS, CLASSES = (
-    "run.json", "timing.json", "curves.csv", "outcomes.csv", "predictions.csv", "classes.csv",
+RUN, TIMING, CURVES, OUTCOMES, RELIABILITY, PREDICTIONS, CLASSES = (
+    "run.json", "timing.json", "curves.csv", "outcomes.csv", "reliability.csv", "predictions.csv", "classes.csv",
 )  # fmt: skip
 
 
@@ -93,7 +94,7 @@ class FitRecord(_Part):
         protocol: key of the protocol.
         method: as in tables; behind an @ stands a prompt source that is not the main one.
         source: the prompt source; `none` for a method that reads no prompts.
-        metrics: fractions of 1, or null where there was no test image to measure on.
+        metrics: fractions of 1 (but `nll` nats, `brier` 0 to 2), or null where there was no test image to measure on.
         info: what was chosen, without seconds.
         validation: None where nothing was held out.
         confused: the classes confused most, where the protocol judged every test image.
@@ -336,7 +337,7 @@ class Outcome(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """One test image, judged by one checkpoint; classes by name, probabilities as fractions of 1."""
+    """One test image, judged by one checkpoint; classes by name, calibrated probabilities as fractions of 1."""
 
     image_id: str
     actual: str
@@ -355,7 +356,27 @@ class ClassCount(NamedTuple):
     accuracy: float | None
 
 
-Line = TypeVar("Line", Curve, Outcome, Prediction, ClassCount)
+class Reliability(NamedTuple):
+    """The images whose largest probability falls into one bin (lower, upper].
+
+    Attributes:
+        method: as in tables.
+        bin: from 0.
+        count: images; the two means are None where there are none.
+        confidence: mean largest probability.
+        accuracy: share of them that are right.
+    """
+
+    method: str
+    bin: int
+    lower: float
+    upper: float
+    count: int  # type: ignore[assignment]  # a tuple's method, which no row needs
+    confidence: float | None
+    accuracy: float | None
+
+
+Line = TypeVar("Line", Curve, Outcome, Prediction, ClassCount, Reliability)
 
 
 def write_lines(file: Path, kind: type[Line], lines: Iterable[Line]) -> None:

@@ -5,8 +5,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,19 +22,21 @@ from trainer.able import able_methods
 from trainer.checkpoint import save_checkpoint
 from trainer.checkpoints import EVERY, KEPT, folder_name, validate
 from trainer.choice import AT, serving_protocol
-from trainer.data import ClassText, Task, check_task
+from trainer.confidence import Calibration, Observed, Unseen, measures, observe, reliability, unseen
+from trainer.data import ClassText, Images, Task, check_task
 from trainer.draws import fewer
 from trainer.features import Features, Split
 from trainer.fits import FinishedFits, timed_fit
 from trainer.inputs import Inputs
 from trainer.methods import Method, Predictor
 from trainer.paired import pairs
-from trainer.protocols import Protocol, Score, TestSplits, probabilities, settled
+from trainer.protocols import Protocol, Score, TestSplits, scores, settled
 from trainer.record import (
     CLASSES,
     CURVES,
     OUTCOMES,
     PREDICTIONS,
+    RELIABILITY,
     ClassCount,
     Confused,
     Curve,
@@ -42,6 +44,7 @@ from trainer.record import (
     Outcome,
     Prediction,
     ProtocolRecord,
+    Reliability,
     RunRecord,
     Validation,
     number,
@@ -76,14 +79,31 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A fit that was planned, made and judged on the test split."""
+class Fitted:
+    """A fit that was planned and made.
+
+    Attributes:
+        validation: None where nothing was held out.
+        calibration: None where no labelled image was there that it did not learn from, or where nobody asks for it.
+    """
 
     plan: Planned
     predictor: Predictor
     seconds: float
     validation: Validation | None
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True)
+class Judged(Fitted):
+    """A fit that was judged on the test split.
+
+    Attributes:
+        seen: the test images under the calibrated probabilities, where the protocol judges all of them; else None.
+    """
+
     score: Score
+    seen: Observed | None
 
 
 @dataclass(frozen=True)
@@ -147,10 +167,21 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     validations = [
         validate(predictor, task, seed=seed) for (predictor, _), (_, task, seed) in zip(done, fits, strict=True)
     ]
+    unseen_by = _unseen(features, plan, tasks, every=asked.checkpoints == "all")
+    again = [
+        (each.method, images.refit, each.seed)
+        for each, images in zip(plan, unseen_by, strict=True)
+        if images is not None and images.refit is not None
+    ]
+    refits = _fit_or_load(again, jobs=_jobs(features, len(again), jobs), keep=keep, device=features.device)
+    calibrations = list(_calibrations(plan, unseen_by, done, refits, features))
+    notes += _calibrated_on(plan, calibrations)
     tests = TestSplits()  # from here on, and not before, a test split may be read
     judged = tuple(
-        Judged(each, predictor, seconds, validation, _score(each, predictor, features, tests))
-        for each, (predictor, seconds), validation in zip(plan, done, validations, strict=True)
+        _judge(Fitted(each, predictor, seconds, validation, calibration), features, tests)
+        for each, (predictor, seconds), validation, calibration in zip(
+            plan, done, validations, calibrations, strict=True
+        )
     )
     test = tests.of(features)
     notes += _unmeasured(features, test, judged)
@@ -215,9 +246,74 @@ def _tasks(features: Features, plan: Sequence[Planned]) -> dict[tuple[str, int, 
     return tasks
 
 
-def _score(planned: Planned, predictor: Predictor, features: Features, tests: TestSplits) -> Score:
-    new_classes = planned.method.serves_new_classes and features.text[planned.source].is_text
-    return planned.protocol.score(predictor, features, planned.source, tests, new_classes=new_classes)
+def _unseen(
+    features: Features, plan: Sequence[Planned], tasks: Mapping[tuple[str, int, str], Task], *, every: bool
+) -> list[Unseen | None]:
+    """For each fit the images that its confidence is fitted on, where the protocol judges all classes, or always."""
+    left: dict[tuple[str, int], Images] = {}
+    found: list[Unseen | None] = []
+    for each in plan:
+        key = each.protocol.key, each.seed
+        if not (every or each.protocol.judges_all):
+            found.append(None)
+            continue
+        if key not in left:
+            left[key] = each.protocol.left_over(features, seed=each.seed)
+        found.append(unseen(tasks[*key, each.source], left[key], seed=each.seed))
+    return found
+
+
+def _calibrations(
+    plan: Sequence[Planned],
+    unseen_by: Sequence[Unseen | None],
+    done: Sequence[tuple[Predictor, float]],
+    refits: Iterator[tuple[Predictor, float]],
+    features: Features,
+) -> Iterator[Calibration | None]:
+    """The calibration of each fit; `refits` are those that score images which the fit itself learned from."""
+    for each, images, (predictor, _) in zip(plan, unseen_by, done, strict=True):
+        if images is None:
+            yield None
+            continue
+        scorer = predictor if images.refit is None else next(refits)[0]
+        yield images.calibration(scorer, each.protocol.text(features, each.source))
+
+
+def _calibrated_on(plan: Sequence[Planned], calibrations: Sequence[Calibration | None]) -> list[str]:
+    """A line on each protocol that judges confidence: which images its temperatures were fitted on."""
+    lines = []
+    for each, calibration in zip(plan, calibrations, strict=True):
+        if not each.protocol.judges_all:
+            continue
+        if calibration is None:
+            lines.append(
+                f"{each.protocol.key}: probabilities are as the methods give them: no labelled image was held out to "
+                "fit a temperature on"
+            )
+        else:
+            lines.append(f"{each.protocol.key}: temperatures fitted on {calibration.images} {calibration.source}")
+    return list(dict.fromkeys(lines))
+
+
+def _judge(fitted: Fitted, features: Features, tests: TestSplits) -> Judged:
+    """Score a fit on the test split and, where all its images are judged, how far its probabilities can be trusted."""
+    plan, text = fitted.plan, features.text[fitted.plan.source]
+    new_classes = plan.method.serves_new_classes and text.is_text
+    score = plan.protocol.score(fitted.predictor, features, plan.source, tests, new_classes=new_classes)
+    seen = None
+    if plan.protocol.judges_all:
+        test = tests.of(features).images
+        before, seen = (
+            observe(scores(fitted.predictor, test, text), test.labels, temperature=temperature)
+            for temperature in (1.0, _temperature(fitted))
+        )
+        confidence = measures(seen) | {f"uncalibrated_{name}": value for name, value in measures(before).items()}
+        score = replace(score, metrics=score.metrics | confidence)
+    return Judged(**vars(fitted), score=score, seen=seen)
+
+
+def _temperature(fitted: Fitted) -> float:
+    return 1.0 if fitted.calibration is None else fitted.calibration.temperature
 
 
 def _jobs(features: Features, fits: int, asked: int | None) -> int:
@@ -358,11 +454,7 @@ def _record(
                 source=judged.plan.source,
                 seed=judged.plan.seed,
                 metrics={name: number(value) for name, value in judged.score.metrics.items()},
-                info={
-                    name: number(value) if isinstance(value, float) else value
-                    for name, value in judged.predictor.info.items()
-                    if not name.endswith("seconds")
-                },
+                info=_info(judged),
                 validation=judged.validation,
                 confused=_confused(judged, test, features.class_names),
             )
@@ -371,6 +463,19 @@ def _record(
         test_images=len(test.image_ids),
         timing=_timing(fits),
     )
+
+
+def _info(judged: Judged) -> dict[str, str | bool | int | float | None]:
+    """What was chosen, without seconds."""
+    chosen: dict[str, str | bool | int | float | None] = {
+        name: number(value) if isinstance(value, float) else value
+        for name, value in judged.predictor.info.items()
+        if not name.endswith("seconds")
+    }
+    found = judged.calibration
+    if found is not None:
+        chosen |= {"temperature": found.temperature, "calibrated_on": f"{found.images} {found.source}"}
+    return chosen
 
 
 def _timing(fits: Sequence[Judged]) -> dict[str, dict[str, float]]:
@@ -386,7 +491,10 @@ def write(finished: Finished, folder: Path) -> None:
     save_record(finished.record, folder)
     write_lines(folder / CURVES, Curve, _curves(finished))
     write_lines(folder / OUTCOMES, Outcome, _outcomes(finished))
-    first = {id(judged) for judged in first_fits(finished.fits)}
+    kept = first_fits(finished.fits)
+    first = {id(judged) for judged in kept}
+    lines = [line for each in kept if each.seen is not None for line in reliability(each.seen, method=each.plan.key)]
+    write_lines(folder / RELIABILITY, Reliability, lines)
     if not first:
         say(f"{finished.record.dataset}: no checkpoint is kept: few-shot is not among the protocols")
     for judged in finished.fits:
@@ -423,7 +531,7 @@ def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
         "validation": None if judged.validation is None else judged.validation.model_dump(),
         "notes": list(features.notes),
     }
-    save_checkpoint(folder, judged.predictor, task.text, provenance=provenance)
+    save_checkpoint(folder, judged.predictor, task.text, provenance=provenance, calibration=judged.calibration)
     if judged.score.predictions is not None:
         lines = list(_predictions(judged, finished.test, task.text))
         write_lines(folder / PREDICTIONS, Prediction, lines)
@@ -452,7 +560,8 @@ def _predictions(judged: Judged, test: Split, text: ClassText) -> Iterator[Predi
     predicted = judged.score.predictions
     assert predicted is not None
     names, ids, actual = text.names, iter(test.image_ids), iter(test.images.labels.tolist())
-    for start, shares in probabilities(judged.predictor, test.images, text):
+    for start, logits in scores(judged.predictor, test.images, text):
+        shares = (logits / _temperature(judged)).softmax(-1)
         first = predicted[start : start + len(shares), None]
         most = shares.gather(1, first)
         others, second = shares.scatter(1, first, -1).max(1)

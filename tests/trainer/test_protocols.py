@@ -27,7 +27,7 @@ def test_several_numbers_of_shots_are_several_rows(tmp_path: Path) -> None:
     found = summarize(record)
     assert list(found) == ["few-shot-1", "few-shot-4", "base-to-new-1", "base-to-new-4"]
     assert record.protocols["few-shot-4"].title == "few-shot, 4 shots"
-    assert found["few-shot-1"]["zero-shot"] == found["few-shot-4"]["zero-shot"]
+    assert found["few-shot-1"]["zero-shot"]["accuracy"] == found["few-shot-4"]["zero-shot"]["accuracy"]
 
 
 def test_cross_dataset_serves_the_targets_classes_with_what_was_learned_on_the_source(tmp_path: Path) -> None:
@@ -68,7 +68,8 @@ def test_domain_generalisation_judges_a_variant_among_its_own_classes(tmp_path: 
         {"evaluation.shifts": {}, "evaluation.protocols": ["few-shot", settings.evaluation.protocols[0]]},
         where="x",
     )
-    assert "domain-generalization is left out" in run(without, load_inputs(without, "w", cache=tmp_path)).notes[-1]
+    notes = run(without, load_inputs(without, "w", cache=tmp_path)).notes
+    assert any("domain-generalization is left out" in note for note in notes)
 
 
 def test_label_noise_mislabels_the_asked_share_of_every_class_and_never_the_test_split(tmp_path: Path) -> None:
@@ -89,7 +90,8 @@ def test_label_noise_mislabels_the_asked_share_of_every_class_and_never_the_test
         seeds=[1, 2],
     )
     found = summarize(run(settings, Inputs(features)))
-    assert found["label-noise"]["zero-shot"] == found["few-shot"]["zero-shot"], "text has no labels to get wrong"
+    text = [found[protocol]["zero-shot"]["accuracy"] for protocol in ("label-noise", "few-shot")]
+    assert text[0] == text[1], "text has no labels to get wrong"
     few, noisy = (found[key]["nearest-centroid"]["accuracy"].mean for key in ("few-shot", "label-noise"))
     assert noisy < few  # type: ignore[operator]
     settings = fast(protocols=["label-noise"], shots=1, noise=0.5, methods=["zero-shot"])

@@ -134,7 +134,7 @@ def explain(
     parts = score_parts(found.predictor, images, found.text)
     template = images @ found.text.template.float().T if found.text.is_text else None
     adapted = class_cosines(found.predictor, images, found.text)
-    values, labels = logits.softmax(dim=-1).topk(min(top, logits.shape[1]), dim=-1)
+    values, labels = (logits / found.temperature).softmax(dim=-1).topk(min(top, logits.shape[1]), dim=-1)
 
     def rounded(of: Tensor | None, b: int, label: int) -> float | None:
         return None if of is None else round(float(of[b, label]), 4)

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from stages import UserError, nearest
 from stages.params import EvaluationParams
 from trainer.features import Features
-from trainer.protocols.base import Protocol, Score, TestSplits, probabilities
+from trainer.protocols.base import Protocol, Score, TestSplits, scores
 from trainer.protocols.base_to_new import BaseToNew, halves
 from trainer.protocols.cross_dataset import CrossDataset
 from trainer.protocols.domain_generalization import DomainGeneralization
 from trainer.protocols.few_shot import FewShot
 from trainer.protocols.label_noise import LabelNoise
 
-__all__ = ["PROTOCOLS", "Protocol", "Score", "TestSplits", "halves", "probabilities", "protocol_classes", "settled"]
+__all__ = ["PROTOCOLS", "Protocol", "Score", "TestSplits", "halves", "protocol_classes", "scores", "settled"]
 
 PROTOCOLS: dict[str, type[Protocol]] = {
     each.name: each for each in (FewShot, BaseToNew, CrossDataset, DomainGeneralization, LabelNoise)

@@ -14,7 +14,7 @@ from stages import UserError
 from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
 from trainer.data import ClassText, Images, Task
-from trainer.draws import few_shot
+from trainer.draws import few_shot, left_over
 from trainer.features import Features, Split
 from trainer.methods import Predictor
 
@@ -56,6 +56,7 @@ class Protocol(ABC):
         name: as on the command line.
         headline: the metrics that pictures show, in this order.
         serves_new_classes: only methods that can serve classes they never saw can be tested so.
+        judges_all: whether it judges every test image among the classes that were learned.
         shots: training images a class.
         key: as in tables and metrics.json; unlike `name` it tells several numbers of shots apart.
         up_to: whether a class with fewer images than shots gives what it has.
@@ -64,6 +65,7 @@ class Protocol(ABC):
     name: ClassVar[str]
     headline: ClassVar[tuple[str, ...]]
     serves_new_classes: ClassVar[bool] = False
+    judges_all: ClassVar[bool] = False
 
     shots: Shots
     key: str
@@ -104,7 +106,15 @@ class Protocol(ABC):
     def task(self, features: Features, source: str, *, seed: int) -> Task:
         """The task of one seed, with no test image in it: all classes, `shots` images each."""
         train, val = few_shot(features, self.shots, seed=seed, up_to=self.up_to)
-        return Task(text=features.text[source], train=train, val=val)
+        return Task(text=self.text(features, source), train=train, val=val)
+
+    def text(self, features: Features, source: str) -> ClassText:
+        """The classes of its task."""
+        return features.text[source]
+
+    def left_over(self, features: Features, *, seed: int) -> Images:
+        """Labelled images of the task's classes that are in neither its train nor its val, and in no test split."""
+        return left_over(features, self.shots, seed=seed, up_to=self.up_to)
 
     @abstractmethod
     def score(
@@ -139,11 +149,10 @@ def predict(
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.long, device=images.labels.device)
 
 
-def probabilities(predictor: Predictor, images: Images, text: ClassText) -> Iterator[tuple[int, Float[Tensor, "B C"]]]:
-    """The probabilities of some images at a time, with the position of the first of them."""
+def scores(predictor: Predictor, images: Images, text: ClassText) -> Iterator[tuple[int, Float[Tensor, "B C"]]]:
+    """The logits of some images at a time, with the position of the first of them."""
     for start in range(0, len(images), TILE):
-        logits = predictor.logits(images.embeddings[start : start + TILE].float(), text)
-        yield start, logits.softmax(-1)
+        yield start, predictor.logits(images.embeddings[start : start + TILE].float(), text)
 
 
 def share_right(predictions: Int[Tensor, " B"], labels: Int[Tensor, " B"]) -> float:

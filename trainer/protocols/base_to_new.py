@@ -7,7 +7,7 @@ images among all classes at once.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trainer.data import Task
+from trainer.data import ClassText, Images, Task
 from trainer.draws import few_shot
 from trainer.features import Features
 from trainer.methods import Predictor
@@ -47,9 +47,15 @@ class BaseToNew(Protocol):
         """The base half, `shots` images a class."""
         train, val = few_shot(features, self.shots, seed=seed, up_to=self.up_to)
         base, _ = halves(len(features.class_names))
-        return Task(
-            text=features.text[source].select(list(base)), train=only_classes(train, base), val=only_classes(val, base)
-        )
+        return Task(text=self.text(features, source), train=only_classes(train, base), val=only_classes(val, base))
+
+    def text(self, features: Features, source: str) -> ClassText:
+        """That of the base half."""
+        return features.text[source].select(list(halves(len(features.class_names))[0]))
+
+    def left_over(self, features: Features, *, seed: int) -> Images:
+        """Those of the base half."""
+        return only_classes(super().left_over(features, seed=seed), halves(len(features.class_names))[0])
 
     def score(
         self, predictor: Predictor, features: Features, source: str, tests: TestSplits, *, new_classes: bool

@@ -15,6 +15,7 @@ class FewShot(Protocol):
 
     name: ClassVar[str] = "few-shot"
     headline: ClassVar[tuple[str, ...]] = ("accuracy",)
+    judges_all: ClassVar[bool] = True
 
     def score(
         self, predictor: Predictor, features: Features, source: str, tests: TestSplits, *, new_classes: bool

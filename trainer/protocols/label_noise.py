@@ -61,6 +61,11 @@ class LabelNoise(FewShot):
             val=wrong_labels(clean.val, self.noise, classes=classes, seed=seed + 1),
         )
 
+    def left_over(self, features: Features, *, seed: int) -> Images:
+        """With as many wrong labels."""
+        clean = super().left_over(features, seed=seed)
+        return wrong_labels(clean, self.noise, classes=len(features.class_names), seed=seed + 2)
+
 
 def wrong_labels(images: Images, noise: float, *, classes: int, seed: int) -> Images:
     """Give `noise` of each class's images (rounded down) the label of another class, drawn evenly among the others."""

@@ -10,6 +10,9 @@ from trainer.record import Estimate, Prediction, ProtocolRecord, RunRecord, summ
 from trainer.report.verdict import verdict
 
 ORDER = ("accuracy", "macro_accuracy", "base", "new", "h", "generalized")
+CONFIDENCE = {"ece": 100, "adaptive_ece": 100, "nll": 1, "brier": 1}
+"""Measures of confidence, and what they are shown in: percent, nats, and a sum of squares between 0 and 2."""
+BEFORE = "uncalibrated_"
 MOST_PAIRS = 20
 """Pairs of classes that are listed."""
 
@@ -23,8 +26,9 @@ def cell(entry: Estimate | None) -> str:
 
 
 def metrics_of(by_method: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
-    """The metrics of a protocol, in the field's order."""
+    """The metrics of a protocol, in the field's order, without those of confidence."""
     found = {metric for by_metric in by_method.values() for metric in by_metric}
+    found = {metric for metric in found if metric.removeprefix(BEFORE) not in CONFIDENCE}
     return [m for m in ORDER if m in found] + sorted(found - set(ORDER))
 
 
@@ -46,6 +50,8 @@ def text_tables(record: RunRecord) -> str:
             "(percent, mean ± 95 % interval)"
         )
         blocks.append(f"{head}\n\n{table(headers, rows)}")
+    for protocol, headers, rows in _confidence_tables(record):
+        blocks.append(f"{record.dataset}: {record.protocols[protocol].title}, {LEGEND}\n\n{table(headers, rows)}")
     notes = "\n".join(f"note: {note}" for note in record.notes)
     return "\n\n".join([*blocks, notes] if notes else blocks)
 
@@ -55,10 +61,15 @@ def markdown_tables(record: RunRecord) -> str:
     from tabulate import tabulate
 
     lines = []
-    for protocol, headers, rows in _tables(record):
+    titled = [(record.protocols[protocol].title, headers, rows) for protocol, headers, rows in _tables(record)]
+    titled += [
+        (f"{record.protocols[protocol].title}: {LEGEND}", headers, rows)
+        for protocol, headers, rows in _confidence_tables(record)
+    ]
+    for title, headers, rows in titled:
         cells = [[f"`{method}`", *rest] for method, *rest in rows]
         lines += [
-            f"### {record.protocols[protocol].title}",
+            f"### {title}",
             "",
             tabulate(cells, headers=headers, tablefmt="github", disable_numparse=True),
             "",
@@ -116,6 +127,38 @@ def _tables(record: RunRecord) -> Iterable[tuple[str, list[str], list[list[str]]
             for method, by_metric in by_method.items()
         ]
         yield protocol, ["method", *names, "seconds"], rows
+
+
+LEGEND = "confidence (ECE in percent, NLL in nats; before: without the temperature)"
+
+
+def _confidence_tables(record: RunRecord) -> Iterable[tuple[str, list[str], list[list[str]]]]:
+    """Protocol, headers and rows of each table of confidence: every measure as served, then without the temperature."""
+    headers = [word for head in ("ECE", "adaptive ECE", "NLL", "Brier") for word in (head, "before")]
+    for protocol, by_method in summarize(record).items():
+        if any("ece" in by_metric for by_metric in by_method.values()):
+            yield (
+                protocol,
+                ["method", *headers],
+                [
+                    [
+                        method,
+                        *(
+                            _scaled(by_metric.get(f"{prefix}{metric}"), scale)
+                            for metric, scale in CONFIDENCE.items()
+                            for prefix in ("", BEFORE)
+                        ),
+                    ]
+                    for method, by_metric in by_method.items()
+                ],
+            )
+
+
+def _scaled(entry: Estimate | None, scale: int) -> str:
+    """The mean over the seeds; a dash where it was not measured."""
+    if entry is None or entry.mean is None:
+        return "-"
+    return f"{scale * entry.mean:.1f}" if scale > 1 else f"{entry.mean:.3f}"
 
 
 def _seconds(value: float | None) -> str:

@@ -1,0 +1,84 @@
+"""Which labelled images a classifier's confidence is fitted on: none that it learned from, and no test image.
+
+Three kinds, the first that there is:
+
+1. where there are some of every class, images that the draw left over, of the validation split or training images that
+   are no shots: no choice was made on them (`trainer.draws.left_over`);
+2. the images that the method made its choices on: few, and it does a little better on them than on others;
+3. where those were taken out of the shots: the same method, fitted without them, on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from trainer.confidence.temperature import Calibration, fit_temperature
+from trainer.data import ClassText, Images, Task
+from trainer.draws import select
+from trainer.methods.base import Predictor
+
+MOST_IMAGES, MOST_ENTRIES = 5000, 2**24
+"""Images that are taken, and logits that are held at once (double precision: 128 MB): more are drawn from, by seed."""
+LEFT_OVER, CHOSEN_ON, HELD_OUT = (
+    "labelled images that no choice was made on",
+    "validation images that choices were made on",
+    "images held out of the shots, by the same method fitted without them",
+)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Labelled images that a classifier did not learn from.
+
+    Attributes:
+        source: one of the three kinds.
+        refit: None where the classifier itself scores them; else the task to fit the method on for that.
+    """
+
+    images: Images
+    source: str
+    refit: Task | None = None
+
+    def calibration(self, predictor: Predictor, text: ClassText) -> Calibration:
+        """Temperature of a predictor: the classifier itself or, with `refit`, the one that was fitted on that."""
+        logits, labels = scored(predictor, self.images, text)
+        return Calibration(fit_temperature(logits, labels), len(labels), self.source)
+
+
+def unseen(task: Task, left_over: Images, *, seed: int) -> Unseen | None:
+    """The images to fit a classifier's confidence on; None where every labelled image was learned from.
+
+    Args:
+        task: what it was fitted on.
+        left_over: labelled images of the task's classes in neither its train nor its val.
+    """
+    classes = len(task.text)
+    if bool((torch.bincount(left_over.labels, minlength=classes) > 0).all()):
+        return Unseen(_some(left_over, classes, seed=seed), LEFT_OVER)
+    selection = select(task, seed=seed)
+    if selection.val is None:
+        return None
+    val = _some(selection.val, classes, seed=seed)
+    if not selection.held_out:
+        return Unseen(val, CHOSEN_ON)
+    return Unseen(val, HELD_OUT, Task(task.text, selection.train, selection.val))
+
+
+def _some(images: Images, classes: int, *, seed: int) -> Images:
+    """As many of them as are enough, in their old order."""
+    most = max(1, min(MOST_IMAGES, MOST_ENTRIES // classes))
+    if len(images) <= most:
+        return images.centre_crops()
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(images))[:most])
+    return images.centre_crops().take(torch.from_numpy(drawn).to(images.labels.device))
+
+
+@torch.no_grad()
+def scored(predictor: Predictor, images: Images, text: ClassText) -> tuple[Float[Tensor, "B C"], Int[Tensor, " B"]]:
+    """Logits and labels of some images."""
+    return predictor.logits(images.embeddings.float(), text), images.labels
