@@ -494,7 +494,8 @@ def write(finished: Finished, folder: Path) -> None:
     kept = first_fits(finished.fits)
     first = {id(judged) for judged in kept}
     lines = [line for each in kept if each.seen is not None for line in reliability(each.seen, method=each.plan.key)]
-    write_lines(folder / RELIABILITY, Reliability, lines)
+    if lines:
+        write_lines(folder / RELIABILITY, Reliability, lines)
     if not first:
         say(f"{finished.record.dataset}: no checkpoint is kept: few-shot is not among the protocols")
     for judged in finished.fits:
