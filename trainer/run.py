@@ -17,6 +17,7 @@ from stages.files import remove_tree, replaced_folder
 from stages.lock import store_lock
 from stages.numbers import amount, most
 from stages.params import Params
+from stages.sums import write_sums
 from stages.text import counted
 from trainer.able import able_methods
 from trainer.checkpoint import save_checkpoint
@@ -504,6 +505,7 @@ def write(finished: Finished, folder: Path) -> None:
             _keep(judged, finished, folder / KEPT / folder_name(plan.key))
         elif finished.record.evaluation.checkpoints == "all":
             _keep(judged, finished, folder / EVERY / plan.protocol.key / f"seed-{plan.seed}" / folder_name(plan.key))
+    write_sums(folder)
 
 
 def first_fits(fits: Sequence[Judged]) -> list[Judged]:
