@@ -1,6 +1,5 @@
 """What a store was made from, kept in the Parquet footer, and the check that stores belong together."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from importlib import metadata
@@ -10,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stages.errors import UserError
 
-FOOTER_KEY, SEAL = b"aape", "sha256"
+FOOTER_KEY = b"aape"
 FORMAT_VERSION = 3
 
 
@@ -20,10 +19,6 @@ def code_version() -> str:
         return metadata.version("aape")
     except metadata.PackageNotFoundError:
         return "0+unknown"
-
-
-def _seal(entry: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(entry, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 class Provenance(BaseModel):
@@ -53,9 +48,8 @@ class Provenance(BaseModel):
     format_version: int = FORMAT_VERSION
 
     def to_footer(self) -> dict[bytes, bytes]:
-        """The key and value that go into the Parquet footer, with a hash over the value."""
-        entry = json.loads(json.dumps(self.model_dump()))  # keys as they are read back: text
-        return {FOOTER_KEY: json.dumps(entry | {SEAL: _seal(entry)}, sort_keys=True, ensure_ascii=True).encode()}
+        """The key and value that go into the Parquet footer."""
+        return {FOOTER_KEY: json.dumps(self.model_dump(), sort_keys=True, ensure_ascii=True).encode()}
 
     @property
     def made_from(self) -> dict[str, Any]:
@@ -74,12 +68,9 @@ class Provenance(BaseModel):
             raise UserError(f"{where}: no provenance in the Parquet footer; this store was not written by pipeline")
         try:
             entry = json.loads(raw)
-            version, seal = entry["format_version"], entry.pop(SEAL, None)
-            changed = seal is not None and seal != _seal(entry)  # stores of older versions have none
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            version = entry["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{where}: unreadable provenance in the Parquet footer; write the store again") from error
-        if changed:
-            raise UserError(f"{where}: the provenance in the Parquet footer has changed; write the store again")
         if version not in (2, FORMAT_VERSION):
             raise UserError(f"{where}: store format {version}, this version reads {FORMAT_VERSION}; write it again")
         try:
@@ -97,6 +88,8 @@ class ManifestProvenance(Provenance):
     features: str | None = Field(None, description="folder whose embeddings stand for the images, where there are none")
     class_names: dict[int, str] = Field(default_factory=dict, description="class_id -> name, empty classes too")
     templates: list[str] | None = Field(None, description="those of a known data set, or of the settings")
+    licence: str | None = Field(None, description="of the images, as far as the source says so itself")
+    found: ClassVar[frozenset[str]] = frozenset({"licence"})
 
 
 class PromptProvenance(Provenance):

@@ -14,22 +14,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch.nn.functional import cross_entropy
 
 from stages.errors import UserError, nearest
 from trainer.checkpoint import RECORD
 from trainer.choice import AT, Ranked, place, ranked
-from trainer.data import Task
-from trainer.draws import select
-from trainer.methods import METHODS, Predictor
-from trainer.record import Validation, load_record
+from trainer.methods import METHODS
+from trainer.record import RUN, RunRecord, load_record
 
 KEPT, EVERY = "checkpoints", "all-checkpoints"
-TILE = 4096
-"""Images judged at once, so that memory does not grow with their number."""
 
 
 @dataclass(frozen=True)
@@ -49,31 +41,6 @@ def folder_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9@+._-]+", "-", name).lstrip(".") or "-"
 
 
-@torch.no_grad()
-def validate(predictor: Predictor, task: Task, *, seed: int) -> Validation | None:
-    """Judge a fitted predictor on its task's validation images; None where there are none.
-
-    Where they were taken out of the shots it was fitted on them in the end: then what it noted before counts.
-    """
-    selection = select(task, seed=seed)
-    if selection.val is not None and not selection.held_out:
-        val = selection.val.float32()
-        right, loss = 0, 0.0
-        for start in range(0, len(val), TILE):
-            labels = val.labels[start : start + TILE]
-            logits = predictor.logits(val.embeddings[start : start + TILE], task.text)
-            right += int((logits.argmax(1) == labels).sum())
-            loss += float(cross_entropy(logits, labels, reduction="sum"))
-        return _validation(right / len(val), loss / len(val), f"{len(val)} validation images")
-    noted, noted_loss = (predictor.info.get(f"val_{name}") for name in ("accuracy", "loss"))
-    return _validation(noted, noted_loss, "images held out of the shots") if isinstance(noted, float) else None
-
-
-def _validation(accuracy: float, loss: Any, images: str) -> Validation:
-    known = isinstance(loss, float) and torch.tensor(loss).isfinite()
-    return Validation(accuracy=accuracy, loss=round(loss, 6) if known else None, images=images)
-
-
 def kept_in(folder: Path) -> dict[str, Path]:
     """Name -> folder of each checkpoint of a run, in the registry's order, without reading them.
 
@@ -82,6 +49,16 @@ def kept_in(folder: Path) -> dict[str, Path]:
     """
     found = {file.parent.name: file.parent for file in (folder / KEPT).glob(f"*/{RECORD}")}
     return {name: found[name] for name in sorted(found, key=place)}
+
+
+def record_of(checkpoint: Path) -> RunRecord | None:
+    """The record of the run that kept a checkpoint; None where it lies by itself.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    run = checkpoint.resolve().parent.parent
+    return load_record(run) if checkpoint.resolve().parent.name == KEPT and (run / RUN).is_file() else None
 
 
 def kept_ranked(folder: Path) -> list[Ranked]:

@@ -1,11 +1,12 @@
 """Stores -> tensors on the device, once. The test split stays on disk until the end."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -48,6 +49,8 @@ class Features:
         contents: store -> hash of its rows: what these features are.
         indices: published draws of the shots; None where they are drawn by seed.
         embedded_elsewhere: nothing can be embedded here beside what there is.
+        source, licence: of the images, as the manifest has them.
+        prompts: prompt source -> the language model or file, and what pins it.
     """
 
     dataset: str
@@ -66,6 +69,9 @@ class Features:
     contents: dict[str, str]
     indices: Indices | None = None
     embedded_elsewhere: bool = False
+    source: str | None = None
+    licence: str | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
 
     @property
     def has_templates(self) -> bool:
@@ -162,6 +168,13 @@ def load_features(
         },
         indices=None if indices is None else read_indices(indices),
         embedded_elsewhere=about.encoder is not None,
+        source=about.source,
+        licence=about.licence,
+        prompts={
+            source: f"{store.provenance().llm or source} ({(store.provenance().llm_fingerprint or 'not pinned')[:64]})"
+            for source, store in zip(wanted, stores, strict=True)
+            if source in text
+        },
     )
 
 
@@ -182,12 +195,12 @@ def _read_split(store: ImageStore, split: str, class_ids: tuple[int, ...], devic
     own = pc.equal(rows["split"], split).to_numpy()
     view = rows["view"].to_numpy()
     table = rows.filter(pa.array(own & (view == 0)))
-    embeddings = torch.from_numpy(store.embeddings(own & (view == 0), check=True))
+    embeddings = torch.from_numpy(store.embeddings(own & (view == 0)))
     _check_unit(embeddings, store)
     views = None
     drawn = int(view.max(initial=0))
     if split == "train" and drawn:  # rows lie image by image, view by view
-        views = torch.from_numpy(store.embeddings(own & (view > 0), check=True)).reshape(len(table), drawn, -1)
+        views = torch.from_numpy(store.embeddings(own & (view > 0))).reshape(len(table), drawn, -1)
         _check_unit(views, store)
         views = views.to(device)
     position = {class_id: i for i, class_id in enumerate(class_ids)}
@@ -224,7 +237,7 @@ def _require_images(train: Split, names: list[str], store: ImageStore) -> None:
 def _text_rows(
     store: TextStore, class_ids: tuple[int, ...], kind: str, *, most: int | None = None
 ) -> tuple[Float[Tensor, "N D"], list[list[int]]]:
-    table = store.read(["prompt_id", "class_id", "embedding"], where={"kind": [kind]})
+    table = store.read(["prompt_id", "class_id", "embedding"], where=pads.field("kind") == kind)
     rows = torch.from_numpy(embedding_matrix(table["embedding"]).astype(np.float32))
     _check_unit(rows, store)
     where: dict[int, list[int]] = {class_id: [] for class_id in class_ids}

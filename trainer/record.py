@@ -3,7 +3,6 @@
 Files below `results/runs/DATASET/`:
     run.json          everything but the seconds, the same bytes for the same input, seed and machine
     timing.json       mean seconds of a fit
-    SHA256SUMS        of the files beside it, in every folder (`stages/sums.py`)
     curves.csv        training loss by epoch
     outcomes.csv      predicted label of every test image by every method and seed, for `trainer compare`
     reliability.csv   confidence and accuracy of the test images in 15 bins of confidence, by every checkpoint
@@ -26,7 +25,6 @@ from stages.files import write_text
 from stages.names import dataset_name
 from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
-from stages.sums import read_summed
 from stages.text import csv_rows
 from stages.training import TrainParams
 from trainer.metrics import interval95
@@ -34,9 +32,6 @@ from trainer.metrics import interval95
 RUN, TIMING, CURVES, OUTCOMES, RELIABILITY, PREDICTIONS, CLASSES = (
     "run.json", "timing.json", "curves.csv", "outcomes.csv", "reliability.csv", "predictions.csv", "classes.csv",
 )  # fmt: skip
-
-
-AGAIN = "run `trainer run` again"
 
 
 class _Part(BaseModel):
@@ -92,6 +87,26 @@ class Confused(_Part):
     of: int
 
 
+class Origin(_Part):
+    """What the features of a run were made from.
+
+    Attributes:
+        source: what was ingested, as the user named it.
+        licence: of the images, as far as the source says so itself.
+        images: split -> images of each class, in the order of the labels.
+        prompts: prompt source -> the language model or file, and what pins it.
+        contents: store -> hash of its rows.
+        code_version: of this project.
+    """
+
+    source: str | None = None
+    licence: str | None = None
+    images: dict[str, tuple[int, ...]] = {}
+    prompts: dict[str, str] = {}
+    contents: dict[str, str] = {}
+    code_version: str = ""
+
+
 class FitRecord(_Part):
     """One method, fitted on one task with one seed.
 
@@ -101,7 +116,7 @@ class FitRecord(_Part):
         source: the prompt source; `none` for a method that reads no prompts.
         metrics: fractions of 1 (but `nll` nats, `brier` 0 to 2), or null where there was no test image to measure on.
         info: what was chosen, without seconds.
-        validation: None where nothing was held out.
+        validation: None where nothing was held out, and for protocols that do not judge all classes.
         confused: the classes confused most, where the protocol judged every test image.
     """
 
@@ -149,6 +164,7 @@ class RunRecord(_Part):
         protocols: by key; with several numbers of shots the key tells which.
         evaluation, train: the settings that were used.
         test_images: how many the data set has.
+        origin: what the features were made from.
         pairs: methods against logistic regression, and with text against without.
         timing: protocol -> method -> mean seconds of one fit; in a file of its own.
     """
@@ -164,6 +180,7 @@ class RunRecord(_Part):
     train: TrainParams
     fits: tuple[FitRecord, ...]
     test_images: int
+    origin: Origin = Origin()
     pairs: tuple[Paired, ...] = ()
     timing: dict[str, dict[str, float]] = Field(default={}, exclude=True)
 
@@ -281,16 +298,15 @@ def _parse(file: Path, parse: Callable[[bytes], Parsed]) -> Parsed:
         UserError: it cannot be read, or is not what it should be.
     """
     try:
-        content = read_summed(file, mend=AGAIN)
-        if content is None:
-            raise FileNotFoundError(file)
-        return parse(content)
+        return parse(file.read_bytes())
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
     except ValidationError as error:
-        raise UserError(f"{file}: {first_fault(error)}; it is damaged or of another version: {AGAIN}") from error
+        raise UserError(
+            f"{file}: {first_fault(error)}; it is damaged or of another version: run `trainer run` again"
+        ) from error
 
 
 def first_fault(error: ValidationError) -> str:
@@ -405,13 +421,9 @@ def read_lines(file: Path, kind: type[Line]) -> list[Line]:
     Raises:
         UserError: damaged, with file, line and mend.
     """
-    try:
-        content = read_summed(file, mend=AGAIN)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
-    if content is None:
+    if not file.exists():
         return []
-    mend = f"it was cut off or edited: {AGAIN}"
+    mend = "it was cut off or edited: run `trainer run` again"
     names = kind._fields
     parse = [_CELLS[annotation] for annotation in kind.__annotations__.values()]
     rows = csv_rows(file)

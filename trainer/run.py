@@ -17,11 +17,11 @@ from stages.files import remove_tree, replaced_folder
 from stages.lock import store_lock
 from stages.numbers import amount, most
 from stages.params import Params
-from stages.sums import write_sums
+from stages.provenance import code_version
 from stages.text import counted
 from trainer.able import able_methods
 from trainer.checkpoint import save_checkpoint
-from trainer.checkpoints import EVERY, KEPT, folder_name, validate
+from trainer.checkpoints import EVERY, KEPT, folder_name
 from trainer.choice import AT, serving_protocol
 from trainer.confidence import Calibration, Observed, Unseen, measures, observe, reliability, unseen
 from trainer.data import ClassText, Images, Task, check_task
@@ -42,6 +42,7 @@ from trainer.record import (
     Confused,
     Curve,
     FitRecord,
+    Origin,
     Outcome,
     Prediction,
     ProtocolRecord,
@@ -165,9 +166,6 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     fits = [(each.method, tasks[each.protocol.key, each.seed, each.source], each.seed) for each in plan]
     fitted = _fit_or_load(fits, jobs=_jobs(features, len(fits), jobs), keep=keep, device=features.device)
     done = list(progress(fitted, what=f"training {features.dataset}", total=len(plan), unit="fit"))
-    validations = [
-        validate(predictor, task, seed=seed) for (predictor, _), (_, task, seed) in zip(done, fits, strict=True)
-    ]
     unseen_by = _unseen(features, plan, tasks, every=asked.checkpoints == "all")
     again = [
         (each.method, images.refit, each.seed)
@@ -175,14 +173,12 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
         if images is not None and images.refit is not None
     ]
     refits = _fit_or_load(again, jobs=_jobs(features, len(again), jobs), keep=keep, device=features.device)
-    calibrations = list(_calibrations(plan, unseen_by, done, refits, features))
-    notes += _calibrated_on(plan, calibrations)
+    measured = list(_measured(plan, unseen_by, done, refits, features))
+    notes += _calibrated_on(plan, [calibration for calibration, _ in measured])
     tests = TestSplits()  # from here on, and not before, a test split may be read
     judged = tuple(
         _judge(Fitted(each, predictor, seconds, validation, calibration), features, tests)
-        for each, (predictor, seconds), validation, calibration in zip(
-            plan, done, validations, calibrations, strict=True
-        )
+        for each, (predictor, seconds), (calibration, validation) in zip(plan, done, measured, strict=True)
     )
     test = tests.of(features)
     notes += _unmeasured(features, test, judged)
@@ -250,7 +246,7 @@ def _tasks(features: Features, plan: Sequence[Planned]) -> dict[tuple[str, int, 
 def _unseen(
     features: Features, plan: Sequence[Planned], tasks: Mapping[tuple[str, int, str], Task], *, every: bool
 ) -> list[Unseen | None]:
-    """For each fit the images that its confidence is fitted on, where the protocol judges all classes, or always."""
+    """For each fit the images that it is measured on before the test, where all classes are judged, or always."""
     left: dict[tuple[str, int], Images] = {}
     found: list[Unseen | None] = []
     for each in plan:
@@ -264,20 +260,20 @@ def _unseen(
     return found
 
 
-def _calibrations(
+def _measured(
     plan: Sequence[Planned],
     unseen_by: Sequence[Unseen | None],
     done: Sequence[tuple[Predictor, float]],
     refits: Iterator[tuple[Predictor, float]],
     features: Features,
-) -> Iterator[Calibration | None]:
-    """The calibration of each fit; `refits` are those that score images which the fit itself learned from."""
+) -> Iterator[tuple[Calibration | None, Validation | None]]:
+    """Calibration and validation of each fit; `refits` score images which the fit itself learned from."""
     for each, images, (predictor, _) in zip(plan, unseen_by, done, strict=True):
         if images is None:
-            yield None
+            yield None, None
             continue
         scorer = predictor if images.refit is None else next(refits)[0]
-        yield images.calibration(scorer, each.protocol.text(features, each.source))
+        yield images.measured(scorer, each.protocol.text(features, each.source))
 
 
 def _calibrated_on(plan: Sequence[Planned], calibrations: Sequence[Calibration | None]) -> list[str]:
@@ -462,6 +458,7 @@ def _record(
             for judged in fits
         ),
         test_images=len(test.image_ids),
+        origin=_origin(features, test),
         timing=_timing(fits),
     )
 
@@ -477,6 +474,19 @@ def _info(judged: Judged) -> dict[str, str | bool | int | float | None]:
     if found is not None:
         chosen |= {"temperature": found.temperature, "calibrated_on": f"{found.images} {found.source}"}
     return chosen
+
+
+def _origin(features: Features, test: Split) -> Origin:
+    classes = len(features.class_names)
+    splits = {"train": features.train, "val": features.val, "test": test}
+    return Origin(
+        source=features.source,
+        licence=features.licence,
+        images={name: tuple(each.images.labels.bincount(minlength=classes).tolist()) for name, each in splits.items()},
+        prompts=features.prompts,
+        contents=features.contents,
+        code_version=code_version(),
+    )
 
 
 def _timing(fits: Sequence[Judged]) -> dict[str, dict[str, float]]:
@@ -505,7 +515,6 @@ def write(finished: Finished, folder: Path) -> None:
             _keep(judged, finished, folder / KEPT / folder_name(plan.key))
         elif finished.record.evaluation.checkpoints == "all":
             _keep(judged, finished, folder / EVERY / plan.protocol.key / f"seed-{plan.seed}" / folder_name(plan.key))
-    write_sums(folder)
 
 
 def first_fits(fits: Sequence[Judged]) -> list[Judged]:

@@ -20,13 +20,14 @@ from pipeline.ingest.coop import CoOpReader
 from pipeline.ingest.exported import ExportedReader, import_manifest
 from pipeline.ingest.folders import FolderReader
 from pipeline.ingest.huggingface import HubReader, SavedReader
+from pipeline.ingest.licence import licence_of
 from pipeline.ingest.lists import ListReader
 from pipeline.ingest.packaged import PackageReader
 from pipeline.ingest.pairs import PairReader
 from pipeline.ingest.side_tables import are_class_folders, weigh, weigh_archives
 from pipeline.ingest.splits import draw_splits
 from pipeline.ingest.webdataset import WebDatasetReader
-from pipeline.registry import prepare
+from pipeline.registry import card, prepare
 from pipeline.registry.readers import AircraftReader, SynsetReader
 from stages import ManifestProvenance, ManifestStore, UserError
 from stages.artifacts import SPLITS
@@ -89,7 +90,8 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summ
     store = ManifestStore(cache, dataset)
     if _matches(ExportedReader(), source):
         return _summary(dataset, import_manifest(store, source))
-    place, data = prepare(dataset, source, data)
+    given = data
+    place, data = prepare(dataset, source, given)
     listing = read_source(place, data)
     check_listing(source, listing)
     entries = draw_splits(listing.entries, data.split)
@@ -113,6 +115,7 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summ
         root=str(listing.root),
         class_names=listing.class_names,
         templates=data.templates,
+        licence=licence_of(source, None if data is given else card(dataset)),
         settings={"split": data.split.model_dump() if seeded else "as found", **listing.settings},
     )
     store.write(table, provenance)

@@ -8,7 +8,6 @@ import pytest
 from small_stores import NAMES, fast, make_stores
 
 from stages import UserError
-from stages.sums import SUMS
 from trainer.checkpoint import load_checkpoint, read_provenance
 from trainer.checkpoints import choose_checkpoint, folder_name, kept_in, kept_ranked
 from trainer.features import load_features
@@ -19,6 +18,7 @@ from trainer.report import report
 from trainer.report.verdict import verdict
 from trainer.run import run
 
+UNSEEN = "16 labelled images that no choice was made on"
 METHODS = ["zero-shot", "nearest-centroid", "cupl", "lp++"]
 
 
@@ -57,7 +57,6 @@ def say_of(run_: Path, measures: dict[str, list[tuple[float, float | None]]]) ->
             accuracy, loss = left[fit["method"]].pop(0)
             fit["validation"] = {"accuracy": accuracy, "loss": loss, "images": "12 validation images"}
     (run_ / "run.json").write_text(json.dumps(content))
-    (run_ / SUMS).unlink()
 
 
 def test_a_run_keeps_one_checkpoint_a_method_and_prompt_source_of_the_first_seed(results: Path) -> None:
@@ -79,13 +78,7 @@ def test_nothing_of_an_older_run_is_left_to_be_served(cache: Path, tmp_path: Pat
     ran(cache, tmp_path, ["nearest-centroid"])
     assert list(kept_in(folder)) == ["nearest-centroid"]
     ran(cache, tmp_path, ["zero-shot"], protocols=["base-to-new"])
-    assert sorted(file.name for file in folder.iterdir()) == [
-        SUMS,
-        "curves.csv",
-        "outcomes.csv",
-        "run.json",
-        "timing.json",
-    ]
+    assert sorted(file.name for file in folder.iterdir()) == ["curves.csv", "outcomes.csv", "run.json", "timing.json"]
     report(tmp_path)
     assert not any(file.exists() for file in confusion)
     with pytest.raises(UserError, match=r"runs/w: the run kept no checkpoint: run `trainer run --dataset w` with the"):
@@ -137,11 +130,11 @@ def test_without_a_name_the_best_on_validation_images_serves_and_the_line_says_w
     measured = {each.name: each.validation for each in (best, *others)}
     for name, found in measured.items():
         assert found is not None, name
-        assert found.images == "12 validation images"
+        assert found.images == UNSEEN
         assert found.accuracy <= measured[best.name].accuracy  # type: ignore[union-attr]
     chosen = choose_checkpoint(results, None, None)
     assert chosen.folder.name == best.name
-    assert chosen.why.startswith(f"{best.name} of w, the best of 5 on 12 validation images: accuracy ")
+    assert chosen.why.startswith(f"{best.name} of w, the best of 5 on {UNSEEN}: accuracy ")
     assert f"then {others[0].name}, accuracy" in chosen.why
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from small_stores import fast, make_stores
 from small_tasks import WIDTH, small_images, small_task, unit
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -20,10 +21,20 @@ from torch.nn.functional import normalize
 from stages import UserError
 from stages.params import TrainParams
 from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from trainer.export import Format, export_head, head_of, program_of
+from trainer.checkpoints import record_of
+from trainer.confidence import Calibration
+from trainer.export import Format, export_head, head_of, labels_of, program_of
+from trainer.export.card import model_card
+from trainer.export.heads import Probabilities
+from trainer.features import load_features
+from trainer.inputs import Inputs
 from trainer.methods import METHODS
 from trainer.methods.aape import AAPE
 from trainer.methods.base import Method
+from trainer.record import summarize
+from trainer.report.tables import escaped
+from trainer.report.verdict import verdict
+from trainer.run import run
 
 QUICK = {"epochs": 6, "aggregator_steps": 5, "lr_grid": [0.1]}
 PROVENANCE = {"encoder": "lite", "encoder_fingerprint": "f" * 64, "width": WIDTH, "dataset": "w"}
@@ -55,7 +66,8 @@ def test_every_head_is_folded_exactly(tmp_path: Path, fields: dict[str, Any]) ->
     found = load_checkpoint(saved(tmp_path, variant(**fields)))
     images = small_images(draw=50).embeddings
     want = found.predictor.logits(images, found.text).softmax(-1)
-    torch.testing.assert_close(head_of(found)(images), want, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(Probabilities(head_of(found), 1.0)(images), want, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(by_numpy(found, tmp_path, images)), want, atol=1e-6, rtol=1e-4)
 
 
 @cache
@@ -66,13 +78,34 @@ def kept(name: str) -> Checkpoint:
     task = replace(task, text=replace(task.text, templates=several))
     predictor = METHODS[name](TrainParams.model_validate(QUICK)).fit(task, seed=1)
     with TemporaryDirectory() as folder:
-        save_checkpoint(Path(folder), predictor, task.text, provenance=PROVENANCE)
+        calibration = Calibration(1.7, 24, "validation images")
+        save_checkpoint(Path(folder), predictor, task.text, provenance=PROVENANCE, calibration=calibration)
         return load_checkpoint(Path(folder))
 
 
 def served(found: Checkpoint, images: Tensor) -> Tensor:
     """What `trainer predict` says."""
-    return found.predictor.logits(images, found.text).softmax(-1)
+    return found.logits(images).softmax(-1)
+
+
+def by_numpy(found: Checkpoint, folder: Path, images: Tensor) -> np.ndarray:
+    """What the script says, run in this process."""
+    export_head(found, folder, form="numpy")
+    space: dict[str, Any] = {"__name__": "head", "__file__": str(folder / "head.py")}
+    exec(compile((folder / "head.py").read_text(), "head.py", "exec"), space)
+    assert space["CLASSES"] == list(found.text.names)
+    shares: np.ndarray = space["probabilities"](images.numpy())
+    assert shares.dtype == np.float32
+    return shares
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_becomes_lines_of_numpy_that_answer_as_predict_does(name: str, tmp_path: Path) -> None:
+    images = small_images(draw=50).embeddings
+    for rows in (1, len(images)):
+        given = torch.from_numpy(by_numpy(kept(name), tmp_path, images[:rows]))
+        torch.testing.assert_close(given, served(kept(name), images[:rows]), atol=1e-5, rtol=1e-4)
+    assert len((tmp_path / "head.py").read_text().splitlines()) <= 32
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -106,16 +139,16 @@ def test_nothing_in_the_program_is_as_large_as_images_times_classes_times_width(
             assert value.shape[-1] == 2, f"{node}: {tuple(value.shape)}"
 
 
-@pytest.mark.parametrize("form", ["torch", "onnx"])
-def test_the_readme_is_run_as_it_stands_without_this_project(form: Format, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["torch", "onnx", "numpy"])
+def test_the_lines_of_the_card_run_as_they_stand_without_this_project(form: Format, tmp_path: Path) -> None:
     found = load_checkpoint(saved(tmp_path / "c", variant()))
     export_head(found, tmp_path / "out", form=form)
-    text = (tmp_path / "out" / "README.txt").read_text()
-    code = "\n".join(line.strip() for line in text.splitlines() if line.startswith("    "))
+    code = (tmp_path / "out" / "model-card.md").read_text().partition("```python\n")[2].partition("```")[0]
     images = small_images(draw=50).embeddings
     np.save(tmp_path / "out" / "x.npy", images.half().numpy())  # as the stores have them
     program = f"import sys, numpy\nx = numpy.load('x.npy')\n{code}\nprint(best)\n"
-    program += "print([m for m in sys.modules if m.split('.')[0] in ('trainer', 'pipeline', 'stages')])"
+    strangers = ["trainer", "pipeline", "stages"] + ["torch"] * (form != "torch")
+    program += f"print([m for m in sys.modules if m.split('.')[0] in {strangers}])"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path / "out", check=False
     )
@@ -127,13 +160,14 @@ def test_the_readme_is_run_as_it_stands_without_this_project(form: Format, tmp_p
     said = json.loads((tmp_path / "out" / "labels.json").read_text())
     assert said["classes"] == list(found.text.names)
     assert (said["encoder"], said["encoder_fingerprint"], said["width"]) == ("lite", "f" * 64, WIDTH)
-    assert said["temperature"] == pytest.approx(found.predictor.tau)  # type: ignore[attr-defined]
+    assert said["temperature"] == found.temperature == 1.0
 
 
-def test_the_same_checkpoint_gives_the_same_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["torch", "numpy"])
+def test_the_same_checkpoint_gives_the_same_files(form: Format, tmp_path: Path) -> None:
     found = load_checkpoint(saved(tmp_path / "c", variant()))
     for name in "ab":
-        export_head(found, tmp_path / name, form="torch")
+        export_head(found, tmp_path / name, form=form)
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
 
@@ -142,7 +176,7 @@ def test_onnx_without_its_packages_is_one_line_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.export.ONNX_PACKAGES", ("onnx", "no_such_package"))
-    with pytest.raises(UserError, match=r"--format onnx needs no_such_package: .*pip install .*or take --format torch"):
+    with pytest.raises(UserError, match=r"--format onnx needs no_such_package: .*pip install .*or take --format numpy"):
         export_head(kept("zero-shot"), tmp_path / "out", form="onnx")
     assert not (tmp_path / "out").exists()
 
@@ -153,3 +187,59 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, to: str) -> 
     with pytest.raises(UserError, match=r"head\.pt2|file|/proc/x|/dev/null|xxx") as caught:
         export_head(kept("zero-shot"), tmp_path / to, form="torch")
     assert "\n" not in str(caught.value)
+
+
+HOSTILE = [
+    "plain | weave",
+    "`code` <script>alert(1)</script>",
+    '"""); import os  # {x}',
+    "![a](http://b)\u2028\x1b[31m",
+]
+
+
+@pytest.fixture(scope="module")
+def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on classes with hostile names."""
+    folder = tmp_path_factory.mktemp("hostile")
+    make_stores(folder / "cache", names=dict(enumerate(HOSTILE)))
+    features = load_features(folder / "cache", "w", "lite")
+    run(fast(methods=["aape-plus", "logistic"], seeds=[1, 2]), Inputs(features), results=folder, jobs=1)
+    return folder / "runs" / "w"
+
+
+def test_the_card_has_data_metrics_calibration_and_limits_from_the_run(hostile_run: Path, tmp_path: Path) -> None:
+    folder = hostile_run / "checkpoints" / "aape-plus"
+    record = record_of(folder)
+    assert record is not None
+    card = Path(export_head(load_checkpoint(folder), tmp_path, form="numpy", record=record)["card"]).read_text()
+    for part in (
+        "# aape-plus on w", "On 48 test images", "over 2 seeds", "| accuracy | ", "calibrated: temperature",
+        "- licence of the images: not known", "- train: 32 images, 8 to 8 a class", "code: aape ", "`lite`", "`f`",
+        "Sentences about the classes: llm", "not CLIP", f"- {escaped(verdict(record).sure)}.", "| 8 | 3 | 12 |",
+    ):  # fmt: skip
+        assert part in card, part
+    estimate = summarize(record)["few-shot"]["aape-plus"]["accuracy"]
+    assert f"| {100 * estimate.mean:.1f} % ± {100 * estimate.ci95:.1f} | " in card  # type: ignore[operator]
+    assert record_of(tmp_path) is None
+    assert "exported without its run" in model_card_alone(folder)
+
+
+def model_card_alone(folder: Path) -> str:
+    found = load_checkpoint(folder)
+    return model_card(found, labels_of(found), form="torch", record=None)
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy"])
+def test_hostile_class_names_are_text_in_the_card_and_data_in_the_script(
+    hostile_run: Path, tmp_path: Path, form: Format
+) -> None:
+    found = load_checkpoint(hostile_run / "checkpoints" / "logistic")
+    export_head(found, tmp_path, form=form, record=record_of(hostile_run / "checkpoints" / "logistic"))
+    card = (tmp_path / "model-card.md").read_text()
+    for raw in ("<script>", "plain | weave", "![a]", "\x1b", "\u2028"):
+        assert raw not in card, raw
+    assert len([line for line in card.splitlines() if line.endswith("| 8 | 3 | 12 |")]) == 4
+    if form == "numpy":
+        images = small_images(draw=50).embeddings
+        assert by_numpy(found, tmp_path, images[:, :16]).shape == (len(images), 4)
+        assert not any(name in (tmp_path / "head.py").read_text() for name in HOSTILE)

@@ -54,7 +54,7 @@ def test_every_image_gets_its_classes_and_the_line_says_who_answered(trainer: An
     assert all(row["error"] is None and len(row["classes"]) == 2 for row in rows)
     assert all(1 >= row["classes"][0]["probability"] >= row["classes"][1]["probability"] for row in rows)
     assert done.stderr.startswith("checkpoint: ")
-    assert " of w, the best of 2 on 12 validation images: accuracy " in done.stderr
+    assert " of w, the best of 2 on 16 labelled images that no choice was made on: accuracy " in done.stderr
 
 
 def test_csv_and_table_have_one_line_an_image(trainer: Any) -> None:

@@ -64,18 +64,22 @@ def explain(
 @app.command()
 def export(
     to: Annotated[Path, typer.Option("--to", help="Folder to write to.", metavar="DIR")],
-    form: Annotated[Literal["torch", "onnx"], typer.Option("--format", help="Kind of program.")] = "torch",
+    form: Annotated[
+        Literal["torch", "onnx", "numpy"], typer.Option("--format", help="Kind of program; numpy: a readable script.")
+    ] = "torch",
     checkpoint: CheckpointOption = None,
     dataset: CheckpointOfOption = None,
     method: MethodOption = None,
     results: ResultsOption = RESULTS,
     as_json: JsonOption = False,
 ) -> None:
-    """The trained head as a program that runs without this project: embeddings in, probabilities out."""
+    """The trained head as a program that runs without this project, embeddings in, probabilities out; a model card."""
     from trainer.checkpoint import load_checkpoint
+    from trainer.checkpoints import record_of
     from trainer.export import export_head
 
-    written = export_head(load_checkpoint(serving(checkpoint, results, dataset, method)), to, form=form)
+    folder = serving(checkpoint, results, dataset, method)
+    written = export_head(load_checkpoint(folder), to, form=form, record=record_of(folder))
     command.show(written, as_json=as_json, text=lambda: f"wrote {', '.join(written.values())}")
 
 

@@ -1,4 +1,6 @@
-"""Which labelled images a classifier's confidence is fitted on: none that it learned from, and no test image.
+"""Which labelled images a classifier is measured on before the test: none that it learned from, and no test image.
+
+Its confidence is fitted on them, and the method that serves is the one that does best there (`trainer/choice.py`).
 
 Three kinds, the first that there is:
 
@@ -16,11 +18,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from trainer.confidence.temperature import Calibration, fit_temperature
 from trainer.data import ClassText, Images, Task
 from trainer.draws import select
 from trainer.methods.base import Predictor
+from trainer.record import Validation
 
 MOST_IMAGES, MOST_ENTRIES = 5000, 2**24
 """Images that are taken, and logits that are held at once (double precision: 128 MB): more are drawn from, by seed."""
@@ -44,14 +48,21 @@ class Unseen:
     source: str
     refit: Task | None = None
 
-    def calibration(self, predictor: Predictor, text: ClassText) -> Calibration:
-        """Temperature of a predictor: the classifier itself or, with `refit`, the one that was fitted on that."""
+    def measured(self, predictor: Predictor, text: ClassText) -> tuple[Calibration, Validation]:
+        """Temperature of a predictor, and how well it does: the classifier itself, or the one fitted on `refit`."""
         logits, labels = scored(predictor, self.images, text)
-        return Calibration(fit_temperature(logits, labels), len(labels), self.source)
+        temperature = fit_temperature(logits, labels)
+        right = float((logits.argmax(1) == labels).double().mean())
+        loss = round(float(cross_entropy(logits.double() / temperature, labels)), 6)
+        about = f"{len(labels)} {self.source}"
+        return (
+            Calibration(temperature, len(labels), self.source),
+            Validation(accuracy=round(right, 8), loss=loss, images=about),
+        )
 
 
 def unseen(task: Task, left_over: Images, *, seed: int) -> Unseen | None:
-    """The images to fit a classifier's confidence on; None where every labelled image was learned from.
+    """The images to measure a classifier on; None where every labelled image was learned from.
 
     Args:
         task: what it was fitted on.

@@ -86,7 +86,7 @@ def markdown_verdict(record: RunRecord) -> str:
     """The heading of a data set, and its five lines as Markdown."""
     found = [line.partition(": ") for line in verdict(record).lines]
     return "\n".join(
-        [f"## {record.dataset}", "", *(f"- **{label}**: {_escaped(text)}" for label, _, text in found), "", ""]
+        [f"## {record.dataset}", "", *(f"- **{label}**: {escaped(text)}" for label, _, text in found), "", ""]
     )
 
 
@@ -99,7 +99,7 @@ def markdown_pairs(predictions: Sequence[Prediction]) -> str:
     most = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_PAIRS]
     if not most:
         return ""
-    rows = [[_escaped(actual), _escaped(taken), f"{n} of {images[actual]}"] for (actual, taken), n in most]
+    rows = [[escaped(actual), escaped(taken), f"{n} of {images[actual]}"] for (actual, taken), n in most]
     return "\n".join(
         [
             "\n### Classes confused most",
@@ -112,7 +112,7 @@ def markdown_pairs(predictions: Sequence[Prediction]) -> str:
     )
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
     """A class name on one line that Markdown shows as it is."""
     return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", visible(name))
 

@@ -99,6 +99,15 @@ class _Facts:
         return len(self.record.seeds)
 
 
+def share95_of(record: RunRecord, method: str) -> float | None:
+    """Half-width of the 95 % interval of a method's accuracy, over the seeds and the choice of the test images."""
+    protocol = serving_protocol(record)
+    found = None if protocol is None else summarize(record).get(protocol, {}).get(method, {}).get("accuracy")
+    if found is None or found.mean is None:
+        return None
+    return math.hypot(share95(found.mean, record.test_images), found.ci95 or 0.0)
+
+
 def _percent(estimate: Estimate | None) -> str:
     if estimate is None or estimate.mean is None:
         return "no test image to measure on"
@@ -120,7 +129,8 @@ def _best(facts: _Facts) -> str:
         return f"{tested}; the only method fitted"
     if first.validation is None:
         return f"{tested}; the first of {len(facts.order)}, since no method had validation images to be chosen by"
-    chosen = f"chosen of {len(facts.order)} by {first.validation.images} ({100 * first.validation.accuracy:.1f} %"
+    share = f"{100 * first.validation.accuracy:.1f} %"
+    chosen = f"chosen of {len(facts.order)} methods by {first.validation.images} ({share}"
     second = others[0]
     if second.validation is not None and second.validation.accuracy == first.validation.accuracy:
         losses = first.validation.loss, second.validation.loss
@@ -192,8 +202,7 @@ def _sure(facts: _Facts) -> str:
     accuracy, images = facts.accuracy(facts.best), facts.record.test_images
     if accuracy is None:
         return "not at all: there is no test image"
-    of_images, of_seeds = share95(accuracy, images), getattr(facts.estimate(facts.best), "ci95", None)
-    both = math.hypot(of_images, of_seeds or 0.0)
+    both = share95_of(facts.record, facts.best) or 0.0
     seeds = "1 seed, which shows no spread" if facts.seeds == 1 else f"{facts.seeds} seeds"
     parts = [
         f"± {100 * both:.1f} points with the choice of the {images} test images counted in ({seeds})",

@@ -1,0 +1,314 @@
+"""The classifiers as plain tensor operations: unit image embeddings (B, D), float32 -> scores (B, C).
+
+What is constant at inference is folded: class weights into the text side, h's second layer into g. Nothing of size
+B x C x D is made; the bottleneck heads need B x C x K (K = 32). Each head says the same once more for NumPy, as the
+lines that `numpy_file.py` writes: `x` is given, `head` holds the buffers and scalars by name, `scores` is left.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from stages.errors import UserError
+from trainer.aape.classifier import Classifier
+from trainer.aape.cosines import SMALLEST_SQUARE
+from trainer.aape_plus.attention import SMALLEST_SQUARE as SMALLEST_SHARE
+from trainer.checkpoint import Checkpoint
+from trainer.data import ClassText
+from trainer.methods.aape import AAPEPredictor
+from trainer.methods.aape_plus import AAPEPlusPredictor
+from trainer.methods.base import Predictor
+from trainer.methods.clip_adapter import AdapterPredictor
+from trainer.methods.common import one_hot
+from trainer.methods.gda import GDAPredictor
+from trainer.methods.linear import LinearPredictor
+from trainer.methods.text import TextPredictor
+from trainer.methods.tip_adapter import CachePredictor, cache_logits
+from trainer.text import class_weights
+
+
+class Head(nn.Module):
+    """One kind of classifier.
+
+    Attributes:
+        scalars: names of the numbers that NumPy needs beside the buffers.
+        lines: the forward pass in NumPy.
+    """
+
+    scalars: ClassVar[tuple[str, ...]] = ()
+    lines: ClassVar[tuple[str, ...]]
+
+    def keep(self, **tensors: Tensor | None) -> None:
+        """Register tensors by name."""
+        for name, value in tensors.items():
+            assert value is not None
+            self.register_buffer(name, value.detach())
+
+
+class LinearHead(Head):
+    """x W^T + b: linear classifiers, class texts, and AAPE without image conditioning."""
+
+    weight: Tensor
+    bias: Tensor
+    lines = ('scores = x @ head["weight"].T + head["bias"]',)
+
+    def __init__(self, weight: Float[Tensor, "C D"], bias: Float[Tensor, " C"]) -> None:
+        super().__init__()
+        self.keep(weight=weight, bias=bias)
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Scores."""
+        return images @ self.weight.T + self.bias
+
+
+class CacheHead(Head):
+    """Tip-Adapter: x W^T + alpha exp(beta (x K^T - 1)) V, with tau in W and alpha in V."""
+
+    weight: Tensor
+    keys: Tensor
+    values: Tensor
+    scalars = ("beta",)
+    lines = (
+        'near = np.exp(head["beta"] * (x @ head["keys"].T - 1))',
+        'scores = x @ head["weight"].T + near @ head["values"]',
+    )
+
+    def __init__(self, predictor: CachePredictor, weights: Float[Tensor, "C D"], labels: Int[Tensor, " M"]) -> None:
+        super().__init__()
+        self.beta = predictor.beta
+        values = predictor.alpha * one_hot(labels, len(weights))
+        self.keep(weight=weights / predictor.tau, keys=predictor.keys, values=values)
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Scores."""
+        return images @ self.weight.T + cache_logits(images @ self.keys.T, self.values, alpha=1.0, beta=self.beta)
+
+
+class AdapterHead(Head):
+    """CLIP-Adapter: the cosine of the adapted image to each class's text, over tau."""
+
+    down: Tensor
+    up: Tensor
+    weight: Tensor
+    scalars = ("ratio",)
+    lines = (
+        'h = np.maximum(np.maximum(x @ head["down"].T, 0) @ head["up"].T, 0)',
+        'h = head["ratio"] * h + (1 - head["ratio"]) * x',
+        'scores = h / np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12) @ head["weight"].T',
+    )
+
+    def __init__(self, predictor: AdapterPredictor, weights: Float[Tensor, "C D"]) -> None:
+        super().__init__()
+        adapter = predictor.adapter
+        self.ratio = adapter.ratio
+        self.keep(down=adapter.down, up=adapter.up, weight=weights / predictor.tau)
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Scores."""
+        adapted = torch.relu(torch.relu(images @ self.down.T) @ self.up.T)
+        return normalize(self.ratio * adapted + (1 - self.ratio) * images, dim=-1) @ self.weight.T
+
+
+class QueryHead(Head):
+    """Head `none`: cos(h(x), w_c) / tau."""
+
+    down: Tensor
+    up: Tensor
+    weight: Tensor
+    lines = (
+        'h = np.maximum(x @ head["down"].T, 0) @ head["up"].T',
+        'scores = h / np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12) @ head["weight"].T',
+    )
+
+    def __init__(self, classifier: Classifier, weights: Float[Tensor, "C D"], tau: float) -> None:
+        super().__init__()
+        assert classifier.h is not None
+        self.keep(down=classifier.h.down, up=classifier.h.up, weight=weights / tau)
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Scores."""
+        return normalize(torch.relu(images @ self.down.T) @ self.up.T, dim=-1) @ self.weight.T
+
+
+class GeneratedHead(Head):
+    """What the heads with h and g share: B h(x) = (B U2) relu(U1 x), beside A w_c."""
+
+    down: Tensor
+    inner: Tensor
+    a: Tensor
+    scalars = ("tau",)
+    first_line = 'b = np.maximum(x @ head["down"].T, 0) @ head["inner"].T'
+
+    def __init__(self, classifier: Classifier, text_side: Tensor | None, tau: float) -> None:
+        super().__init__()
+        assert classifier.h is not None
+        assert classifier.b is not None
+        self.tau = tau
+        self.keep(down=classifier.h.down, inner=classifier.b @ classifier.h.up, a=text_side)
+
+    def generated(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
+        """B h(x)."""
+        return torch.relu(images @ self.down.T) @ self.inner.T
+
+
+class BottleneckHead(GeneratedHead):
+    """Heads `residual` and `literal`: `CosineInBottleneck`."""
+
+    v: Tensor
+    vw: Tensor
+    gram: Tensor
+    ww: Tensor
+    weight: Tensor
+    lines = (
+        GeneratedHead.first_line,
+        'r = np.maximum(head["a"] + b[:, None], 0)',
+        'square = (r * (r @ head["gram"] + 2 * head["vw"])).sum(-1) + head["ww"]',
+        'dot = x @ head["weight"].T + (r * (x @ head["v"])[:, None]).sum(-1)',
+        f'scores = dot / np.sqrt(np.maximum(square, {SMALLEST_SQUARE})) / head["tau"]',
+    )
+
+    def __init__(self, classifier: Classifier, weights: Float[Tensor, "C D"], tau: float) -> None:
+        text = classifier.text_side(weights)
+        super().__init__(classifier, text.a, tau)
+        weight = weights if classifier.head == "residual" else torch.zeros_like(weights)
+        self.keep(v=classifier.v, vw=text.vw, gram=text.gram, ww=text.ww, weight=weight)
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Scores."""
+        r = torch.relu(self.a + self.generated(images)[:, None])  # B C K
+        square = (r * (r @ self.gram + 2 * self.vw)).sum(-1) + self.ww
+        dot = images @ self.weight.T + (r * (images @ self.v)[:, None]).sum(-1)
+        return dot * torch.rsqrt(square.clamp_min(SMALLEST_SQUARE)) / self.tau
+
+
+class FullHead(GeneratedHead):
+    """Head `full`: cos(x, relu(A w_c + B h(x))) / tau, one class after the other."""
+
+    lines = (
+        GeneratedHead.first_line,
+        'each = [np.maximum(a + b, 0) for a in head["a"]]',
+        f"each = [(g * x).sum(1) / np.sqrt(np.maximum((g * g).sum(1), {SMALLEST_SQUARE})) for g in each]",
+        'scores = np.stack(each, axis=1) / head["tau"]',
+    )
+
+    def __init__(self, classifier: Classifier, weights: Float[Tensor, "C D"], tau: float) -> None:
+        super().__init__(classifier, classifier.text_side(weights).a, tau)
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Scores."""
+        b = self.generated(images)
+        cosines = []
+        for a in self.a.unbind():
+            full = torch.relu(a + b)
+            square = full.square().sum(-1).clamp_min(SMALLEST_SQUARE)
+            cosines.append((full * images).sum(-1) * torch.rsqrt(square))
+        return torch.stack(cosines, dim=-1) / self.tau
+
+
+class AttendedHead(Head):
+    """AAPE+ that attends: (x W^T + b + w cos(x, p_c(x)) / tau_text) / tau, see `attended_cosines`."""
+
+    prompts: Tensor
+    empty: Tensor
+    gram: Tensor
+    weight: Tensor
+    bias: Tensor
+    scalars = ("beta", "heard", "tau")
+    lines = (
+        'cosines = np.einsum("bd,cnd->bcn", x, head["prompts"])',
+        'attention = np.where(head["empty"], 0, np.exp(head["beta"] * (cosines - 1)))',
+        "attention = attention / attention.sum(-1, keepdims=True)",
+        'square = (np.einsum("bcn,cnm->bcm", attention, head["gram"]) * attention).sum(-1)',
+        f"text = (attention * cosines).sum(-1) / np.sqrt(np.maximum(square, {SMALLEST_SHARE}))",
+        'scores = (x @ head["weight"].T + head["bias"] + head["heard"] * text) / head["tau"]',
+    )
+
+    def __init__(self, predictor: AAPEPlusPredictor, text: ClassText) -> None:
+        super().__init__()
+        prompts, mask = text.require_prompts()
+        rows = [predictor.names.index(name) for name in text.names]
+        head = predictor.text_head
+        self.beta, self.heard, self.tau = head.beta, predictor.text_weight / head.tau, predictor.tau
+        weight, bias = predictor.weight[rows], predictor.bias[rows]
+        self.keep(prompts=prompts, empty=~mask, gram=prompts @ prompts.transpose(1, 2), weight=weight, bias=bias)
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Scores."""
+        classes, count, width = self.prompts.shape
+        cosines = (images @ self.prompts.view(-1, width).T).view(-1, classes, count)
+        attention = torch.softmax((self.beta * cosines).masked_fill(self.empty, -torch.inf), dim=-1)
+        weighed = torch.matmul(attention.transpose(0, 1), self.gram).transpose(0, 1)
+        square = (weighed * attention).sum(-1).clamp_min(SMALLEST_SHARE)
+        text = (attention * cosines).sum(-1) * torch.rsqrt(square)
+        return (images @ self.weight.T + self.bias + self.heard * text) / self.tau
+
+
+class Probabilities(nn.Module):
+    """softmax(scores / temperature) of a head."""
+
+    def __init__(self, head: Head, temperature: float) -> None:
+        super().__init__()
+        self.head, self.temperature = head, temperature
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Probabilities."""
+        return torch.softmax(self.head(images) / self.temperature, dim=-1)
+
+
+@torch.no_grad()
+def head_of(found: Checkpoint) -> Head:
+    """The head of a checkpoint.
+
+    Raises:
+        UserError: it serves classes without shots, or is of a kind that has no such form.
+    """
+    predictor, text = found.predictor, found.text
+    match predictor:
+        case LinearPredictor():
+            return LinearHead(predictor.weight, predictor.bias)
+        case TextPredictor():
+            weights = class_weights(text, predictor.source)
+            return LinearHead(weights / predictor.tau, weights.new_zeros(len(weights)))
+        case GDAPredictor():
+            return _affine(predictor, text)
+        case CachePredictor():
+            place = {name: i for i, name in enumerate(text.names)}
+            _require_fitted(found, predictor.names)
+            labels = torch.tensor([place[name] for name in predictor.names])[predictor.labels]
+            return CacheHead(predictor, class_weights(text, "ensemble"), labels)
+        case AdapterPredictor():
+            return AdapterHead(predictor, class_weights(text, "ensemble"))
+        case AAPEPlusPredictor():
+            _require_fitted(found, predictor.names)
+            return AttendedHead(predictor, text) if predictor.attends else _affine(predictor, text)
+        case AAPEPredictor():
+            return _of_aape(predictor, text)
+    raise UserError(f"{found.path}: a {type(predictor).__name__} cannot be exported: export another --method")
+
+
+def _of_aape(predictor: AAPEPredictor, text: ClassText) -> Head:
+    classifier, tau = predictor.classifier, predictor.tau
+    weights = class_weights(text, predictor.class_text)
+    if classifier.h is None:
+        weights = torch.zeros_like(weights) if classifier.head == "none" else classifier.text_side(weights).weights
+        return LinearHead(weights / tau, weights.new_zeros(len(weights)))
+    if classifier.head == "none":
+        return QueryHead(classifier, weights, tau)
+    return (FullHead if classifier.head == "full" else BottleneckHead)(classifier, weights, tau)
+
+
+def _require_fitted(found: Checkpoint, names: tuple[str, ...]) -> None:
+    if set(found.text.names) != set(names):
+        raise UserError(f"{found.path}: names classes that had no shots: only fitted classes can be exported")
+
+
+def _affine(predictor: Predictor, text: ClassText) -> LinearHead:
+    """The head of a predictor that is affine in the image: its rows are the scores of the unit vectors."""
+    rows = torch.eye(text.template.shape[1])
+    bias = predictor.logits(torch.zeros_like(rows[:1]), text)[0]
+    return LinearHead((predictor.logits(rows, text) - bias).T.contiguous(), bias)
