@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.dataset as pads
 from jaxtyping import Float, Int
 
 from aape.arrays import plain_errors
@@ -130,7 +129,7 @@ class StoredFeatures:
     def _texts(self, source: str, kind: str) -> dict[int, list[str]]:
         """Class id -> its sentences."""
         store = TextStore(self._features.store.cache, self.dataset, self.encoder, source)
-        table = store.read(["class_id", "text"], where=pads.field("kind") == kind)
+        table = store.read(["class_id", "text"], where={"kind": [kind]})
         found: dict[int, list[str]] = {}
         for class_id, sentence in zip(table["class_id"].to_pylist(), table["text"].to_pylist(), strict=True):
             found.setdefault(class_id, []).append(sentence)

@@ -4,14 +4,14 @@ Stores are Hive-partitioned Parquet (`cache/images/dataset=D/encoder=E/part-0.pa
 Polars read them without this code. Partition values are slugs; the full names stand in the footer and in a column.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
@@ -43,6 +43,8 @@ QUESTION = pa.struct(
     ]
 )
 """One question about an image, with all the answers that people gave, and the choices where there are some."""
+DAMAGE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
+"""What pyarrow raises on a file that is none, or no longer one."""
 NO_LLM = "none"
 """The `llm` partition of text that no language model wrote: templates, captions, questions, answers."""
 
@@ -172,7 +174,7 @@ class Store:
         texts = [name for name, kind in self.columns if kind == pa.string()]
         with atomic_file(self.file) as work, pq.ParquetWriter(
             work, schema, compression=compression, use_dictionary=texts, store_schema=True,
-            write_statistics=[name for name, _ in self.columns],
+            write_statistics=[name for name, _ in self.columns], write_page_checksum=True,
         ) as parquet:  # fmt: skip
             writer = StoreWriter(parquet, schema, self.sort_by, origin)
             yield writer
@@ -188,7 +190,7 @@ class Store:
         self.require()
         try:
             metadata = pq.read_metadata(self.file).metadata
-        except (pa.ArrowInvalid, OSError) as error:
+        except DAMAGE as error:
             raise UserError(f"{self.file}: not a readable Parquet file ({_first_line(error)}); remove it") from error
         origin = Provenance.from_footer(metadata, where=str(self.file))
         self._check_place(origin)
@@ -209,19 +211,25 @@ class Store:
                 "write the store again"
             )
 
-    def read(self, columns: Sequence[str] | None = None, *, where: pads.Expression | None = None) -> pa.Table:
-        """Read the store, or some columns of it, or the rows that a pyarrow filter keeps.
+    def read(
+        self, columns: Sequence[str] | None = None, *, where: Mapping[str, Collection[str]] | None = None
+    ) -> pa.Table:
+        """Read the store, or some columns of it, or the rows whose columns have one of these values.
+
+        Rows are picked here and not by the file's statistics, which no checksum covers.
 
         Raises:
-            UserError: the store is missing, unreadable, or not of this schema.
+            UserError: the store is missing, unreadable, changed, or not of this schema.
         """
         self._check_schema()
+        wanted = [*dict.fromkeys([*columns, *(where or {})])] if columns else None
         try:
-            return pq.read_table(
-                self.file, columns=list(columns) if columns else None, filters=where, partitioning=None
-            )
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{self.file}: damaged ({_first_line(error)}); write the store again") from error
+            table = pq.read_table(self.file, columns=wanted, partitioning=None, page_checksum_verification=True)
+        except DAMAGE as error:
+            raise self._damaged(error) from error
+        for name, values in (where or {}).items():
+            table = table.filter(pc.is_in(table[name], value_set=pa.array(list(values), table[name].type)))
+        return table.select(list(columns)) if columns else table
 
     def batches(self, columns: Sequence[str] | None = None) -> "Iterator[pa.Table]":
         """Read the store in pieces of at most `ROW_GROUP` rows, for stores that need not fit into memory.
@@ -231,28 +239,35 @@ class Store:
         """
         self._check_schema()
         try:
-            with pq.ParquetFile(self.file) as file:
+            with pq.ParquetFile(self.file, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(ROW_GROUP, columns=list(columns) if columns else None):
                     yield pa.Table.from_batches([batch])
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{self.file}: damaged ({_first_line(error)}); write the store again") from error
+        except DAMAGE as error:
+            raise self._damaged(error) from error
 
-    def embeddings(self, rows: Bool[np.ndarray, " rows"] | None = None) -> Float[np.ndarray, "chosen D"]:
+    def embeddings(
+        self, rows: Bool[np.ndarray, " rows"] | None = None, *, check: bool = False
+    ) -> Float[np.ndarray, "chosen D"]:
         """The embeddings of the marked rows (None: all), in their own precision, as fast as the disk gives them.
 
+        Args:
+            check: compare the pages with their checksums first, two gigabytes a second.
+
         Raises:
-            UserError: the store is missing, unreadable, or not of this schema.
+            UserError: the store is missing, unreadable, changed, or not of this schema.
         """
         pages = self._pages()
         if pages is None:
             matrix = embedding_matrix(self.read(["embedding"])["embedding"])
             return np.array(matrix if rows is None else matrix[rows])
         if rows is None:
+            self._refuse_damage(pages, 0, len(pages), check=check)
             return pages.all()
         where = np.flatnonzero(rows)
         if not len(where):
             return pages.rows(0, 0)
         first, stop = int(where[0]), int(where[-1]) + 1
+        self._refuse_damage(pages, first, stop, check=check)
         found = pages.rows(first, stop)  # one split and one view lie together: then nothing has to be picked
         return found if stop - first == len(where) else found[where - first]
 
@@ -267,9 +282,13 @@ class Store:
             for table in self.batches([*columns, "embedding"]):
                 yield table.drop_columns(["embedding"]), embedding_matrix(table["embedding"])
             return
-        with pq.ParquetFile(self.file) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=list(columns)), pages.group(group)
+        self._refuse_damage(pages, 0, len(pages), check=True)
+        try:
+            with pq.ParquetFile(self.file, page_checksum_verification=True) as file:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group, columns=list(columns)), pages.group(group)
+        except DAMAGE as error:
+            raise self._damaged(error) from error
 
     def _pages(self) -> EmbeddingPages | None:
         self._check_schema()
@@ -277,8 +296,15 @@ class Store:
         assert width is not None
         try:
             return embedding_pages(self.file, width=width)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{self.file}: damaged ({_first_line(error)}); write the store again") from error
+        except DAMAGE as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(f"{self.file}: damaged ({_first_line(error)}); write the store again")
+
+    def _refuse_damage(self, pages: EmbeddingPages, first: int, stop: int, *, check: bool) -> None:
+        if check and pages.damaged(first, stop):
+            raise UserError(f"{self.file}: damaged (a page of embeddings has changed); write the store again")
 
     def _check_schema(self) -> None:
         found = self.provenance()

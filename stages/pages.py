@@ -5,6 +5,7 @@ stores are written uncompressed, plain and without nulls, so the numbers of a pa
 (Parquet format, "Data Pages"). Any other file gives None, and the caller takes pyarrow's way.
 """
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,28 @@ class EmbeddingPages:
         width: D, numbers of an embedding.
         dtype: float16 or float32.
         groups: for each row group its pages, as bytes.
+        sealed: for each of these pages its whole body and the CRC32 that its header names; None: an older store's.
     """
 
     width: int
     dtype: np.dtype[Any]
     groups: list[list[np.ndarray]]
+    sealed: list[list[tuple[np.ndarray, int | None]]]
+
+    def __len__(self) -> int:
+        size = self.width * self.dtype.itemsize
+        return sum(len(page) for pages in self.groups for page in pages) // size
+
+    def damaged(self, first: int, stop: int) -> bool:
+        """Whether a byte has changed in the pages that hold any of these rows."""
+        size = self.width * self.dtype.itemsize
+        start, left, right = 0, first * size, stop * size
+        for pages, sealed in zip(self.groups, self.sealed, strict=True):
+            for page, (body, crc) in zip(pages, sealed, strict=True):
+                start, before = start + len(page), start
+                if before < right and start > left and crc is not None and zlib.crc32(body.data) != crc:
+                    return True
+        return False
 
     def group(self, index: int) -> Float[np.ndarray, "rows D"]:
         """The embeddings of one row group."""
@@ -50,9 +68,7 @@ class EmbeddingPages:
 
     def all(self) -> Float[np.ndarray, "rows D"]:
         """All embeddings of the file, copied once."""
-        return self.rows(
-            0, sum(len(page) for pages in self.groups for page in pages) // (self.width * self.dtype.itemsize)
-        )
+        return self.rows(0, len(self))
 
     def _joined(self, pages: list[np.ndarray]) -> np.ndarray:
         numbers = pages[0] if len(pages) == 1 else np.concatenate(pages) if pages else np.empty(0, np.uint8)
@@ -75,6 +91,7 @@ def embedding_pages(file: Path, *, width: int) -> EmbeddingPages | None:
     dtype = _DTYPES[kind.physical_type]
     data = np.memmap(file, np.uint8, mode="r")
     groups: list[list[np.ndarray]] = []
+    sealed: list[list[tuple[np.ndarray, int | None]]] = []
     for number in range(found.num_row_groups):
         group = found.row_group(number)
         chunk = group.column(column)
@@ -82,6 +99,7 @@ def embedding_pages(file: Path, *, width: int) -> EmbeddingPages | None:
         if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page or chunk.num_values != wanted:
             return None
         pages: list[np.ndarray] = []
+        bodies: list[tuple[np.ndarray, int | None]] = []
         position, end = chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
         while position < end:
             try:
@@ -91,11 +109,13 @@ def embedding_pages(file: Path, *, width: int) -> EmbeddingPages | None:
             if page.kind != _DATA_PAGE or page.encoding != _PLAIN or page.end > end:
                 return None
             pages.append(data[page.end - page.values * dtype.itemsize : page.end])
+            bodies.append((data[page.start : page.end], page.crc))
             position = page.end
         if sum(map(len, pages)) != wanted * dtype.itemsize:
             return None
         groups.append(pages)
-    return EmbeddingPages(width, dtype, groups)
+        sealed.append(bodies)
+    return EmbeddingPages(width, dtype, groups, sealed)
 
 
 @dataclass(frozen=True)
@@ -103,13 +123,19 @@ class _Page:
     kind: int
     encoding: int
     values: int
+    start: int
     end: int
+    crc: int | None
 
 
 def _page_at(data: np.ndarray, position: int) -> _Page:
     header, start = _struct(data, position)
     about = header[5]  # DataPageHeader
-    return _Page(kind=header[1], encoding=about[2], values=about[1], end=start + header[3])
+    crc = header.get(4)
+    return _Page(
+        kind=header[1], encoding=about[2], values=about[1], start=start, end=start + header[3],
+        crc=None if crc is None else crc & 0xFFFFFFFF,
+    )  # fmt: skip
 
 
 def _struct(data: np.ndarray, position: int) -> tuple[dict[int, Any], int]:

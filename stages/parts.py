@@ -44,7 +44,7 @@ class Parts:
         """Keep a finished part with its metadata, whole or not at all, and with it what had to be left out, and why."""
         noted = {**(table.schema.metadata or {}), LEFT_OUT: json.dumps(dict(left_out or {}))}
         with atomic_file(self.part(index)) as path:
-            pq.write_table(table.replace_schema_metadata(noted), path, compression="zstd")
+            pq.write_table(table.replace_schema_metadata(noted), path, compression="zstd", write_page_checksum=True)
 
     def left_out(self, index: int) -> dict[str, str]:
         """What had to be left out of a finished part, and why."""
@@ -53,7 +53,7 @@ class Parts:
 
     def read(self, index: int) -> pa.Table:
         """A finished part as it was saved."""
-        return pq.read_table(self.part(index), partitioning=None)
+        return pq.read_table(self.part(index), partitioning=None, page_checksum_verification=True)
 
     def tables(self, parts: int) -> Iterator[pa.Table]:
         """The finished parts, one after the other."""

@@ -1,5 +1,6 @@
 """What a store was made from, kept in the Parquet footer, and the check that stores belong together."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from importlib import metadata
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stages.errors import UserError
 
-FOOTER_KEY = b"aape"
+FOOTER_KEY, SEAL = b"aape", "sha256"
 FORMAT_VERSION = 3
 
 
@@ -19,6 +20,10 @@ def code_version() -> str:
         return metadata.version("aape")
     except metadata.PackageNotFoundError:
         return "0+unknown"
+
+
+def _seal(entry: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entry, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 class Provenance(BaseModel):
@@ -48,8 +53,9 @@ class Provenance(BaseModel):
     format_version: int = FORMAT_VERSION
 
     def to_footer(self) -> dict[bytes, bytes]:
-        """The key and value that go into the Parquet footer."""
-        return {FOOTER_KEY: json.dumps(self.model_dump(), sort_keys=True, ensure_ascii=True).encode()}
+        """The key and value that go into the Parquet footer, with a hash over the value."""
+        entry = json.loads(json.dumps(self.model_dump()))  # keys as they are read back: text
+        return {FOOTER_KEY: json.dumps(entry | {SEAL: _seal(entry)}, sort_keys=True, ensure_ascii=True).encode()}
 
     @property
     def made_from(self) -> dict[str, Any]:
@@ -68,9 +74,12 @@ class Provenance(BaseModel):
             raise UserError(f"{where}: no provenance in the Parquet footer; this store was not written by pipeline")
         try:
             entry = json.loads(raw)
-            version = entry["format_version"]
-        except (ValueError, KeyError, TypeError) as error:
+            version, seal = entry["format_version"], entry.pop(SEAL, None)
+            changed = seal is not None and seal != _seal(entry)  # stores of older versions have none
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{where}: unreadable provenance in the Parquet footer; write the store again") from error
+        if changed:
+            raise UserError(f"{where}: the provenance in the Parquet footer has changed; write the store again")
         if version not in (2, FORMAT_VERSION):
             raise UserError(f"{where}: store format {version}, this version reads {FORMAT_VERSION}; write it again")
         try:

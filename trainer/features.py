@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -195,12 +194,12 @@ def _read_split(store: ImageStore, split: str, class_ids: tuple[int, ...], devic
     own = pc.equal(rows["split"], split).to_numpy()
     view = rows["view"].to_numpy()
     table = rows.filter(pa.array(own & (view == 0)))
-    embeddings = torch.from_numpy(store.embeddings(own & (view == 0)))
+    embeddings = torch.from_numpy(store.embeddings(own & (view == 0), check=True))
     _check_unit(embeddings, store)
     views = None
     drawn = int(view.max(initial=0))
     if split == "train" and drawn:  # rows lie image by image, view by view
-        views = torch.from_numpy(store.embeddings(own & (view > 0))).reshape(len(table), drawn, -1)
+        views = torch.from_numpy(store.embeddings(own & (view > 0), check=True)).reshape(len(table), drawn, -1)
         _check_unit(views, store)
         views = views.to(device)
     position = {class_id: i for i, class_id in enumerate(class_ids)}
@@ -237,7 +236,7 @@ def _require_images(train: Split, names: list[str], store: ImageStore) -> None:
 def _text_rows(
     store: TextStore, class_ids: tuple[int, ...], kind: str, *, most: int | None = None
 ) -> tuple[Float[Tensor, "N D"], list[list[int]]]:
-    table = store.read(["prompt_id", "class_id", "embedding"], where=pads.field("kind") == kind)
+    table = store.read(["prompt_id", "class_id", "embedding"], where={"kind": [kind]})
     rows = torch.from_numpy(embedding_matrix(table["embedding"]).astype(np.float32))
     _check_unit(rows, store)
     where: dict[int, list[int]] = {class_id: [] for class_id in class_ids}

@@ -3,6 +3,7 @@
 Files below `results/runs/DATASET/`:
     run.json          everything but the seconds, the same bytes for the same input, seed and machine
     timing.json       mean seconds of a fit
+    SHA256SUMS        of the files beside it, in every folder (`stages/sums.py`)
     curves.csv        training loss by epoch
     outcomes.csv      predicted label of every test image by every method and seed, for `trainer compare`
     reliability.csv   confidence and accuracy of the test images in 15 bins of confidence, by every checkpoint
@@ -25,6 +26,7 @@ from stages.files import write_text
 from stages.names import dataset_name
 from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
+from stages.sums import read_summed
 from stages.text import csv_rows
 from stages.training import TrainParams
 from trainer.metrics import interval95
@@ -32,6 +34,9 @@ from trainer.metrics import interval95
 RUN, TIMING, CURVES, OUTCOMES, RELIABILITY, PREDICTIONS, CLASSES = (
     "run.json", "timing.json", "curves.csv", "outcomes.csv", "reliability.csv", "predictions.csv", "classes.csv",
 )  # fmt: skip
+
+
+AGAIN = "run `trainer run` again"
 
 
 class _Part(BaseModel):
@@ -298,15 +303,16 @@ def _parse(file: Path, parse: Callable[[bytes], Parsed]) -> Parsed:
         UserError: it cannot be read, or is not what it should be.
     """
     try:
-        return parse(file.read_bytes())
+        content = read_summed(file, mend=AGAIN)
+        if content is None:
+            raise FileNotFoundError(file)
+        return parse(content)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
     except ValidationError as error:
-        raise UserError(
-            f"{file}: {first_fault(error)}; it is damaged or of another version: run `trainer run` again"
-        ) from error
+        raise UserError(f"{file}: {first_fault(error)}; it is damaged or of another version: {AGAIN}") from error
 
 
 def first_fault(error: ValidationError) -> str:
@@ -421,9 +427,13 @@ def read_lines(file: Path, kind: type[Line]) -> list[Line]:
     Raises:
         UserError: damaged, with file, line and mend.
     """
-    if not file.exists():
+    try:
+        content = read_summed(file, mend=AGAIN)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+    if content is None:
         return []
-    mend = "it was cut off or edited: run `trainer run` again"
+    mend = f"it was cut off or edited: {AGAIN}"
     names = kind._fields
     parse = [_CELLS[annotation] for annotation in kind.__annotations__.values()]
     rows = csv_rows(file)

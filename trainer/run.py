@@ -18,6 +18,7 @@ from stages.lock import store_lock
 from stages.numbers import amount, most
 from stages.params import Params
 from stages.provenance import code_version
+from stages.sums import write_sums
 from stages.text import counted
 from trainer.able import able_methods
 from trainer.checkpoint import save_checkpoint
@@ -515,6 +516,7 @@ def write(finished: Finished, folder: Path) -> None:
             _keep(judged, finished, folder / KEPT / folder_name(plan.key))
         elif finished.record.evaluation.checkpoints == "all":
             _keep(judged, finished, folder / EVERY / plan.protocol.key / f"seed-{plan.seed}" / folder_name(plan.key))
+    write_sums(folder)
 
 
 def first_fits(fits: Sequence[Judged]) -> list[Judged]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 from jaxtyping import Bool, Float32
 
 from pipeline.search.exact import nearest_rows
@@ -219,7 +218,7 @@ def _datasets(cache: Path, dataset: str | None, store: type[Store]) -> list[str]
 
 
 def _paths(manifest: ManifestStore, image_ids: list[str]) -> dict[str, str]:
-    table = manifest.read(["image_id", "path"], where=pads.field("image_id").isin(image_ids))
+    table = manifest.read(["image_id", "path"], where={"image_id": image_ids})
     return dict(zip(table["image_id"].to_pylist(), table["path"].to_pylist(), strict=True))
 
 

@@ -8,6 +8,7 @@ import pytest
 from small_stores import NAMES, fast, make_stores
 
 from stages import UserError
+from stages.sums import SUMS
 from trainer.checkpoint import load_checkpoint, read_provenance
 from trainer.checkpoints import choose_checkpoint, folder_name, kept_in, kept_ranked
 from trainer.features import load_features
@@ -57,6 +58,7 @@ def say_of(run_: Path, measures: dict[str, list[tuple[float, float | None]]]) ->
             accuracy, loss = left[fit["method"]].pop(0)
             fit["validation"] = {"accuracy": accuracy, "loss": loss, "images": "12 validation images"}
     (run_ / "run.json").write_text(json.dumps(content))
+    (run_ / SUMS).unlink()
 
 
 def test_a_run_keeps_one_checkpoint_a_method_and_prompt_source_of_the_first_seed(results: Path) -> None:
@@ -78,7 +80,13 @@ def test_nothing_of_an_older_run_is_left_to_be_served(cache: Path, tmp_path: Pat
     ran(cache, tmp_path, ["nearest-centroid"])
     assert list(kept_in(folder)) == ["nearest-centroid"]
     ran(cache, tmp_path, ["zero-shot"], protocols=["base-to-new"])
-    assert sorted(file.name for file in folder.iterdir()) == ["curves.csv", "outcomes.csv", "run.json", "timing.json"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        SUMS,
+        "curves.csv",
+        "outcomes.csv",
+        "run.json",
+        "timing.json",
+    ]
     report(tmp_path)
     assert not any(file.exists() for file in confusion)
     with pytest.raises(UserError, match=r"runs/w: the run kept no checkpoint: run `trainer run --dataset w` with the"):

@@ -2,17 +2,20 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from small_stores import fast, make_stores
 
 from stages import UserError
+from stages.sums import SUMS
 from trainer.features import load_features
 from trainer.inputs import Inputs
 from trainer.record import (
     Curve,
     Outcome,
+    Prediction,
     RunRecord,
     finished_runs,
     load_record,
@@ -38,7 +41,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunRecord]:
 
 @pytest.fixture
 def results(made: tuple[Path, RunRecord], tmp_path: Path) -> Path:
-    shutil.copytree(made[0], tmp_path / "results")
+    """As of a version that wrote no sums, so that what stands in the files is read."""
+    shutil.copytree(made[0], tmp_path / "results", ignore=shutil.ignore_patterns(SUMS))
     return tmp_path / "results"
 
 
@@ -98,6 +102,31 @@ def test_every_value_of_a_record_is_checked(results: Path, path: list[str | int]
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match=part):
         report(results)
+
+
+@pytest.mark.parametrize("name", ["run.json", "timing.json", "checkpoints/aape/predictions.csv"])
+def test_a_file_of_a_run_that_has_changed_or_is_gone_is_refused(
+    made: tuple[Path, RunRecord], tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(made[0], tmp_path / "results")
+    file = tmp_path / "results" / "runs" / "w" / name
+    subprocess.run(["sha256sum", "-c", "--quiet", SUMS], cwd=file.parent, check=True)
+    whole = file.read_bytes()
+    place = max(i for i, byte in enumerate(whole) if chr(byte).isdigit())
+    file.write_bytes(whole[:place] + b"%d" % (9 - int(whole[place : place + 1])) + whole[place + 1 :])
+
+    def reads() -> object:
+        return read_lines(file, Prediction) if "aape" in name else load_record(file.parent)
+
+    with pytest.raises(UserError, match=f"{file.name}: has changed since it was written .*run `trainer run` again"):
+        reads()
+    file.unlink()
+    with pytest.raises(UserError, match=f"{file.name}: is missing, and SHA256SUMS beside it names it"):
+        reads()
+    file.write_bytes(whole)
+    (file.parent / SUMS).write_text("nothing\n")
+    with pytest.raises(UserError, match="SHA256SUMS: damaged: run `trainer run` again"):
+        reads()
 
 
 def test_the_folder_of_a_run_is_that_of_its_data_set(results: Path) -> None:

@@ -11,6 +11,7 @@ from stages.extras import installed, mend
 from stages.files import write_text
 from stages.params import Params, changed
 from stages.provenance import code_version
+from stages.sums import write_sums
 from trainer.inputs import Inputs, load_inputs
 from trainer.record import RUN, RunRecord, csv_text, load_record, save_record, summarize
 from trainer.report.tables import cell
@@ -45,6 +46,7 @@ def sweep(
                 say(f"{name}: {describe(point)}")
                 record = run(chosen, inputs, jobs=jobs)
                 save_record(record, kept)
+                write_sums(kept)
             headlines |= dict.fromkeys(m for protocol in record.protocols.values() for m in protocol.headline)
             for protocol, by_method in summarize(record).items():
                 rows += [
