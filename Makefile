@@ -5,13 +5,13 @@ export DVC_NO_ANALYTICS := 1
 unexport PYTHONDONTWRITEBYTECODE  # compiled modules are kept: a process starts in half the time
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test paper setup lint clean
+.PHONY: repro test paper setup browser lint clean
 
 repro: setup            ## both stages on the embedded default, then the tables
 	@dvc repro
 	@cat results/tables.md
 
-test: setup lint        ## every check, the real language model included
+test: setup browser lint ## every check, the real language model included
 	@pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 paper: PARAMS := --params params.paper.yaml
@@ -28,6 +28,9 @@ setup:                  ## make or refresh .venv; nothing to do takes a moment
 	@if git rev-parse --git-dir >/dev/null 2>&1; \
 	then ! grep -qs no_scm .dvc/config.local || $(BIN)/dvc config --local --unset core.no_scm; \
 	else grep -qs no_scm .dvc/config.local || $(BIN)/dvc config --local core.no_scm true; fi  # unpacked from a ZIP
+
+browser: setup          ## a headless Chromium for the tests of report.html, where there is none
+	@$(PYTHON) install/browser.py
 
 lint: setup             ## ruff and mypy
 	@ruff check .

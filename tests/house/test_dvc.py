@@ -57,8 +57,8 @@ def test_dvc_runs_both_stages_then_nothing_then_only_what_a_change_touches(weave
     (project / "params.yaml").write_text(yaml.safe_dump(SETTINGS))
     dvc(project, "init", "--no-scm", "--quiet")
     dvc(project, "repro")
-    for path in ("metrics.json", "headline/aape.json", "tables.md", "plots/curves.csv", "figures/comparison-weaves.png",
-                 "runs/weaves/checkpoints/aape/checkpoint.safetensors"):  # fmt: skip
+    for path in ("metrics.json", "headline/aape.json", "tables.md", "report.html", "plots/curves.csv",
+                 "figures/comparison-weaves.png", "runs/weaves/checkpoints/aape/checkpoint.safetensors"):  # fmt: skip
         assert (project / "results" / path).is_file(), path
     shown = dvc(project, "metrics", "show")
     assert shown.splitlines()[0].split() == ["Path", "weaves.accuracy", "weaves.h"], "a line a method"

@@ -53,6 +53,8 @@ def test_the_wheel_works_in_an_empty_environment_outside_the_clone(tmp_path: Pat
     assert "pipeline/registry/datasets.yaml" in inside
     for file in ("params.yaml", "stages.yaml", "gitignore", "README.md"):
         assert f"pipeline/project/templates/{file}" in inside
+    for file in ("page.html", "style.css", "script.js"):
+        assert f"trainer/report/page/files/{file}" in inside
     assert not any(name.startswith(("tests/", "examples/", "cache/")) for name in inside)
     run(*uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv", cwd=tmp_path, env=env)
     variant = "gpu" if setup.has_cuda_driver() else "cpu"
@@ -77,6 +79,7 @@ def test_the_wheel_works_in_an_empty_environment_outside_the_clone(tmp_path: Pat
     done = run(commands / "trainer", "run", *fast, cwd=tmp_path)
     assert 'no pictures: matplotlib is not installed: pip install "aape[plots]"' in done
     assert "aape-plus" in (tmp_path / "results" / "tables.md").read_text()
+    assert "Charts are left out of this page" in (tmp_path / "results" / "report.html").read_text()
     for words, line in LACKING.items():
         lacking = subprocess.run(
             [commands / words.split()[0], *words.split()[1:]], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -84,8 +84,8 @@ def run(
         if not as_json:
             command.put(f"{text_tables(record)}\n\n")
     if with_report:
-        write_report(results)
-        say(f"wrote {results}/runs/, metrics.json, tables.md, plots/ and figures/")
+        write_report(results, features)
+        say(f"wrote {results}/runs/, metrics.json, tables.md, plots/, figures/ and report.html")
     if not as_json:
         command.put("".join(f"{text_verdict(record)}\n" for record in records))
     if as_json:
@@ -100,12 +100,14 @@ def run(
 
 @app.command()
 def report(
+    features: FeaturesOption = CACHE,
     results: ResultsOption = RESULTS,
     as_json: JsonOption = False,
 ) -> None:
-    """Gather all runs: metrics.json, tables, plots for DVC, pictures."""
+    """Gather all runs: metrics.json, tables, plots for DVC, pictures, and report.html to show to others."""
     from trainer.report import as_json as plain
     from trainer.report import report as write_report
 
-    metrics, text = write_report(results)
+    metrics, text = write_report(results, features)
+    say(f"wrote {results}/report.html: one file, which opens in any browser")
     command.show(plain(metrics), as_json=as_json, text=lambda: text)

@@ -1,4 +1,4 @@
-"""`trainer report`: the runs of all data sets -> metrics.json, headline numbers, tables, plots for DVC, pictures."""
+"""`trainer report`: the runs of all data sets -> metrics.json, headline numbers, tables, plots, pictures, a page."""
 
 import json
 from collections.abc import Iterable
@@ -25,6 +25,7 @@ from trainer.record import (
     summarize,
 )
 from trainer.report.headline import write_headline
+from trainer.report.page import write_page
 from trainer.report.tables import (
     markdown_pairs,
     markdown_tables,
@@ -40,11 +41,14 @@ KINDS = ("comparison", "shots", "loss", "confusion")
 """What `figures/` has of a data set."""
 
 
-def report(results: Path) -> tuple[dict[str, Estimates], str]:
+def report(results: Path, cache: Path = Path("cache")) -> tuple[dict[str, Estimates], str]:
     """Write everything that speaks of all data sets at once.
 
     Written below `results/`: metrics.json, headline/ (JSON for `dvc metrics show`), tables.md, plots/ (CSV for
-    `dvc plots`), figures/ (PNG), the last where matplotlib is installed.
+    `dvc plots`), figures/ (PNG), the last where matplotlib is installed; report.html (`trainer.report.page`).
+
+    Args:
+        cache: folder of the stores, of which report.html shows images and sentences.
 
     Returns:
         data set -> its metrics, and the tables and verdicts as text.
@@ -75,6 +79,7 @@ def report(results: Path) -> tuple[dict[str, Estimates], str]:
         for name, record in records.items()
     )
     write_text(results / "tables.md", f"# Results\n\nPercent, mean ± 95 % interval over the seeds.\n\n{tables}")
+    write_page(records, results, cache)
     return metrics, "\n\n\n".join([*map(text_tables, records.values()), *map(text_verdict, records.values())])
 
 

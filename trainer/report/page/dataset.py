@@ -1,0 +1,98 @@
+"""What the sections of a data set are made from, each part read once and only when a section asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages import ManifestStore, UserError
+from trainer.checkpoints import Kept, best_of, kept_in
+from trainer.record import CLASSES, PREDICTIONS, ClassCount, Estimates, Prediction, RunRecord, read_lines, summarize
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from stages.provenance import ManifestProvenance
+    from trainer.checkpoint import Checkpoint
+    from trainer.features import Features
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set's run, and its stores as far as they are still there.
+
+    Attributes:
+        results, cache: the folders.
+
+    Every property raises a UserError with one line where what it needs is missing or damaged.
+    """
+
+    record: RunRecord
+    results: Path
+    cache: Path
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return self.record.dataset
+
+    @property
+    def run(self) -> Path:
+        """The folder of its run."""
+        return self.results / "runs" / self.name
+
+    @cached_property
+    def estimates(self) -> Estimates:
+        """Means and intervals."""
+        return summarize(self.record)
+
+    @cached_property
+    def best(self) -> Kept:
+        """The checkpoint that is best on validation images."""
+        folders = kept_in(self.run)
+        if not folders:
+            raise UserError("the run kept no checkpoint, since few-shot was not among its protocols")
+        return best_of(folders)[0]
+
+    @cached_property
+    def predictions(self) -> list[Prediction]:
+        """What the best one says of every test image."""
+        found = read_lines(self.best.folder / PREDICTIONS, Prediction)
+        if not found:
+            raise UserError("there are no predictions of test images")
+        return found
+
+    @cached_property
+    def classes(self) -> list[ClassCount]:
+        """Test images and right ones of every class, by the best one."""
+        found = read_lines(self.best.folder / CLASSES, ClassCount)
+        if not found:
+            raise UserError("there are no predictions of test images")
+        return found
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The best one, loaded."""
+        from trainer.checkpoint import load_checkpoint
+
+        return load_checkpoint(self.best.folder)
+
+    @cached_property
+    def features(self) -> Features:
+        """The embeddings that the best one was trained on; refused where the stores are others by now."""
+        from trainer.analysis.prompts import features_of
+
+        return features_of(self.checkpoint, self.cache)
+
+    @cached_property
+    def manifest(self) -> pa.Table:
+        """All rows of the manifest, without captions and questions."""
+        wanted = ["image_id", "path", "class_id", "class_name", "split", "width", "height", "sha256", "error"]
+        return ManifestStore(self.cache, self.name).read(wanted)
+
+    @cached_property
+    def manifest_origin(self) -> ManifestProvenance:
+        """Its footer."""
+        return ManifestStore(self.cache, self.name).provenance()

@@ -1,0 +1,153 @@
+"""The test images that were wrong and most certain, each with what spoke for the wrong and for the right class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages import UserError
+from trainer.record import Prediction
+from trainer.report.page.blocks import Block, Card, Cards, Cell, Column, Section, Table, Text
+from trainer.report.page.dataset import DataSet
+from trainer.report.page.thumbnails import thumbnail
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainer.analysis.prompts import Reference
+
+MOST = 24
+"""Images that are shown."""
+SENTENCES = 3
+"""Sentences a class."""
+
+
+def section(of: DataSet) -> Section | None:
+    """Cards that open; None where every image is right."""
+    wrong = sorted(
+        (line for line in of.predictions if line.actual != line.predicted),
+        key=lambda line: (-line.probability, line.image_id),
+    )
+    if not wrong:
+        return None
+    shown = wrong[:MOST]
+    blocks: list[Block] = []
+    explained, why_not = _explained(of, shown)
+    pictures, without = _pictures(of, shown)
+    said = [line for line in (without, why_not) if line]
+    if said:
+        blocks.append(Text(said))
+    blocks.append(
+        Cards(
+            f"{len(shown)} of {len(wrong)} wrong test images, the most certain first",
+            [
+                Card(
+                    title=line.image_id,
+                    picture=pictures.get(line.image_id),
+                    lines=[
+                        f"{line.predicted} ({100 * line.probability:.0f} %)",
+                        f"is {line.actual}",
+                    ],
+                    blocks=explained.get(line.image_id, [Text([line.image_id])]),
+                )
+                for line in shown
+            ],
+        )
+    )
+    lead = (
+        f"By {of.best.name}, of {len(of.predictions)} test images. A wrong label in the data looks like this too: open "
+        "a picture to see which sentences are near to the image, of the class it was taken for and of its own."
+    )
+    return Section("errors", "Worst errors", blocks, lead)
+
+
+def _pictures(of: DataSet, lines: list[Prediction]) -> tuple[dict[str, str], str]:
+    """image_id -> data URI, and one line on those without."""
+    from stages.provenance import ManifestProvenance
+
+    try:
+        origin: ManifestProvenance = of.manifest_origin
+        table = of.manifest.select(["image_id", "path"]).to_pydict()
+    except UserError as error:
+        return {}, f"No pictures: {error}."
+    if origin.root is None:
+        return {}, "No pictures: this data set came as embeddings, without image files."
+    paths = dict(zip(table["image_id"], table["path"], strict=True))
+    found, away = {}, []
+    for line in lines:
+        try:
+            found[line.image_id] = thumbnail(Path(origin.root), paths[line.image_id])
+        except (KeyError, OSError, ValueError) as error:
+            away.append(f"{line.image_id} ({getattr(error, 'strerror', None) or error})")
+    if not away:
+        return found, ""
+    return found, f"{len(away)} of {len(lines)} pictures cannot be read any more, such as {away[0]}."
+
+
+def _explained(of: DataSet, lines: list[Prediction]) -> tuple[dict[str, list[Block]], str]:
+    """image_id -> what opens on click, and one line where nothing can be explained."""
+    import torch
+
+    from trainer.analysis.parts import score_parts
+    from trainer.analysis.prompts import find_reference
+
+    try:
+        features, found = of.features, of.checkpoint
+        test = features.test()
+        reference = find_reference(found, features)
+    except UserError as error:
+        return {}, f"No explanations: {error}."
+    where = {image_id: at for at, image_id in enumerate(test.image_ids)}
+    lines = [line for line in lines if line.image_id in where]
+    if not lines:
+        return {}, "No explanations: the stores hold other images than those that were judged."
+    images = test.images.embeddings[[where[line.image_id] for line in lines]].float()
+    label = {name: at for at, name in enumerate(found.text.names)}
+    with torch.no_grad():
+        probabilities = found.predictor.logits(images, found.text).softmax(dim=-1)
+        parts = score_parts(found.predictor, images, found.text)
+        template = images @ found.text.template.float().T
+    explained: dict[str, list[Block]] = {}
+    for b, line in enumerate(lines):
+        sides = [("taken for", label[line.predicted]), ("is", label[line.actual])]
+        scores = {"probability": probabilities, "cosine to the template": template, **{
+            f"score from {name}": values for name, values in parts.items()
+        }}  # fmt: skip
+        explained[line.image_id] = [
+            _scores(sides, found.text.names, scores, b),
+            *([] if reference is None else _sentences(sides, found.text.names, reference, images[b])),
+            Text([f"Image: {line.image_id}; runner-up: {line.runner_up} ({100 * line.runner_up_probability:.0f} %)"]),
+        ]
+    return explained, "" if reference is not None else "There are no embedded sentences that could speak for a class."
+
+
+def _scores(sides: list[tuple[str, int]], names: tuple[str, ...], scores: dict[str, Tensor], b: int) -> Table:
+    columns = [Column("score"), *(Column(f"{head} {names[label]}", number=True) for head, label in sides)]
+    rows = [
+        [Cell(name), *(Cell(f"{float(values[b, label]):.3f}", float(values[b, label])) for _, label in sides)]
+        for name, values in scores.items()
+    ]
+    return Table("What the classifier computed", columns, rows)
+
+
+def _sentences(
+    sides: list[tuple[str, int]], names: tuple[str, ...], reference: Reference, image: Tensor
+) -> list[Block]:
+    from trainer.analysis.prompts import nearest_prompts
+
+    rows = [
+        [Cell(f"{head} {names[label]}"), Cell(str(found["prompt"])),
+         Cell(f"{found['cosine']:.3f}", float(found["cosine"] or 0))]
+        for head, label in sides
+        for found in nearest_prompts(reference, image, label, count=SENTENCES, shares=None)
+    ]  # fmt: skip
+    if not rows:
+        return []
+    kind = "those it was trained with" if reference.learned else "for comparison: it was not trained with these"
+    return [
+        Table(
+            f"Nearest sentences of {reference.source} ({kind})",
+            [Column("class"), Column("sentence"), Column("cosine", number=True)],
+            rows,
+        )
+    ]

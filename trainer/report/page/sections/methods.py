@@ -1,0 +1,75 @@
+"""All methods with their intervals: a picture and a table a protocol."""
+
+from collections.abc import Iterator
+
+from stages.extras import installed, mend
+from trainer.record import Estimate
+from trainer.report.page.blocks import Block, Cell, Chart, Column, Fold, Section, Table, Text
+from trainer.report.page.dataset import DataSet
+from trainer.report.tables import cell, metrics_of, most_shots
+
+
+def section(of: DataSet) -> Section | None:
+    """The largest number of shots of each protocol; the others fold out."""
+    record = of.record
+    most = most_shots(record)
+    blocks: list[Block] = []
+    for key in most:
+        blocks += _blocks(of, key)
+    others = [key for key in record.protocols if key not in most and key in of.estimates]
+    if others:
+        folded = [_table(of, key) for key in others]
+        blocks.append(Fold(f"Tables of {len(others)} other numbers of shots", folded))
+    lead = (
+        f"Percent, mean ± half of the 95 % interval over {record.seeds_text}; no interval where the seeds agree or "
+        "there is one alone. All methods see the same features, shots and validation images. Choose by validation, not "
+        "by this table: the test images are for reporting."
+    )
+    if not installed("vl_convert"):
+        blocks.insert(0, Text([f"Charts are left out of this page: vl-convert-python is not installed: "
+                               f"{mend('vl_convert')}"]))  # fmt: skip
+    return Section("methods", "Methods", blocks, lead)
+
+
+def _blocks(of: DataSet, key: str) -> Iterator[Block]:
+    if key not in of.estimates:
+        return
+    about = of.record.protocols[key]
+    if about.headline and installed("vl_convert"):
+        from trainer.report.page.charts import intervals
+
+        metric = about.headline[-1]
+        rows = [
+            (method, 100 * entry.mean, None if entry.ci95 is None else 100 * entry.ci95)
+            for method, by_metric in of.estimates[key].items()
+            if (entry := by_metric.get(metric)) is not None and entry.mean is not None
+        ]
+        if rows:
+            said = f"{about.title}: {metric} of {len(rows)} methods with 95 % intervals, best first"
+            legend = "blue: AAPE; green: AAPE+; orange: AAPE's controls and variants; grey: baselines"
+            yield Chart(intervals(rows, title=f"{metric} (percent)", about=said), f"{said}; {legend}.")
+    yield _table(of, key)
+
+
+def _table(of: DataSet, key: str) -> Table:
+    by_method = of.estimates[key]
+    names = metrics_of(by_method)
+    seconds = of.record.timing.get(key, {})
+    rows = [
+        [Cell(method), *(_cell(by_metric.get(m)) for m in names), _seconds(seconds.get(method))]
+        for method, by_metric in by_method.items()
+    ]
+    columns = [
+        Column("method", code=True), *(Column(m.replace("_", " "), number=True) for m in names),
+        Column("seconds", number=True),
+    ]  # fmt: skip
+    return Table(of.record.protocols[key].title, columns, rows)
+
+
+def _cell(entry: Estimate | None) -> Cell:
+    mean = None if entry is None else entry.mean
+    return Cell(cell(entry), mean, mean if mean is not None and 0 <= mean <= 1 else None)
+
+
+def _seconds(value: float | None) -> Cell:
+    return Cell("-" if value is None else f"{value:.2f}", value)

@@ -1,0 +1,138 @@
+"""What the results were made from, and the commands that make them again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from stages import ImageStore, ManifestStore, UserError
+from stages.artifacts import NO_LLM, PromptStore, Store, TextStore, partition_values
+from stages.params import EvaluationParams
+from stages.provenance import (
+    EmbeddingProvenance,
+    ImageProvenance,
+    ManifestProvenance,
+    PromptProvenance,
+    Provenance,
+    code_version,
+)
+from stages.training import TrainParams
+from trainer.report.page.blocks import Block, Code, Facts, Fold, Section, Text
+from trainer.report.page.dataset import DataSet
+
+
+def section(of: DataSet) -> Section | None:
+    """The stores, the settings and the commands."""
+    blocks: list[Block] = []
+    commands: list[str] = []
+    try:
+        for store in stores(of):
+            origin = store.provenance()
+            blocks.append(Fold(_title(store), [Facts(list(_facts(origin)))]))
+            commands += list(_commands(of, origin))
+    except UserError as error:
+        blocks.append(Text([f"The stores cannot be read any more: {error}"]))
+        commands = []
+    commands.append(run_command(of))
+    record = of.record
+    settings = {
+        "evaluation": record.evaluation.model_dump(mode="json", by_alias=True),
+        "train": record.train.model_dump(mode="json", by_alias=True),
+    }
+    shown = yaml.safe_dump({"encoder": record.encoder, **settings}, sort_keys=False, allow_unicode=True, width=100)
+    head: list[Block] = [
+        Facts(
+            [("data set", of.name), ("encoder", record.encoder), ("classes", str(record.classes)),
+             ("prompt sources", ", ".join(record.sources) or "none"), ("version", code_version())]
+        ),
+        Code("\n".join(commands), "The commands that make these results again"),
+    ]  # fmt: skip
+    lead = (
+        "Data-set settings (split, class names, templates) come from params.yaml; all of evaluation and train is below."
+    )
+    blocks = [*head, *blocks, Fold("Settings of the run (params.yaml)", [Code(shown, "Settings")])]
+    return Section("provenance", "Provenance", blocks, lead)
+
+
+def stores(of: DataSet) -> list[Store]:
+    """The stores of the data set and the run's encoder, in the order in which they are made."""
+    encoder = of.record.encoder
+    written = [
+        PromptStore(of.cache, of.name, llm) for llm in partition_values(of.cache, PromptStore, "llm", dataset=of.name)
+    ]
+    text = [
+        TextStore(of.cache, of.name, encoder, llm)
+        for llm in partition_values(of.cache, TextStore, "llm", dataset=of.name, encoder=encoder)
+    ]
+    found: list[Store] = [ManifestStore(of.cache, of.name), *written, *text, ImageStore(of.cache, of.name, encoder)]
+    return found
+
+
+def _title(store: Store) -> str:
+    return " ".join([f"Store {store.name}", *(value for key, value in store.partitions.items() if key != "dataset")])
+
+
+def _facts(origin: Provenance) -> Iterator[tuple[str, str]]:
+    for name, value in origin.model_dump(mode="json").items():
+        if name in ("store", "dataset", "class_names", "left_out") or value in (None, "", [], {}):
+            continue
+        yield name.replace("_", " "), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _commands(of: DataSet, origin: Provenance) -> Iterator[str]:
+    name, cache = of.name, [] if str(of.cache) == "cache" else ["--cache", str(of.cache)]
+    if isinstance(origin, ManifestProvenance):
+        yield _line("pipeline ingest", name, "--source", origin.source or origin.features or "SOURCE", *cache)
+    elif isinstance(origin, PromptProvenance):
+        own = origin.llm or NO_LLM
+        if origin.questions is not None:
+            yield _line("pipeline generate-prompts", "--dataset", name, "--llm", own, *cache)
+        elif origin.file is not None:
+            yield _line("pipeline import-prompts", "--dataset", name, "--name", own, "--file", origin.file, *cache)
+        else:
+            yield _line("pipeline import-prompts", "--dataset", name, "--name", own, "--captions", *cache)
+    elif isinstance(origin, ImageProvenance):
+        views = ["--views", str(origin.views)] if origin.views else []
+        encoder = origin.encoder or of.record.encoder
+        yield _line("pipeline embed-images", "--dataset", name, "--encoder", encoder, *views, *cache)
+    elif isinstance(origin, EmbeddingProvenance) and origin.llm in (None, NO_LLM):
+        yield _line("pipeline embed-text", "--dataset", name, "--encoder", origin.encoder or of.record.encoder, *cache)
+
+
+FLAGS = {"protocols": "--protocols", "methods": "--methods", "shots": "--shots", "seeds": "--seeds",
+         "sources": "--sources"}  # fmt: skip
+"""Settings of `evaluation` that have a flag."""
+
+
+def run_command(of: DataSet) -> str:
+    """`trainer run` with everything that differs from the defaults."""
+    record = of.record
+    words = ["--dataset", of.name, "--encoder", record.encoder]
+    asked = _changed(record.evaluation, EvaluationParams())
+    own_seeds = asked.pop("seeds_of", {}).get(of.name)
+    if own_seeds:
+        asked["seeds"] = own_seeds
+    for key, value in asked.items():
+        if key in FLAGS and value is not None:
+            words += [FLAGS[key], ",".join(map(str, value if isinstance(value, list) else [value]))]
+        else:
+            words += ["--set", f"evaluation.{key}={json.dumps(value, ensure_ascii=False)}"]
+    for key, value in _changed(record.train, TrainParams()).items():
+        words += ["--set", f"train.{key}={json.dumps(value, ensure_ascii=False)}"]
+    cache = [] if str(of.cache) == "cache" else ["--features", str(of.cache)]
+    results = [] if str(of.results) == "results" else ["--results", str(of.results)]
+    return _line("trainer run", *words, *cache, *results)
+
+
+def _changed(found: BaseModel, usual: BaseModel) -> dict[str, Any]:
+    own, default = (each.model_dump(mode="json", by_alias=True) for each in (found, usual))
+    return {key: value for key, value in own.items() if value != default.get(key)}
+
+
+def _line(command: str, *words: str) -> str:
+    return " ".join([command, *map(shlex.quote, words)])
