@@ -144,7 +144,7 @@ def _confidence_tables(record: RunRecord) -> Iterable[tuple[str, list[str], list
                     [
                         method,
                         *(
-                            _scaled(by_metric.get(f"{prefix}{metric}"), scale)
+                            scaled(by_metric.get(f"{prefix}{metric}"), scale)
                             for metric, scale in CONFIDENCE.items()
                             for prefix in ("", BEFORE)
                         ),
@@ -154,7 +154,7 @@ def _confidence_tables(record: RunRecord) -> Iterable[tuple[str, list[str], list
             )
 
 
-def _scaled(entry: Estimate | None, scale: int) -> str:
+def scaled(entry: Estimate | None, scale: int) -> str:
     """The mean over the seeds; a dash where it was not measured."""
     if entry is None or entry.mean is None:
         return "-"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import ManifestStore, UserError
-from trainer.checkpoints import Kept, best_of, kept_in
+from trainer.checkpoints import folder_name, kept_in, kept_ranked
 from trainer.record import CLASSES, PREDICTIONS, ClassCount, Estimates, Prediction, RunRecord, read_lines, summarize
 
 if TYPE_CHECKING:
@@ -49,17 +49,22 @@ class DataSet:
         return summarize(self.record)
 
     @cached_property
-    def best(self) -> Kept:
-        """The checkpoint that is best on validation images."""
-        folders = kept_in(self.run)
-        if not folders:
-            raise UserError("the run kept no checkpoint, since few-shot was not among its protocols")
-        return best_of(folders)[0]
+    def best(self) -> str:
+        """The method that serves: best on validation images, of those whose classifier is kept."""
+        order = kept_ranked(self.run)
+        if not order:
+            raise UserError("the run kept no classifier, since few-shot was not among its protocols")
+        return order[0].name
+
+    @property
+    def best_folder(self) -> Path:
+        """Its checkpoint."""
+        return kept_in(self.run)[folder_name(self.best)]
 
     @cached_property
     def predictions(self) -> list[Prediction]:
         """What the best one says of every test image."""
-        found = read_lines(self.best.folder / PREDICTIONS, Prediction)
+        found = read_lines(self.best_folder / PREDICTIONS, Prediction)
         if not found:
             raise UserError("there are no predictions of test images")
         return found
@@ -67,7 +72,7 @@ class DataSet:
     @cached_property
     def classes(self) -> list[ClassCount]:
         """Test images and right ones of every class, by the best one."""
-        found = read_lines(self.best.folder / CLASSES, ClassCount)
+        found = read_lines(self.best_folder / CLASSES, ClassCount)
         if not found:
             raise UserError("there are no predictions of test images")
         return found
@@ -77,7 +82,7 @@ class DataSet:
         """The best one, loaded."""
         from trainer.checkpoint import load_checkpoint
 
-        return load_checkpoint(self.best.folder)
+        return load_checkpoint(self.best_folder)
 
     @cached_property
     def features(self) -> Features:

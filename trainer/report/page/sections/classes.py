@@ -40,7 +40,7 @@ def section(of: DataSet) -> Section | None:
         Table(f"The {len(rows)} classes, the hardest first", columns, rows, filtered=len(rows) > 12,
               first=20 if len(rows) > 25 else None)
     )  # fmt: skip
-    return Section("classes", "Classes", blocks, f"Test images, by {of.best.name}.")
+    return Section("classes", "Classes", blocks, f"Test images, by {of.best}.")
 
 
 def _most(taken: Counter[str]) -> list[tuple[str, int]]:

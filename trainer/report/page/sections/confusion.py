@@ -59,7 +59,7 @@ def section(of: DataSet) -> Section | None:
             Chart(drawn, f"{said}. A row is what an image is, a column what it was taken for; blue is right, orange is "
                   "wrong, stronger is a larger share of the row. Classes that are alike stand side by side.")
         )  # fmt: skip
-    lead = f"By {of.best.name}, the method that is best on validation images."
+    lead = f"By {of.best}, the method that is best on validation images."
     return Section("confusion", "Confusion", blocks, lead)
 
 

@@ -55,7 +55,7 @@ def section(of: DataSet) -> Section | None:
         )
     )
     lead = (
-        f"By {of.best.name}, of {len(of.predictions)} test images. A wrong label in the data looks like this too: open "
+        f"By {of.best}, of {len(of.predictions)} test images. A wrong label in the data looks like this too: open "
         "a picture to see which sentences are near to the image, of the class it was taken for and of its own."
     )
     return Section("errors", "Worst errors", blocks, lead)
@@ -104,15 +104,14 @@ def _explained(of: DataSet, lines: list[Prediction]) -> tuple[dict[str, list[Blo
     images = test.images.embeddings[[where[line.image_id] for line in lines]].float()
     label = {name: at for at, name in enumerate(found.text.names)}
     with torch.no_grad():
-        probabilities = found.predictor.logits(images, found.text).softmax(dim=-1)
-        parts = score_parts(found.predictor, images, found.text)
-        template = images @ found.text.template.float().T
+        scores = {"probability": found.logits(images).softmax(dim=-1)}
+        if found.text.is_text:
+            scores["cosine to the template"] = images @ found.text.template.float().T
+        for name, values in score_parts(found.predictor, images, found.text).items():
+            scores[f"score from {name}"] = values
     explained: dict[str, list[Block]] = {}
     for b, line in enumerate(lines):
         sides = [("taken for", label[line.predicted]), ("is", label[line.actual])]
-        scores = {"probability": probabilities, "cosine to the template": template, **{
-            f"score from {name}": values for name, values in parts.items()
-        }}  # fmt: skip
         explained[line.image_id] = [
             _scores(sides, found.text.names, scores, b),
             *([] if reference is None else _sentences(sides, found.text.names, reference, images[b])),

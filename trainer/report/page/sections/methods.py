@@ -19,7 +19,7 @@ def section(of: DataSet) -> Section | None:
     others = [key for key in record.protocols if key not in most and key in of.estimates]
     if others:
         folded = [_table(of, key) for key in others]
-        blocks.append(Fold(f"Tables of {len(others)} other numbers of shots", folded))
+        blocks.append(Fold(f"Tables of {len(others)} other tasks (fewer shots)", folded))
     lead = (
         f"Percent, mean ± half of the 95 % interval over {record.seeds_text}; no interval where the seeds agree or "
         "there is one alone. All methods see the same features, shots and validation images. Choose by validation, not "
