@@ -521,6 +521,23 @@ def partition_values(cache: Path, store: type[Store], key: str, **known: str) ->
     return sorted(p.name.split("=", 1)[1] for p in folder.glob(f"{key}=*") if any(p.rglob(PART)))
 
 
+def encoder_of(cache: Path, dataset: str, wanted: str) -> str:
+    """The encoder whose embeddings a data set came with, where it came as embeddings; else the one that is wanted."""
+    manifest = ManifestStore(cache, dataset)
+    return (manifest.provenance().encoder if manifest.exists() else None) or wanted
+
+
+def only_encoder(cache: Path, wanted: str) -> str:
+    """The one encoder whose embeddings the cache holds, where it holds none of the wanted one; else the wanted one."""
+    there = {
+        encoder
+        for store in (TextStore, ImageStore)
+        for dataset in partition_values(cache, store, "dataset")
+        for encoder in partition_values(cache, store, "encoder", dataset=dataset)
+    }
+    return there.pop() if len(there) == 1 and slug(wanted) not in there else wanted
+
+
 def read_together(*stores: Store) -> list[Provenance]:
     """The provenance of several stores, after checking that each pair belongs together."""
     found = [store.provenance() for store in stores]

@@ -47,6 +47,9 @@ class DataParams(_Section):
 
     source: str | None = Field(None, description="folder, file, `package:NAME` or `hf:NAME`; see `pipeline ingest`")
     images: str | None = Field(None, description="folder of the images that a list, captions or questions name")
+    encoder_name: str | None = Field(
+        None, min_length=1, description="encoder that made the embeddings, where the source holds these and no images"
+    )
     columns: dict[str, str] = Field(
         {}, description="image, class, class_id, split, caption, question, question_id, choices, answers -> its column"
     )

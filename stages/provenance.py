@@ -94,11 +94,29 @@ class ManifestProvenance(Provenance):
     store: Literal["manifest"] = "manifest"
     source: str | None = Field(None, description="what was ingested, as the user named it")
     root: str | None = Field(None, description="folder that the paths of the rows lie below; None: no image files")
-    features: str | None = Field(None, description="folder whose embeddings stand for the images, where there are none")
+    features: str | None = Field(None, description="file or folder of the embeddings that stand for the images")
     class_names: dict[int, str] = Field(default_factory=dict, description="class_id -> name, empty classes too")
     templates: list[str] | None = Field(None, description="those of a known data set, or of the settings")
     licence: str | None = Field(None, description="of the images, as far as the source says so itself")
     found: ClassVar[frozenset[str]] = frozenset({"licence"})
+
+    @property
+    def from_arrays(self) -> bool:
+        """Whether images, prompts and class text came in as embeddings, in one file (`pipeline.features`)."""
+        return FEATURES in self.inputs
+
+
+NAMED = "named:"
+"""What the fingerprint of an encoder begins with that was only named: nobody here saw its weights."""
+
+
+def named_fingerprint(encoder: str, width: int) -> str:
+    """The fingerprint of an encoder of which the name and the width are all that is known."""
+    return NAMED + hashlib.sha256(f"{encoder} {width}".encode()).hexdigest()
+
+
+FEATURES = "features"
+"""What `inputs` calls a file of embeddings that someone else made; its value is the hash of the file."""
 
 
 class PromptProvenance(Provenance):
@@ -166,11 +184,11 @@ def refuse_mixture(first: Provenance, second: Provenance) -> None:
     mine = {**first.inputs, first.store: first.content}
     theirs = {**second.inputs, second.store: second.content}
     # Two text stores may well come from two prompt stores; a text store and a prompt store may not.
-    shared = ["manifest", "classes"] + ["prompts"] * ("prompts" in (first.store, second.store))
+    shared = ["manifest", "classes", FEATURES] + ["prompts"] * ("prompts" in (first.store, second.store))
     for name in shared:
-        what = "classes" if name == "classes" else f"{name} stores"
+        what = {"classes": "classes", FEATURES: "files of embeddings"}.get(name, f"{name} stores")
         if name in mine and name in theirs and mine[name] != theirs[name]:
-            maker = {"manifest": "ingest", "classes": "ingest", "prompts": "generate-prompts"}[name]
+            maker = {"manifest": "ingest", "classes": "ingest", FEATURES: "ingest", "prompts": "generate-prompts"}[name]
             raise UserError(
                 f"{a} and {b} of {first.dataset!r} were made from different {what} ({mine[name][:12]} and "
                 f"{theirs[name][:12]}): run the commands after `pipeline {maker}` again"

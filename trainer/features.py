@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stages import ImageStore, ManifestStore, TextStore, UserError, nearest
-from stages.artifacts import NO_LLM, embedding_matrix, partition_values, read_together
+from stages.artifacts import NO_LLM, embedding_matrix, encoder_of, partition_values, read_together
 from stages.device import pick_device
 from trainer.data import LENGTH_TOLERANCE, ClassText, Images
 from trainer.indices import Indices, read_indices
@@ -102,7 +102,7 @@ def load_features(
         UserError: a store is missing or of another origin, an embedding is not finite or not of length 1, or a class
             has no image.
     """
-    target = pick_device(device)
+    target, encoder = pick_device(device), encoder_of(cache, dataset, encoder)
     images = ImageStore(cache, dataset, encoder)
     templates = TextStore(cache, dataset, encoder, NO_LLM)
     manifest = ManifestStore(cache, dataset)

@@ -1,12 +1,15 @@
 """The command line application and what several of its commands say."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from stages.command import App, say
 from stages.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from stages.params import Params
 
 app = App(
     help="Stage one: images, questions, a language model and an image-text encoder to Parquet stores in cache/.",
@@ -67,6 +70,29 @@ def list_some(
             say(f"  {item}")
         if len(items) > most:
             say(f"  ... and {len(items) - most} more (see {all_at})")
+
+
+def take_from_arrays(
+    names: list[str], what: Literal["prompts", "text", "images"], settings: "Params", cache: Path
+) -> list[str]:
+    """Take this part of the data sets that came as embeddings from their files; the names of the other data sets.
+
+    Raises:
+        UserError: a data set without a manifest; see `pipeline.features.take`.
+    """
+    from stages import ManifestStore
+
+    others = []
+    for name in names:
+        if not ManifestStore(cache, name).provenance().from_arrays:
+            others.append(name)
+            continue
+        from pipeline.features import take
+
+        lines = take(name, what, data=settings.of(name), cache=cache, embed=settings.embed)
+        for line in lines or [f"no {what} came with its embeddings, and nothing can be embedded beside them here"]:
+            say(f"{name}: {line}")
+    return others
 
 
 def say_note(note: str) -> None:

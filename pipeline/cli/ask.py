@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,14 @@ from pipeline.cli.embed import DeviceOption
 from stages import command
 from stages.command import CacheOption, EncoderOption, JsonOption, ParamsOption, say
 from stages.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from jaxtyping import Float32
+
+    from stages.artifacts import Store
 
 CsvOption = Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")]
 
@@ -32,9 +40,11 @@ def sql(
     from pipeline.catalog import copy_out, mismatches
     from pipeline.catalog import query as run
     from pipeline.printing import show
+    from stages.artifacts import only_encoder
 
     form = _form(as_json=as_json, as_csv=as_csv)
     asked = command.settings(params, {"encoder": encoder}).encoder
+    asked = only_encoder(cache, asked) if encoder is None else asked
     for line in mismatches(cache, asked):
         say(f"note: {line}")
     if write is None:
@@ -58,6 +68,9 @@ def search(
     image: Annotated[
         Path | None, typer.Option("--image", help="Search with this picture in place of a sentence.", metavar="FILE")
     ] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Search for what is like this image of the stores.", metavar="IMAGE_ID")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="One data set; default all of the encoder.", metavar="NAME")
     ] = None,
@@ -77,8 +90,12 @@ def search(
 ) -> None:
     """Find the images, or the sentences, nearest to a sentence or a picture, by cosine."""
     form = _form(as_json=as_json, as_csv=as_csv)
-    if (text is None) == (image is None) or not (image or str(text).strip()):
-        raise UserError("give a sentence, or a picture with --image FILE: one of the two", exit_code=2)
+    given = [query for query in (text, image, like) if query is not None]
+    if len(given) != 1 or not str(given[0]).strip():
+        raise UserError(
+            "give a sentence, or a picture with --image FILE, or an image of the stores with --like ID: one of them",
+            exit_code=2,
+        )
     if to is Target.prompts and (split or sheet or approximate):
         raise UserError("--split, --sheet and --approximate are for images, not for --to prompts", exit_code=2)
     if sheet is not None and sheet.suffix.lower() != ".png":
@@ -86,7 +103,7 @@ def search(
     if sheet is not None and image is not None and sheet.resolve() == image.resolve():
         raise UserError(f"--sheet {sheet}: is the picture that is searched for: name another file", exit_code=2)
 
-    from pipeline.encoders import load_encoder
+    from pipeline.encoders import known_encoders, load_encoder
     from pipeline.printing import show
     from pipeline.search import (
         check_encoder,
@@ -95,39 +112,50 @@ def search(
         find_images,
         find_sentences,
         image_stores,
+        require_known_encoder,
         sentence_stores,
+        stored_query,
     )
-    from stages.artifacts import SPLITS
+    from stages.artifacts import SPLITS, encoder_of, only_encoder
     from stages.command import visible
 
     if split not in (None, *SPLITS):
         raise UserError(f"--split {split!r}: {nearest(str(split), list(SPLITS))}", exit_code=2)
     wanted = command.settings(params, {"encoder": encoder}).encoder
+    wanted = only_encoder(cache, wanted) if encoder is None else wanted
+
+    def embedded(searched: "Sequence[Store]") -> "tuple[Float32[np.ndarray, ' D'], str]":
+        """The query as the stores are embedded, and the encoder's note."""
+        if like is not None:
+            images = image_stores(cache, wanted, dataset)
+            return stored_query(images, like), images[0].provenance().note
+        require_known_encoder(searched, known_encoders())
+        model = load_encoder(wanted if dataset is None else encoder_of(cache, dataset, wanted), device=device)
+        check_encoder(searched, model)
+        return embed_query(model, text=text, image=image), model.note
+
     if to is Target.prompts:
         texts = sentence_stores(cache, wanted, dataset)
-        model = load_encoder(wanted, device=device)
-        check_encoder(texts, model)
-        sentences = find_sentences(texts, embed_query(model, text=text, image=image), top=top)
+        vector, note = embedded(texts)
+        sentences = find_sentences(texts, vector, top=top)
         names = ["rank", "score", "dataset", "llm", "kind", "prompt_id", "class_name", "image_id", "text"]
         show(names, [[getattr(hit, name) for name in names] for hit in sentences], form=form)
-        say_note(model.note)
+        say_note(note)
         return
     stores = image_stores(cache, wanted, dataset)
-    model = load_encoder(wanted, device=device)
-    check_encoder(stores, model)
-    vector = embed_query(model, text=text, image=image)
+    vector, note = embedded(stores)
     hits = find_images(stores, vector, top=top, split=split, approximate=approximate)
     if sheet is not None and not any(hit.root for hit in hits):
         say("no sheet: the images found came without image files, as embeddings alone")
     elif sheet is not None:
         where = ", ".join(store.dataset for store in stores)
-        notes = [f"{where}: rank, cosine ({wanted}) and split of each image", model.note]
-        title = text or f"like {image.name if image else ''}"
+        notes = [f"{where}: rank, cosine ({wanted}) and split of each image", note]
+        title = text or f"like {image.name if image else like}"
         list_some("grey on the sheet", contact_sheet(hits, sheet, title=title, notes=notes, asked=image))
         say(f"wrote {visible(str(sheet))}")
     names = ["rank", "score", "dataset", "image_id", "class_name", "split", "place"]
     show([*names[:-1], "path"], [[getattr(hit, name) for name in names] for hit in hits], form=form)
-    say_note(model.note)
+    say_note(note)
 
 
 def _form(*, as_json: bool, as_csv: bool) -> str:

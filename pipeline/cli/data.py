@@ -21,12 +21,16 @@ def ingest(
         str | None,
         typer.Option(
             help="Folder of class folders, list (CSV, JSON, Parquet), CoOp split file, archives, captions, questions, "
-            "hf:OWNER/NAME or package:NAME; docs/sources.md shows each.",
+            "hf:OWNER/NAME, package:NAME, or embeddings (.npz, .npy, .safetensors, .pt, Parquet): docs/sources.md.",
             metavar="SOURCE",
         ),
     ] = None,
     images: Annotated[
         str | None, typer.Option(help="Folder of the images that the source names.", metavar="DIR")
+    ] = None,
+    encoder_name: Annotated[
+        str | None,
+        typer.Option(help="Encoder that made the embeddings of the source, such as clip-vit-b-32.", metavar="NAME"),
     ] = None,
     column: Annotated[
         list[str] | None,
@@ -44,7 +48,12 @@ def ingest(
     cache: CacheOption = CACHE,
     as_json: JsonOption = False,
 ) -> None:
-    """Read images and write the manifest: what there is, of which class, in which split."""
+    """Read images and write the manifest: what there is, of which class, in which split.
+
+    A source of embeddings gives all stores at once: arrays `embedding` (N, D) with `class_id` or `label`; optional
+    `split`, `image_id`, `view`, `class_names`; class text `text_template` (C, D) or (C, T, D); `prompts` (P, D) with
+    `prompt_class_id`.
+    """
     from pipeline.ingest import ingest as run
     from stages.command import visible
     from stages.params import changed
@@ -62,6 +71,7 @@ def ingest(
         flags = {
             "source": source,
             "images": images,
+            "encoder_name": encoder_name,
             "columns": {**settings.of(name).columns, **columns} if columns else None,
             "split_folders": folders,
             "max_missing": max_missing,
@@ -74,7 +84,7 @@ def ingest(
                 f"(it has {', '.join(settings.data) or 'none'})",
                 exit_code=2,
             )
-        summary = run(name, data.source, data=data, cache=cache)
+        summary = run(name, data.source, data=data, cache=cache, embed=settings.embed)
         counts = ", ".join(f"{n} {split}" for split, n in summary.images.items())
         facts = [(summary.classes, "classes"), (summary.captions, "captions"), (summary.questions, "questions")]
         say(f"{name}: {counts} images; " + ", ".join(f"{n} {what}" for n, what in facts if n))

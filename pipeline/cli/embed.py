@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.app import CACHE, app, list_some, say_note
+from pipeline.cli.app import CACHE, app, list_some, say_note, take_from_arrays
 from stages import command
 from stages.command import CacheOption, DatasetOption, EncoderOption, JsonOption, ParamsOption, say
 from stages.errors import UserError
@@ -40,11 +40,11 @@ def embed_text(
     from stages.artifacts import NO_LLM
 
     settings = command.settings(params, {"encoder": encoder})
-    names = command.chosen(dataset, settings, variants=True)
+    names = take_from_arrays(command.chosen(dataset, settings, variants=True), "text", settings, cache)
     for name in names:
         ManifestStore(cache, name).require()
         TextStore(cache, name, settings.encoder, NO_LLM).require_free()
-    model = _encoder(settings, device, precision)
+    model: Any = _encoder(settings, device, precision) if names else None
     done: list[dict[str, Any]] = []
     faults: list[str] = []
     for name in names:
@@ -56,7 +56,8 @@ def embed_text(
             what = "templates" if summary.llm == NO_LLM else f"sentences of {summary.llm}"
             again = " (up to date)" if summary.skipped else ""
             say(f"{name}: {summary.rows} {what} embedded with {summary.encoder}{again}")
-    say_note(model.note)
+    if model is not None:
+        say_note(model.note)
     if as_json:
         command.show(done, as_json=True, text=str)
     if faults:
@@ -81,7 +82,7 @@ def embed_images(
 
     settings = command.settings(params, {"encoder": encoder, "embed.views": views})
     wanted = settings.encoder
-    names = command.chosen(dataset, settings, variants=True)
+    names = take_from_arrays(command.chosen(dataset, settings, variants=True), "images", settings, cache)
     for name in names:
         ImageStore(cache, name, wanted).require_free()
     model: Any = None

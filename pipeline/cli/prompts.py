@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.app import CACHE, app
+from pipeline.cli.app import CACHE, app, take_from_arrays
 from stages import command
 from stages.command import CacheOption, DatasetOption, JsonOption, ParamsOption, say
 from stages.errors import UserError
@@ -59,7 +59,7 @@ def generate_prompts(
             quantization=quantization,
         )
     )  # fmt: skip
-    names = _with_classes(command.chosen(dataset, settings), cache)
+    names = _with_classes(take_from_arrays(command.chosen(dataset, settings), "prompts", settings, cache), cache)
     done: list[PromptSummary] = []
     if names:
         if prompts.server.url is None:

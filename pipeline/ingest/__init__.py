@@ -19,6 +19,7 @@ from pipeline.ingest.base import Entry, Listing, Question, Reader, check_listing
 from pipeline.ingest.coop import CoOpReader
 from pipeline.ingest.exported import ExportedReader, import_manifest
 from pipeline.ingest.folders import FolderReader
+from pipeline.ingest.from_features import ingest_features, is_features
 from pipeline.ingest.huggingface import HubReader, SavedReader
 from pipeline.ingest.licence import licence_of
 from pipeline.ingest.lists import ListReader
@@ -32,7 +33,7 @@ from pipeline.registry.readers import AircraftReader, SynsetReader
 from stages import ManifestProvenance, ManifestStore, UserError
 from stages.artifacts import SPLITS
 from stages.command import progress
-from stages.params import DataParams
+from stages.params import DataParams, EmbedParams
 
 READERS: tuple[Reader, ...] = (
     PackageReader(), HubReader(), CoOpReader(), SavedReader(), AircraftReader(), SynsetReader(), ListReader(),
@@ -43,7 +44,7 @@ READERS: tuple[Reader, ...] = (
 KINDS = (
     "a folder of class folders, or of images with texts beside them; a CSV, TSV, JSON or Parquet file that names or "
     "holds images; a CoOp split file; tar, tar.gz or zip archives; COCO captions or VQA2 questions; a folder of "
-    "save_to_disk; hf:OWNER/NAME; package:conformal-clip-data"
+    "save_to_disk; hf:OWNER/NAME; package:conformal-clip-data; embeddings in .npz, .npy, .safetensors, .pt or Parquet"
 )
 AT_ONCE = 4096
 """Images handed to the threads at once, so that what waits for them stays small."""
@@ -73,23 +74,29 @@ def classes_hash(class_names: dict[int, str]) -> str:
     return hashlib.sha256(json.dumps(sorted(class_names.items()), ensure_ascii=True).encode()).hexdigest()
 
 
-def ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summary:
-    """Read a source and write the manifest store of `dataset`.
+def ingest(dataset: str, source: str, *, data: DataParams, cache: Path, embed: EmbedParams | None = None) -> Summary:
+    """Read a source and write the manifest store of `dataset`; of a source of embeddings all stores.
 
     Every image is decoded once: one that cannot be is kept as a row with its `error`, counted and listed.
+
+    Args:
+        embed: says how embeddings of the source are kept.
 
     Raises:
         UserError: missing or empty source, one class only, two classes of one name, no readable image, or more
             missing and unreadable ones than `data.max_missing` allows. An older manifest then stays as it is.
     """
     with ManifestStore(cache, dataset).locked("pipeline ingest"):
-        return _ingest(dataset, source, data=data, cache=cache)
+        return _ingest(dataset, source, data=data, cache=cache, embed=embed or EmbedParams())
 
 
-def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path) -> Summary:
+def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path, embed: EmbedParams) -> Summary:
     store = ManifestStore(cache, dataset)
     if _matches(ExportedReader(), source):
         return _summary(dataset, import_manifest(store, source))
+    if is_features(source, data):
+        table, lines = ingest_features(store, source, classes=classes_hash, data=data, embed=embed)
+        return _summary(dataset, table, Listing(Path(source), [], {}, notes=[*lines, *_of_classes(table)]), source)
     given = data
     place, data = prepare(dataset, source, given)
     listing = read_source(place, data)
@@ -217,7 +224,8 @@ def _of_classes(table: pa.Table) -> list[str]:
     for row in rows:
         if row["class_name"] is not None and row["error"] is None:
             found[row["class_name"]].add(row["split"])
-            classes[row["sha256"]].append(row["class_name"])
+            if row["sha256"] is not None:
+                classes[row["sha256"]].append(row["class_name"])
     facts = {
         "have no image that can be read": [name for name, splits in found.items() if not splits],
         "have no image in train to learn from": [name for name, s in found.items() if s and "train" not in s],

@@ -13,7 +13,7 @@ from pipeline.prompts.clean import mark_duplicates, one_line, storable
 from pipeline.prompts.rounds import lacking
 from pipeline.prompts.sentence_files import read_sentences
 from pipeline.prompts.summary import PromptSummary, summarise
-from stages import ManifestStore, PromptProvenance, PromptStore, UserError, display_name
+from stages import ManifestProvenance, ManifestStore, PromptProvenance, PromptStore, UserError, display_name
 from stages.artifacts import NO_LLM
 from stages.files import sha256_file
 from stages.names import slug
@@ -35,6 +35,7 @@ def import_prompts(dataset: str, name: str, file: Path, *, cache: Path) -> Promp
     names = manifest.class_names
     if not names:
         raise UserError(f"{dataset}: there are no classes to take sentences for; --captions takes those of its images")
+    _require_encoder(manifest)
     given = read_sentences(file)
     found = match(names, given, where=str(file))
     rows = [
@@ -65,6 +66,7 @@ def import_captions(dataset: str, name: str, *, cache: Path) -> PromptSummary:
     """
     manifest_store = ManifestStore(cache, dataset)
     manifest = manifest_store.provenance()
+    _require_encoder(manifest)
     images = manifest_store.read(["image_id", "class_id", "captions"]).to_pylist()
     rows = [
         _row(
@@ -124,6 +126,15 @@ def _some(names: Sequence[str], known: Sequence[str]) -> str:
         hint = next((f" (like {key!r:.60})" for key in known if near and _folded(key) == near[0]), "")
         shown.append(f"{name!r:.60}{hint}")
     return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _require_encoder(manifest: ManifestProvenance) -> None:
+    """Refuse sentences that nothing here could embed beside the embeddings that a data set came with."""
+    if manifest.encoder is not None:
+        raise UserError(
+            f"{manifest.dataset} came as embeddings of {manifest.encoder}, and no sentence can be embedded beside them "
+            f"here: put them into {manifest.features} as `prompts`, and ingest it again"
+        )
 
 
 def _store(cache: Path, dataset: str, name: str) -> PromptStore:

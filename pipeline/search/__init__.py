@@ -8,7 +8,9 @@ from pipeline.search.find import (
     find_images,
     find_sentences,
     image_stores,
+    require_known_encoder,
     sentence_stores,
+    stored_query,
 )
 from pipeline.search.sheet import contact_sheet
 
@@ -21,5 +23,7 @@ __all__ = [
     "find_images",
     "find_sentences",
     "image_stores",
+    "require_known_encoder",
     "sentence_stores",
+    "stored_query",
 ]

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float32
 
 from pipeline.search.exact import nearest_rows
 from stages import ImageStore, ManifestStore, TextStore, UserError, nearest, slug
-from stages.artifacts import Store, partition_values, read_together
+from stages.artifacts import Store, embedding_matrix, encoder_of, partition_values, read_together
+from stages.provenance import NAMED, named_fingerprint
 
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder
@@ -64,6 +65,7 @@ def image_stores(cache: Path, encoder: str, dataset: str | None = None) -> list[
     Raises:
         UserError: there is none, or it does not belong to its manifest.
     """
+    encoder = encoder if dataset is None else encoder_of(cache, dataset, encoder)
     found = [ImageStore(cache, name, encoder) for name in _datasets(cache, dataset, ImageStore)]
     stores = [s for s in found if dataset is not None or s.exists()]
     if not stores:
@@ -79,6 +81,7 @@ def sentence_stores(cache: Path, encoder: str, dataset: str | None = None) -> li
     Raises:
         UserError: there is none, or it does not belong to its manifest.
     """
+    encoder = encoder if dataset is None else encoder_of(cache, dataset, encoder)
     stores = [
         TextStore(cache, name, encoder, source)
         for name in _datasets(cache, dataset, TextStore)
@@ -111,6 +114,41 @@ def embed_query(encoder: "Encoder", *, text: str | None = None, image: Path | No
         return np.asarray(encoder.encode_images(pixels[None])[0].numpy(), np.float32)
 
 
+def stored_query(stores: Sequence[ImageStore], image_id: str) -> Float32[np.ndarray, " D"]:
+    """The embedding of an image that is in one of the stores.
+
+    Raises:
+        UserError: it is in none of them, or in several.
+    """
+    found = []
+    for store in stores:
+        table = store.read(["embedding"], where=(pads.field("image_id") == image_id) & (pads.field("view") == 0))
+        found += [(store, row) for row in embedding_matrix(table["embedding"])]
+    if len(found) != 1:
+        where = ", ".join(store.dataset for store, _ in found) or ", ".join(store.dataset for store in stores)
+        what = "is in several data sets" if found else "is in no store"
+        mend = "name one with --dataset" if found else "the manifest has all in its column image_id"
+        raise UserError(f"image {image_id[:120]!r} {what} ({where[:200]}): {mend}")
+    vector = found[0][1].astype(np.float32)
+    return np.asarray(vector / np.linalg.norm(vector))
+
+
+def require_known_encoder(stores: Sequence[Store], known: Sequence[str]) -> None:
+    """Tell at once where the query cannot be embedded, since the encoder of the stores was only ever named.
+
+    Raises:
+        UserError: names it, and what can be searched for instead.
+    """
+    for store in stores:
+        found = store.provenance()
+        unknown = not (found.encoder or "").startswith(tuple(name.partition(":")[0] for name in known))
+        if (found.encoder_fingerprint or "").startswith(NAMED) and unknown:
+            raise UserError(
+                f"{store.dataset} came as embeddings of {found.encoder}, an encoder that is not at hand to embed the "
+                "query: search by an image of the stores, with --like IMAGE_ID"
+            )
+
+
 def check_encoder(stores: Sequence[Store], encoder: "Encoder") -> None:
     """Check that the query is embedded as the stores were.
 
@@ -119,6 +157,8 @@ def check_encoder(stores: Sequence[Store], encoder: "Encoder") -> None:
     """
     for store in stores:
         found = store.provenance()
+        if found.encoder_fingerprint == named_fingerprint(encoder.name, encoder.width):
+            continue  # what the embeddings were named as is at hand; that they are so, nobody can tell
         if found.encoder_fingerprint != encoder.fingerprint:
             raise UserError(
                 f"{store.file} was embedded with {found.encoder} ({(found.encoder_fingerprint or '')[:12]}), the query "

@@ -8,6 +8,7 @@ from pipeline.verify.places import stores_in
 from stages import ManifestProvenance, PromptProvenance, Provenance, UserError, slug
 from stages.artifacts import Store
 from stages.params import Params
+from stages.provenance import FEATURES
 
 
 def readable_origin(store: Store) -> Provenance | None:
@@ -36,7 +37,8 @@ def _ingest(store: Store, params: Params) -> tuple[str, ...]:
             f"its source is unknown: run `pipeline ingest {store.dataset} --source SOURCE`, or give "
             f"data.{store.dataset}.source in the settings file"
         )
-    return ("ingest", store.dataset, f"--source={source}")
+    named = origin.encoder if isinstance(origin, ManifestProvenance) and origin.from_arrays else None
+    return ("ingest", store.dataset, f"--source={source}", *([f"--encoder-name={named}"] if named else []))
 
 
 def _prompts(store: Store, params: Params) -> tuple[str, ...]:
@@ -45,6 +47,8 @@ def _prompts(store: Store, params: Params) -> tuple[str, ...]:
     listed = _named(place, (item.name for item in params.imports if item.dataset == store.dataset))
     if listed is not None:
         return ("import-prompts", dataset, f"--name={listed}")
+    if origin is not None and FEATURES in origin.inputs:
+        return ("generate-prompts", dataset)
     if isinstance(origin, PromptProvenance) and origin.questions is None:
         file = origin.file
         if file is not None and not Path(file).is_file():

@@ -319,9 +319,9 @@ def test_a_data_set_without_pixels_is_searched_and_the_sheet_left_out(
 @pytest.mark.parametrize(
     ("args", "part"),
     [
-        ([], "one of the two"),
-        ([" "], "one of the two"),
-        (["x", "--image", "y.png"], "one of the two"),
+        ([], "one of them"),
+        ([" "], "one of them"),
+        (["x", "--image", "y.png"], "one of them"),
         (["x", "--split", "tset"], "did you mean 'test'"),
         (["x", "--to", "prompts", "--sheet", "s.png"], "are for images"),
         (["x", "--sheet", "s.jpg"], "must end in .png"),

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import COLOURS, ROOT, picture
 from typer.testing import CliRunner
@@ -48,6 +49,8 @@ def lay_out(weaves: Path, home: Path) -> None:
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
     shutil.make_archive(str(home / "pets"), "zip", weaves)
+    vectors = np.random.default_rng(0).normal(size=(len(rows), 8))
+    np.savez(home / "features.npz", embedding=vectors, label=np.array([name for _, name in rows]))
     for i, (path, name) in enumerate(rows):
         (home / f"web/{i % 2:05d}").mkdir(parents=True, exist_ok=True)
         shutil.copy(weaves / path, home / f"web/{i % 2:05d}/{i % 2:05d}{i:04d}.png")
