@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 from jaxtyping import Bool, Float32
 
 from pipeline.search.exact import nearest_rows
