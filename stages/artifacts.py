@@ -4,7 +4,7 @@ Stores are Hive-partitioned Parquet (`cache/images/dataset=D/encoder=E/part-0.pa
 Polars read them without this code. Partition values are slugs; the full names stand in the footer and in a column.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from stages.content import ContentHash
 from stages.errors import UserError, nearest
@@ -270,6 +270,18 @@ class Store:
         self._refuse_damage(pages, first, stop, check=check)
         found = pages.rows(first, stop)  # one split and one view lie together: then nothing has to be picked
         return found if stop - first == len(where) else found[where - first]
+
+    def rows(self) -> "Callable[[Int[np.ndarray, ' M']], Float[np.ndarray, 'M D']]":
+        """Gives the embeddings of any rows, in any order; from the file as it is asked where its pages allow that.
+
+        Raises:
+            UserError: the store is missing, unreadable, or not of this schema.
+        """
+        pages = self._pages()
+        if pages is not None:
+            return pages.gather
+        matrix = self.embeddings()
+        return lambda index: np.asarray(matrix[index])
 
     def pieces(self, columns: Sequence[str]) -> "Iterator[tuple[pa.Table, Float[np.ndarray, 'N D']]]":
         """Some columns and the embeddings, row group by row group, for stores that need not fit into memory.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 LEAF = "embedding.list.element"
 _DATA_PAGE, _PLAIN = 0, 0
@@ -65,6 +65,29 @@ class EmbeddingPages:
         numbers = np.concatenate(cut) if cut else np.empty(0, np.uint8)
         matrix: np.ndarray = numbers.view(self.dtype).reshape(-1, self.width)
         return matrix
+
+    def gather(self, index: Int[np.ndarray, " M"]) -> Float[np.ndarray, "M D"]:
+        """The embeddings of any rows, in this order; of the file nothing but their bytes is read."""
+        size = self.width * self.dtype.itemsize
+        pages = [page for pages in self.groups for page in pages]
+        starts = np.cumsum([0, *map(len, pages)])
+        out = np.empty((len(index), size), np.uint8)
+        left = np.asarray(index, np.int64) * size
+        page_of = np.searchsorted(starts, left, side="right") - 1
+        whole = left + size <= starts[page_of + 1]
+        order = np.argsort(page_of, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(page_of[order])) + 1) if len(order) else ():
+            rows = rows[whole[rows]]
+            if not len(rows):
+                continue
+            number = int(page_of[rows[0]])
+            skipped = int(-starts[number] % size)  # of a row that began on the page before
+            page = pages[number][skipped:]
+            block = page[: len(page) - len(page) % size].reshape(-1, size)
+            out[rows] = block[(left[rows] - starts[number] - skipped) // size]
+        for row in np.flatnonzero(~whole):
+            out[row] = self.rows(int(index[row]), int(index[row]) + 1).view(np.uint8).ravel()
+        return out.view(self.dtype)
 
     def all(self) -> Float[np.ndarray, "rows D"]:
         """All embeddings of the file, copied once."""

@@ -170,6 +170,25 @@ class EvaluationParams(_Section):
         None, description="CSV seed,shots,split,image_id of the images to train and validate on; null = drawn by seed"
     )
 
+    folds: dict[str, Annotated[int, Field(ge=2, le=1000)]] = Field(
+        {},
+        description="captions: data set -> parts of a cross-validation over all its images, each embedded by a fit "
+        "that did not see it; for sets too small to be split. Others are judged on their split test",
+    )
+    captions_per_image: Count | None = Field(
+        None, description="captions an image, at most, the first ones; null = all (5 on COCO as the field does)"
+    )
+    learnt_on: list[str] = Field(
+        [],
+        description="captions: where AAPE was learnt beside the data set itself: names of data sets, which are fitted "
+        "on, or folders of checkpoints",
+    )
+    memory: Literal["auto"] | Positive = Field(
+        "auto",
+        description="captions: embeddings that take more are read from the stores batch by batch, GB; auto: half of "
+        "the device's free memory",
+    )
+
     @field_validator("seeds", "shots")
     @classmethod
     def _once(cls, value: int | str | list[int | str]) -> int | str | list[int | str]:
@@ -195,6 +214,11 @@ class EvaluationParams(_Section):
         return self.shots if isinstance(self.shots, list) else [self.shots]
 
 
+def is_folder(place: str) -> bool:
+    """Whether an entry of `evaluation.learnt_on` is a folder of a checkpoint, and no name of a data set."""
+    return "/" in place or "\\" in place or place.startswith(".")
+
+
 class Params(_Section):
     """The whole file."""
 
@@ -215,7 +239,9 @@ class Params(_Section):
         asked = self.evaluation
         variants = [name for source, names in asked.shifts.items() for name in (source, *names)]
         imported = [item.dataset for item in self.imports]
-        for name in [*self.datasets, *self.data, *imported, *asked.targets, *variants, *asked.seeds_of]:
+        learnt_on = [name for name in asked.learnt_on if not is_folder(name)]
+        named = [*asked.targets, *variants, *asked.seeds_of, *asked.folds, *learnt_on]
+        for name in [*self.datasets, *self.data, *imported, *named]:
             try:
                 dataset_name(name)
             except UserError as error:

@@ -6,11 +6,31 @@ Declared here and not in `trainer/` because params.yaml belongs to the contract.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.numbers import Count, Number, Positive, Size
+
+
+class CaptionParams(BaseModel):
+    """Settings of AAPE learnt from captions, where they are not those for classes; the paper gives none of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    hidden: Size = Field(512, description="entries of h's bottleneck")
+    batch: Annotated[int, Field(ge=2, le=1_000_000)] = Field(
+        256, description="images a step, all with their captions; the others of a batch are the negatives"
+    )
+    epochs: Count = Field(40, description="passes over the images")
+    max_steps: Count = Field(5000, description="most batches of a run; it has fewer epochs where those would take more")
+    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="sgd as CoOp, or adamw")
+    lr_grid: list[Positive] = Field(
+        [1e-3, 3e-4],
+        min_length=1,
+        description="peak rates tried when lr is auto; without held-out images the first that does not diverge",
+    )
+    weight_decay: Number = Field(0.01, ge=0, description="weight decay of either optimizer")
 
 
 class TrainParams(BaseModel):
@@ -98,4 +118,7 @@ class TrainParams(BaseModel):
     )
     detach: bool = Field(
         True, description="true: L_distill does not reach the aggregator, so p^a is one constant vector a class"
+    )
+    captions: CaptionParams = Field(
+        CaptionParams(), description="AAPE learnt from captions (retrieval, captioning, vqa); all other settings hold"
     )

@@ -1,14 +1,16 @@
-"""A fitted classifier on disk: `checkpoint.safetensors` (tensors), `checkpoint.json` (everything else). Never pickle.
+"""What was fitted, on disk: `checkpoint.safetensors` (tensors), `checkpoint.json` (everything else). Never pickle.
 
-The JSON holds class names, the predictor (`trainer/packing.py`), the caller's provenance (encoder, its fingerprint,
-width), the sha256 of the tensor file and one over itself, so that a truncated, mixed or hand-edited pair is refused.
+A classifier comes with the text of its classes; what was learnt from captions has none. The JSON holds class names, the
+predictor (`trainer/packing.py`), the caller's provenance (encoder, its fingerprint, width), the sha256 of the tensor
+file and one over itself, so that a truncated, mixed or hand-edited pair is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -61,32 +63,18 @@ class _Record(BaseModel):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A loaded classifier, ready to serve.
+class Learned:
+    """Something that was learned, ready to serve.
 
     Attributes:
         path: the JSON file.
-        predictor: gives logits.
-        text: the classes it was saved with; prompts are stored as their mean, and whole only for a predictor that
-            attends over them.
+        predictor: what it does is its protocol's business.
         provenance: `encoder`, `encoder_fingerprint`, `width`, and whatever the caller added.
-        calibration: None where nothing was held out to calibrate on.
     """
 
     path: Path
-    predictor: Predictor
-    text: ClassText
+    predictor: Any
     provenance: Mapping[str, Any]
-    calibration: Calibration | None = None
-
-    @property
-    def temperature(self) -> float:
-        """softmax(logits / temperature) are the probabilities; 1 where nothing was fitted."""
-        return 1.0 if self.calibration is None else self.calibration.temperature
-
-    def logits(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
-        """Calibrated scores of unit images: softmax gives the probabilities."""
-        return self.predictor.logits(images, self.text) / self.temperature
 
     def require_encoder(self, *, name: str, fingerprint: str, width: int) -> None:
         """Refuse an encoder other than the one that the classifier was trained with.
@@ -108,10 +96,35 @@ class Checkpoint:
             )
 
 
+@dataclass(frozen=True)
+class Checkpoint(Learned):
+    """A loaded classifier, ready to serve.
+
+    Attributes:
+        predictor: gives logits.
+        text: the classes it was saved with; prompts are stored as their mean, and whole only for a predictor that
+            attends over them.
+        calibration: None where nothing was held out to calibrate on.
+    """
+
+    predictor: Predictor
+    text: ClassText
+    calibration: Calibration | None = None
+
+    @property
+    def temperature(self) -> float:
+        """softmax(logits / temperature) are the probabilities; 1 where nothing was fitted."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    def logits(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Calibrated scores of unit images: softmax gives the probabilities."""
+        return self.predictor.logits(images, self.text) / self.temperature
+
+
 def save_checkpoint(
     folder: Path,
-    predictor: Predictor,
-    text: ClassText,
+    predictor: Any,
+    text: ClassText | None,
     *,
     provenance: Mapping[str, Any],
     calibration: Calibration | None = None,
@@ -120,8 +133,8 @@ def save_checkpoint(
 
     Args:
         folder: where it goes; an older pair is replaced.
-        predictor: of any method of this package.
-        text: the classes it will serve.
+        predictor: of any method of this package, or of any protocol.
+        text: the classes it will serve; None for what serves none.
         provenance: JSON values; `encoder`, `encoder_fingerprint` and `width` are required. Times in the predictor's
             info are left out, so that the same training gives the same bytes.
         calibration: what is known of its confidence.
@@ -129,23 +142,16 @@ def save_checkpoint(
     Raises:
         UserError: the folder cannot be written, or provenance lacks a key.
     """
-    tensors = {"text.template" if text.is_text else IMAGE_MEAN: text.template}
-    if text.templates is not None:
-        tensors["text.templates"] = text.templates
-    if text.prompts is not None:
-        tensors["text.prompt_mean"] = text.prompt_mean()
-        if getattr(predictor, "attends", False):
-            prompts, mask = text.require_prompts()
-            tensors |= {"text.prompts": prompts, "text.mask": mask}
+    tensors = {} if text is None else _text_tensors(text, whole=getattr(predictor, "attends", False))
     timeless = {key: value for key, value in predictor.info.items() if not key.endswith("seconds")}
-    tree, of_predictor = pack(replace(predictor, info=timeless))  # type: ignore[type-var]
+    tree, of_predictor = pack(replace(predictor, info=timeless))
     tensors |= {f"predictor{path}": value for path, value in of_predictor.items()}
     blob = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     try:
         record = _Record.model_validate(
             {
                 "format": FORMAT,
-                "names": text.names,
+                "names": () if text is None else text.names,
                 "temperature": 1.0 if calibration is None else calibration.temperature,
                 "calibrated_on": calibration and {"images": calibration.images, "source": calibration.source},
                 "predictor": tree,
@@ -160,29 +166,80 @@ def save_checkpoint(
     write_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
+def _text_tensors(text: ClassText, *, whole: bool) -> dict[str, Tensor]:
+    """The text of classes by name; the prompts as their mean, or whole."""
+    tensors = {"text.template" if text.is_text else IMAGE_MEAN: text.template}
+    if text.templates is not None:
+        tensors["text.templates"] = text.templates
+    if text.prompts is not None:
+        tensors["text.prompt_mean"] = text.prompt_mean()
+        if whole:
+            prompts, mask = text.require_prompts()
+            tensors |= {"text.prompts": prompts, "text.mask": mask}
+    return tensors
+
+
 def load_checkpoint(folder: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read the pair back and refuse it unless it is whole. `Checkpoint.require_encoder` compares it with an encoder.
+    """Read a classifier back and refuse it unless it is whole. `require_encoder` compares it with an encoder.
 
     Raises:
         UserError: one line that names the file, the value and the mend.
     """
-    record, blob = _read(folder)
-    path = folder / RECORD
-    try:
-        tensors = {name: value.to(device) for name, value in load(blob).items()}
+    record, tensors = _read(folder, device)
+    if not record.names:
+        raise UserError(
+            f"{folder / RECORD}: is of the protocol {_protocol(record)} and knows no class: give the checkpoint of a "
+            "classifier, which few-shot keeps"
+        )
+    with _described(folder):
         text = _text(record, tensors)
         predictor = _predictor(record, tensors)
-    except Exception as error:  # a file can be wrong in any way: whatever the reason, it is not a checkpoint
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        with torch.no_grad():  # shapes that do not belong together show here, not in front of a user's image
+            predictor.logits(text.template[:1], text)
+    return Checkpoint(folder / RECORD, predictor, record.provenance.model_dump(), text, _calibration(record))
+
+
+def load_learned(folder: Path, kind: type[Any], *, device: torch.device | str = "cpu") -> Learned:
+    """Read back what was learnt from captions.
+
+    Args:
+        kind: the class that the predictor must be of, such as `CaptionAAPE`.
+
+    Raises:
+        UserError: one line that names the file, the value and the mend.
+    """
+    record, tensors = _read(folder, device)
+    with _described(folder):
+        predictor = _predictor(record, tensors)
+    if not isinstance(predictor, kind):
         raise UserError(
-            f"{folder / TENSORS}: does not hold what {path.name} describes ({reason}): train again"
-        ) from error
-    return Checkpoint(path, predictor, text, record.provenance.model_dump(), _calibration(record))
+            f"{folder / RECORD}: holds {type(predictor).__name__} of the protocol {_protocol(record)}, where "
+            f"{kind.__name__} is needed: give the folder of another checkpoint"
+        )
+    return Learned(folder / RECORD, predictor, record.provenance.model_dump())
 
 
 def _calibration(record: _Record) -> Calibration | None:
     on = record.calibrated_on
     return None if on is None else Calibration(record.temperature, on.images, on.source)
+
+
+def _protocol(record: _Record) -> str:
+    return str((record.provenance.model_extra or {}).get("protocol", "?"))
+
+
+@contextmanager
+def _described(folder: Path) -> Iterator[None]:
+    """Whatever goes wrong inside, it is no checkpoint: a file can be wrong in any way.
+
+    Raises:
+        UserError: something went wrong.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{folder / TENSORS}: does not hold what {RECORD} describes ({reason}): train again") from error
 
 
 def _text(record: _Record, tensors: Mapping[str, Tensor]) -> ClassText:
@@ -199,14 +256,12 @@ def _text(record: _Record, tensors: Mapping[str, Tensor]) -> ClassText:
     return ClassText(record.names, template, mean[:, None], mask, templates)
 
 
-def _predictor(record: _Record, tensors: Mapping[str, Tensor]) -> Predictor:
+def _predictor(record: _Record, tensors: Mapping[str, Tensor]) -> Any:
     prefix = "predictor"
-    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    predictor: Predictor = unpack(record.predictor, own)
-    with torch.no_grad():  # shapes that do not belong together show here, not in front of a user's image
-        text = _text(record, tensors)
-        predictor.logits(text.template[:1], text)
-    return predictor
+    return unpack(
+        record.predictor,
+        {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)},
+    )
 
 
 def read_provenance(folder: Path) -> Mapping[str, Any]:
@@ -218,7 +273,7 @@ def read_provenance(folder: Path) -> Mapping[str, Any]:
     return _read_record(folder).provenance.model_dump()
 
 
-def _read(folder: Path) -> tuple[_Record, bytes]:
+def _read(folder: Path, device: torch.device | str) -> tuple[_Record, dict[str, Tensor]]:
     record = _read_record(folder)
     path = folder / TENSORS
     try:
@@ -231,7 +286,8 @@ def _read(folder: Path) -> tuple[_Record, bytes]:
             f"{path}: sha256 {found[:12]}, expected {record.tensors_sha256[:12]} ({len(blob)} bytes): "
             "it was cut off, changed or belongs to another checkpoint; train again"
         )
-    return record, blob
+    with _described(folder):
+        return record, {name: value.to(device) for name, value in load(blob).items()}
 
 
 def _read_record(folder: Path) -> _Record:

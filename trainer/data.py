@@ -37,6 +37,11 @@ class Images:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.labels.device
+
     def float32(self) -> Images:
         """The same images with float32 embeddings, which every method computes in."""
         return Images(self.embeddings.float(), self.labels, None if self.views is None else self.views.float())
@@ -55,6 +60,15 @@ class Images:
     def take(self, rows: Int[Tensor, " M"]) -> Images:
         """The images at these rows, in this order."""
         return Images(self.embeddings[rows], self.labels[rows], None if self.views is None else self.views[rows])
+
+    def draw(self, rows: Int[Tensor, " M"], rng: torch.Generator) -> Images:
+        """One view of each of these images, drawn by seed among the centre crop and the augmentations."""
+        taken = self.take(rows)
+        if taken.views is None:
+            return taken
+        views = torch.cat([taken.embeddings[:, None], taken.views], dim=1)
+        drawn = torch.randint(views.shape[1], (len(taken),), generator=rng).to(views.device)
+        return Images(views[torch.arange(len(taken), device=views.device), drawn], taken.labels)
 
 
 @dataclass(frozen=True)

@@ -37,39 +37,49 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Features:
-    """Everything stage two knows about a data set before the final evaluation.
+class StoredFeatures:
+    """What is known of any data set whose stores were read; what it has of each split is its own.
 
     Attributes:
-        class_ids: the manifest's class ids, ascending; position in this list is the label.
-        text: prompt source -> what text knows; the key `none` has templates alone.
+        class_names: in the order of the labels; () without classes.
         sources: prompt sources, the settings' own LLM first.
         notes: honest lines that every output repeats.
         contents: store -> hash of its rows: what these features are.
-        indices: published draws of the shots; None where they are drawn by seed.
-        embedded_elsewhere: nothing can be embedded here beside what there is.
         source, licence: of the images, as the manifest has them.
-        prompts: prompt source -> the language model or file, and what pins it.
     """
 
     dataset: str
     encoder: str
     encoder_fingerprint: str
     width: int
-    class_ids: tuple[int, ...]
     class_names: tuple[str, ...]
+    sources: tuple[str, ...]
+    notes: tuple[str, ...]
+    device: torch.device
+    contents: dict[str, str]
+    source: str | None
+    licence: str | None
+
+
+@dataclass(frozen=True)
+class Features(StoredFeatures):
+    """Everything stage two knows about a data set with classes before the final evaluation.
+
+    Attributes:
+        class_ids: the manifest's class ids, ascending; position in this list is the label.
+        text: prompt source -> what text knows; the key `none` has templates alone.
+        indices: published draws of the shots; None where they are drawn by seed.
+        embedded_elsewhere: nothing can be embedded here beside what there is.
+        prompts: prompt source -> the language model or file, and what pins it.
+    """
+
+    class_ids: tuple[int, ...]
     train: Split
     val: Split
     text: dict[str, ClassText]
-    sources: tuple[str, ...]
-    notes: tuple[str, ...]
     store: ImageStore
-    device: torch.device
-    contents: dict[str, str]
     indices: Indices | None = None
     embedded_elsewhere: bool = False
-    source: str | None = None
-    licence: str | None = None
     prompts: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -107,7 +117,7 @@ def load_features(
     templates = TextStore(cache, dataset, encoder, NO_LLM)
     manifest = ManifestStore(cache, dataset)
     manifest.require()
-    _require_encoder(images, cache, dataset, encoder)
+    require_encoder(images, cache, dataset, encoder)
     there = [s for s in partition_values(cache, TextStore, "llm", dataset=dataset, encoder=encoder) if s != NO_LLM]
     wanted = there if sources is None else sources
     for source in wanted:
@@ -121,6 +131,8 @@ def load_features(
     origins = read_together(*own, *stores)
     about = manifest.provenance()
     names = about.class_names
+    if not names:
+        raise UserError(f"{manifest.file}: the data set has no classes to tell apart; retrieval reads its captions")
     class_ids = tuple(sorted(names))
     train = _read_split(images, "train", class_ids, target)
     val = _read_split(images, "val", class_ids, target)
@@ -177,7 +189,12 @@ def load_features(
     )
 
 
-def _require_encoder(store: ImageStore | TextStore, cache: Path, dataset: str, encoder: str) -> None:
+def require_encoder(store: ImageStore | TextStore, cache: Path, dataset: str, encoder: str) -> None:
+    """Refuse a store that is missing, and say of which encoders there is one.
+
+    Raises:
+        UserError: it is missing.
+    """
     if store.exists():
         return
     there = partition_values(cache, type(store), "encoder", dataset=dataset)

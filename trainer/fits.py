@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,8 +21,8 @@ from safetensors.torch import save
 
 from stages.files import write_bytes
 from trainer.data import Images, Task
-from trainer.methods.base import Method, Predictor
 from trainer.packing import canonical, pack, unpack
+from trainer.pairs import CaptionTask
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,21 @@ class FinishedFits:
 
     folder: Path
 
-    def file(self, method: Method, task: Task, seed: int) -> Path:
+    def file(self, method: Any, task: Task | CaptionTask, seed: int) -> Path:
         """Where this fit lies: its name is a hash of everything that decides it."""
         digest = hashlib.sha256(json.dumps([_code(), seed, pack(method)[0]], sort_keys=True).encode())
-        digest.update(json.dumps([task.text.names, task.text.is_text]).encode())
-        text = [task.text.template, task.text.templates, task.text.prompts, task.text.mask]
-        for tensor in [*text, *_tensors(task.train), *_tensors(task.val)]:
-            digest.update(b"-" if tensor is None else f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            if tensor is not None:
-                digest.update(_bytes(tensor))
+        if isinstance(task, CaptionTask):
+            digest.update(task.digest)
+        else:
+            digest.update(json.dumps([task.text.names, task.text.is_text]).encode())
+            text = [task.text.template, task.text.templates, task.text.prompts, task.text.mask]
+            for tensor in [*text, *_tensors(task.train), *_tensors(task.val)]:
+                digest.update(b"-" if tensor is None else f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+                if tensor is not None:
+                    digest.update(_bytes(tensor))
         return self.folder / f"{digest.hexdigest()[:32]}.safetensors"
 
-    def load(self, file: Path, *, device: torch.device | str = "cpu") -> tuple[Predictor, float] | None:
+    def load(self, file: Path, *, device: torch.device | str = "cpu") -> tuple[Any, float] | None:
         """A finished fit and its seconds; None where there is none, none that can be read, or one of something else."""
         try:
             with safe_open(file, framework="pt", device=str(device)) as opened:
@@ -53,12 +57,12 @@ class FinishedFits:
                 about = opened.metadata()
             if about["key"] != file.stem or about["seal"] != _seal(about, tensors):
                 return None
-            predictor: Predictor = unpack(json.loads(about["predictor"]), tensors)
+            predictor = unpack(json.loads(about["predictor"]), tensors)
             return predictor, float(about["seconds"])
         except (OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RecursionError):
             return None
 
-    def keep(self, file: Path, predictor: Predictor, seconds: float) -> None:
+    def keep(self, file: Path, predictor: Any, seconds: float) -> None:
         """Write a finished fit in one step.
 
         Args:
@@ -73,7 +77,7 @@ class FinishedFits:
         write_bytes(file, save(cpu, metadata=about | {"seal": _seal(about, cpu)}))
 
 
-def timed_fit(method: Method, task: Task, seed: int) -> tuple[Predictor, float]:
+def timed_fit(method: Any, task: Task | CaptionTask, seed: int) -> tuple[Any, float]:
     """One fit with one thread, as a file would give it back, and its seconds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,13 +1,16 @@
 """What a run reads: the features of its data set, and of those that its protocols test on beside it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from stages import ManifestStore, UserError
 from stages.names import slug
 from stages.params import Params
-from trainer.features import Features, load_features
-from trainer.protocols import protocol_classes
+from trainer.captions import CaptionFeatures, has_captions, load_captions
+from trainer.features import Features, StoredFeatures, load_features
+from trainer.protocols import Reads, protocol_classes
 
 
 @dataclass(frozen=True)
@@ -15,12 +18,25 @@ class Inputs:
     """Everything that `trainer.run.run` needs beside the settings.
 
     Attributes:
-        features: of the data set that is trained on.
+        features: of the data set that is trained on, where it has classes and a protocol reads them.
         others: protocol name -> further data sets that it tests on, such as the targets of cross-dataset.
+        captions: the images with captions of the same data set, where it has some and a protocol reads them.
     """
 
-    features: Features
-    others: Mapping[str, tuple[Features, ...]] = field(default_factory=dict)
+    features: Features | None
+    others: Mapping[str, tuple[Features | CaptionFeatures, ...]] = field(default_factory=dict)
+    captions: CaptionFeatures | None = None
+
+    def of(self, reads: Reads) -> Features | CaptionFeatures | None:
+        """What a protocol reads; None where the data set has nothing of that kind."""
+        return self.features if reads == "classes" else self.captions
+
+    @property
+    def known(self) -> StoredFeatures:
+        """What is the same whatever is read."""
+        found = self.features or self.captions
+        assert found is not None
+        return found
 
 
 def load_training(params: Params, dataset: str, *, cache: Path, device: str = "auto") -> Features:
@@ -44,19 +60,46 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
     """All that a run of this data set reads; data sets that several protocols test on are read once.
 
     Raises:
-        UserError: an unknown protocol, or see `trainer.features.load_features`.
+        UserError: an unknown protocol, a data set that has nothing of what the protocols read, or see
+            `trainer.features.load_features` and `trainer.captions.load_captions`.
     """
-    names = {
-        each.name: each.tests_on(params.evaluation, dataset=dataset, datasets=params.datasets)
-        for each in protocol_classes(params.evaluation.protocols)
-    }
-    features = load_training(params, dataset, cache=cache, device=device)
-    loaded = {
-        name: load_features(
-            cache, name, params.encoder, device=device, prompts=params.evaluation.prompts_per_class, only_test=True
-        )
-        for name in dict.fromkeys(name for each in names.values() for name in each)
-    }
-    return Inputs(
-        features, {each: tuple(loaded[name] for name in dict.fromkeys(some)) for each, some in names.items() if some}
-    )
+    protocols = protocol_classes(params.evaluation.protocols)
+    has = {each.reads: _has(each.reads, cache, dataset) for each in protocols}
+    if not any(has.values()):
+        lacking = " and no ".join(has)
+        asking = ", ".join(each.name for each in protocols)
+        raise UserError(f"{dataset}: no {lacking}, which {asking} would need; choose others with --protocols")
+    features = load_training(params, dataset, cache=cache, device=device) if has.get("classes") else None
+    captions = _captions(params, dataset, cache=cache, device=device) if has.get("captions") else None
+    others: dict[str, tuple[Any, ...]] = {}
+    loaded: dict[tuple[Reads, str], Any] = {}
+    for each in protocols:
+        names = each.tests_on(params.evaluation, dataset=dataset, datasets=params.datasets) if has[each.reads] else []
+        for name in dict.fromkeys(names):
+            found = loaded.get((each.reads, name))
+            if found is None and each.reads == "captions":
+                found = replace(_captions(params, name, cache=cache, device=device), folds=None)
+            elif found is None and (name in params.evaluation.targets or _has("classes", cache, name)):
+                found = load_features(
+                    cache, name, params.encoder, device=device, prompts=params.evaluation.prompts_per_class,
+                    only_test=True,
+                )  # fmt: skip
+            if found is not None:  # a data set that is listed for its captions is no target of a classifier
+                loaded[each.reads, name] = found
+                others[each.name] = (*others.get(each.name, ()), found)
+    return Inputs(features, others, captions)
+
+
+def _has(reads: Reads, cache: Path, dataset: str) -> bool:
+    """Whether a data set has what a protocol reads."""
+    if reads == "classes":
+        return bool(ManifestStore(cache, dataset).provenance().class_names)
+    return has_captions(cache, dataset)
+
+
+def _captions(params: Params, dataset: str, *, cache: Path, device: str) -> CaptionFeatures:
+    asked = params.evaluation
+    return load_captions(
+        cache, dataset, params.encoder, device=device, most=asked.captions_per_image, memory=asked.memory,
+        folds=asked.folds.get(dataset),
+    )  # fmt: skip

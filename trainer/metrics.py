@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+OWN_SCALE = frozenset({"i2t_median_rank", "t2i_median_rank"})
+"""Metrics that are no fractions of 1: tables show them as they are, and no percent."""
+
 
 def confusion_matrix(*, labels: Int[Tensor, " B"], predictions: Int[Tensor, " B"], classes: int) -> Int[Tensor, "C C"]:
     """How many images of class row were predicted as class column."""

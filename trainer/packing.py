@@ -29,14 +29,14 @@ Tree = Any
 
 @functools.cache
 def kinds() -> Mapping[str, type]:
-    """The classes that a file may name: predictors and modules of `trainer.methods` and `trainer.aape`, settings."""
+    """The classes that a file may name: predictors and modules of these packages, and settings."""
     found: dict[str, type] = {TrainParams.__name__: TrainParams}
-    for package in ("trainer.methods", "trainer.aape"):
+    for package in ("trainer.methods", "trainer.aape", "trainer.retrieval"):
         for place in pkgutil.iter_modules(importlib.import_module(package).__path__):
             module = importlib.import_module(f"{package}.{place.name}")
             for name, value in vars(module).items():
                 if isinstance(value, type) and value.__module__ == module.__name__:
-                    is_predictor = is_dataclass(value) and hasattr(value, "logits")
+                    is_predictor = is_dataclass(value) and (hasattr(value, "logits") or hasattr(value, "embed"))
                     if is_predictor or issubclass(value, nn.Module):
                         found[name] = value
     return found

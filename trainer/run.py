@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages import UserError
 from stages.artifacts import NO_LLM
 from stages.command import progress, say
-from stages.files import remove_tree, replaced_folder
+from stages.files import remove_tree, replaced_folder, write_text
 from stages.lock import store_lock
 from stages.numbers import amount, most
 from stages.params import Params
@@ -21,16 +21,17 @@ from stages.provenance import code_version
 from stages.sums import write_sums
 from stages.text import counted
 from trainer.able import able_methods
+from trainer.captions import CaptionFeatures
 from trainer.checkpoint import save_checkpoint
 from trainer.checkpoints import EVERY, KEPT, folder_name
 from trainer.choice import AT, serving_protocol
 from trainer.confidence import Calibration, Observed, Unseen, measures, observe, reliability, unseen
 from trainer.data import ClassText, Images, Task, check_task
 from trainer.draws import fewer
-from trainer.features import Features, Split
+from trainer.features import Features, Split, StoredFeatures
 from trainer.fits import FinishedFits, timed_fit
 from trainer.inputs import Inputs
-from trainer.methods import Method, Predictor
+from trainer.methods import check_names
 from trainer.paired import pairs
 from trainer.protocols import Protocol, Score, TestSplits, scores, settled
 from trainer.record import (
@@ -50,6 +51,7 @@ from trainer.record import (
     Reliability,
     RunRecord,
     Validation,
+    csv_text,
     number,
     save_record,
     write_lines,
@@ -75,7 +77,7 @@ class Planned:
     """
 
     protocol: Protocol
-    method: Method
+    method: Any
     source: str
     key: str
     seed: int
@@ -91,7 +93,7 @@ class Fitted:
     """
 
     plan: Planned
-    predictor: Predictor
+    predictor: Any
     seconds: float
     validation: Validation | None
     calibration: Calibration | None
@@ -114,13 +116,13 @@ class Finished:
     """All fits of a data set, in memory.
 
     Attributes:
-        test: the test split of the data set itself.
+        test: the classified test split of the data set itself; None where no protocol classifies.
     """
 
     record: RunRecord
-    features: Features
+    inputs: Inputs
     fits: tuple[Judged, ...]
-    test: Split
+    test: Split | None
 
 
 def run(params: Params, inputs: Inputs, *, results: Path | None = None, jobs: int | None = None) -> RunRecord:
@@ -139,7 +141,7 @@ def run(params: Params, inputs: Inputs, *, results: Path | None = None, jobs: in
     """
     if results is None:
         return fit_and_judge(params, inputs, jobs=jobs).record
-    name = inputs.features.dataset
+    name = inputs.known.dataset
     kept, folder = results / ".fits" / name, results / "runs" / name
     with store_lock(folder, what=f"trainer run --dataset {name}", beside=kept):
         finished = fit_and_judge(params, inputs, jobs=jobs, keep=kept)
@@ -157,74 +159,89 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
             thread, so the results are the same bytes for any number.
         keep: folder of finished fits. None keeps none.
     """
-    features, asked = inputs.features, params.evaluation
-    protocols, notes = _measurable(features, settled(asked, inputs.others))
-    chosen, lacking = able_methods(features, asked.methods, settings=params.train)
-    plan, unable = _plan(features, protocols, chosen, asked.seeds_for(features.dataset))
-    notes += [*lacking, *unable]
-    tasks = _tasks(features, plan)
-    notes += _spent(features, protocols)
+    known, asked = inputs.known, params.evaluation
+    protocols = settled(asked, inputs.others)
+    check_names(asked.methods, [protocol.registry() for protocol in protocols])
+    protocols, notes = _measurable(inputs, protocols)
+    plan, unable = _plan(inputs, protocols, params)
+    notes += unable
+    tasks = _tasks(inputs, plan)
+    classifying = [protocol for protocol in protocols if protocol.reads == "classes"]
+    notes += _spent(inputs.features, classifying) if inputs.features is not None and classifying else []
     fits = [(each.method, tasks[each.protocol.key, each.seed, each.source], each.seed) for each in plan]
-    fitted = _fit_or_load(fits, jobs=_jobs(features, len(fits), jobs), keep=keep, device=features.device)
-    done = list(progress(fitted, what=f"training {features.dataset}", total=len(plan), unit="fit"))
-    unseen_by = _unseen(features, plan, tasks, every=asked.checkpoints == "all")
+    fitted = _fit_or_load(fits, jobs=_jobs(known, len(fits), jobs), keep=keep, device=known.device)
+    done = list(progress(fitted, what=f"training {known.dataset}", total=len(plan), unit="fit"))
+    unseen_by = _unseen(inputs.features, plan, tasks, every=asked.checkpoints == "all")
     again = [
         (each.method, images.refit, each.seed)
         for each, images in zip(plan, unseen_by, strict=True)
         if images is not None and images.refit is not None
     ]
-    refits = _fit_or_load(again, jobs=_jobs(features, len(again), jobs), keep=keep, device=features.device)
-    measured = list(_measured(plan, unseen_by, done, refits, features))
+    refits = _fit_or_load(again, jobs=_jobs(known, len(again), jobs), keep=keep, device=known.device)
+    measured = list(_measured(plan, unseen_by, done, refits, inputs.features))
     notes += _calibrated_on(plan, [calibration for calibration, _ in measured])
     tests = TestSplits()  # from here on, and not before, a test split may be read
     judged = tuple(
-        _judge(Fitted(each, predictor, seconds, validation, calibration), features, tests)
+        _judge(Fitted(each, predictor, seconds, validation, calibration), inputs, tests)
         for each, (predictor, seconds), (calibration, validation) in zip(plan, done, measured, strict=True)
     )
-    test = tests.of(features)
-    notes += _unmeasured(features, test, judged)
-    record = _with_pairs(_record(params, features, protocols, notes, judged, test), judged, test)
-    return Finished(record, features, judged, test)
+    for protocol in protocols:
+        notes += protocol.remarks(inputs.of(protocol.reads), tests)
+    notes = [*dict.fromkeys(notes), *_unmeasured(judged)]
+    test = tests.of(inputs.features) if inputs.features is not None and classifying else None
+    record = _record(params, inputs, protocols, notes, judged, tests)
+    return Finished(record if test is None else _with_pairs(record, judged, test), inputs, judged, test)
 
 
-def _measurable(features: Features, protocols: Sequence[Protocol]) -> tuple[list[Protocol], list[str]]:
+def _measurable(inputs: Inputs, protocols: Sequence[Protocol]) -> tuple[list[Protocol], list[str]]:
     """The protocols that this data set can be tested by, and lines on the others and on what cannot be measured.
 
     Raises:
         UserError: there is none.
     """
-    found, notes = [], []
+    found, notes, dataset = [], [], inputs.known.dataset
     for protocol in protocols:
-        reason = protocol.unfit(features)
-        if reason is None and protocol.serves_new_classes and not (features.has_templates or features.sources):
+        features = inputs.of(protocol.reads)
+        reason = f"the data set has no {protocol.reads}" if features is None else protocol.unfit(features)
+        textless = isinstance(features, Features) and not (features.has_templates or features.sources)
+        if reason is None and protocol.serves_new_classes and textless:
             reason = "new classes are known by their text alone, and none is embedded"
         if reason is None:
             found.append(protocol)
             notes += protocol.caveats(features)
         else:
-            notes.append(f"{features.dataset}: {protocol.name} is left out: {reason}")
+            notes.append(f"{dataset}: {protocol.name} is left out: {reason}")
     if not found:
         raise UserError("; ".join(dict.fromkeys(notes)))
     return found, list(dict.fromkeys(notes))
 
 
-def _plan(
-    features: Features, protocols: Sequence[Protocol], chosen: Sequence[Method], seeds: Sequence[int]
-) -> tuple[list[Planned], list[str]]:
+def _plan(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tuple[list[Planned], list[str]]:
     """All fits, and lines on the methods that a protocol cannot judge.
 
     Raises:
-        UserError: no method is left.
+        UserError: no method is left, or one that was named lacks something.
     """
-    plan, notes = [], []
+    plan, notes, asked = [], [], params.evaluation
     for protocol in protocols:
-        able = [method for method in chosen if method.serves_new_classes or not protocol.serves_new_classes]
+        features = inputs.of(protocol.reads)
+        assert features is not None
+        own = [name for name in asked.methods if name in protocol.registry().names]
+        strange = [name for name in asked.methods if name not in own]
+        if strange:
+            notes.append(f"{protocol.name}: left out are methods of other protocols: {', '.join(strange)}")
+        if isinstance(features, Features):
+            chosen, lacking = able_methods(features, own, settings=params.train) if own else ([], [])
+            notes += lacking
+        else:
+            chosen = protocol.methods(own, features, settings=params.train)
+        able = [method for method in chosen if not protocol.serves_new_classes or method.serves_new_classes]
         if len(able) < len(chosen):
             names = ", ".join(method.name for method in chosen if method not in able)
             notes.append(f"{protocol.name}: methods that know no class but their own are left out: {names}")
         plan += [
             Planned(protocol, method, source, key, seed)
-            for seed in seeds
+            for seed in asked.seeds_for(features.dataset)
             for method in able
             for source, key in _sources(features, method)
         ]
@@ -233,26 +250,27 @@ def _plan(
     return plan, list(dict.fromkeys(notes))
 
 
-def _tasks(features: Features, plan: Sequence[Planned]) -> dict[tuple[str, int, str], Task]:
+def _tasks(inputs: Inputs, plan: Sequence[Planned]) -> dict[tuple[str, int, str], Any]:
     """(protocol, seed, source) -> its task, checked."""
-    tasks: dict[tuple[str, int, str], Task] = {}
+    tasks: dict[tuple[str, int, str], Any] = {}
     for each in plan:
         key = each.protocol.key, each.seed, each.source
         if key not in tasks:
-            tasks[key] = each.protocol.task(features, each.source, seed=each.seed)
-            check_task(tasks[key])
+            tasks[key] = each.protocol.task(inputs.of(each.protocol.reads), each.source, seed=each.seed)
+            if isinstance(tasks[key], Task):
+                check_task(tasks[key])
     return tasks
 
 
 def _unseen(
-    features: Features, plan: Sequence[Planned], tasks: Mapping[tuple[str, int, str], Task], *, every: bool
+    features: Features | None, plan: Sequence[Planned], tasks: Mapping[tuple[str, int, str], Any], *, every: bool
 ) -> list[Unseen | None]:
     """For each fit the images that it is measured on before the test, where all classes are judged, or always."""
     left: dict[tuple[str, int], Images] = {}
     found: list[Unseen | None] = []
     for each in plan:
         key = each.protocol.key, each.seed
-        if not (every or each.protocol.judges_all):
+        if features is None or each.protocol.reads != "classes" or not (every or each.protocol.judges_all):
             found.append(None)
             continue
         if key not in left:
@@ -264,13 +282,13 @@ def _unseen(
 def _measured(
     plan: Sequence[Planned],
     unseen_by: Sequence[Unseen | None],
-    done: Sequence[tuple[Predictor, float]],
-    refits: Iterator[tuple[Predictor, float]],
-    features: Features,
+    done: Sequence[tuple[Any, float]],
+    refits: Iterator[tuple[Any, float]],
+    features: Features | None,
 ) -> Iterator[tuple[Calibration | None, Validation | None]]:
     """Calibration and validation of each fit; `refits` score images which the fit itself learned from."""
     for each, images, (predictor, _) in zip(plan, unseen_by, done, strict=True):
-        if images is None:
+        if images is None or features is None:
             yield None, None
             continue
         scorer = predictor if images.refit is None else next(refits)[0]
@@ -293,9 +311,13 @@ def _calibrated_on(plan: Sequence[Planned], calibrations: Sequence[Calibration |
     return list(dict.fromkeys(lines))
 
 
-def _judge(fitted: Fitted, features: Features, tests: TestSplits) -> Judged:
+def _judge(fitted: Fitted, inputs: Inputs, tests: TestSplits) -> Judged:
     """Score a fit on the test split and, where all its images are judged, how far its probabilities can be trusted."""
-    plan, text = fitted.plan, features.text[fitted.plan.source]
+    plan, features = fitted.plan, inputs.of(fitted.plan.protocol.reads)
+    if not isinstance(features, Features):
+        score = plan.protocol.score(fitted.predictor, features, plan.source, tests, new_classes=False)
+        return Judged(**vars(fitted), score=score, seen=None)
+    text = features.text[plan.source]
     new_classes = plan.method.serves_new_classes and text.is_text
     score = plan.protocol.score(fitted.predictor, features, plan.source, tests, new_classes=new_classes)
     seen = None
@@ -314,7 +336,7 @@ def _temperature(fitted: Fitted) -> float:
     return 1.0 if fitted.calibration is None else fitted.calibration.temperature
 
 
-def _jobs(features: Features, fits: int, asked: int | None) -> int:
+def _jobs(features: StoredFeatures, fits: int, asked: int | None) -> int:
     """Processes to start: none beside this one for a handful of fits, or where a GPU does the work."""
     if features.device.type != "cpu":
         return 1
@@ -322,8 +344,8 @@ def _jobs(features: Features, fits: int, asked: int | None) -> int:
 
 
 def _fit_or_load(
-    fits: Sequence[tuple[Method, Task, int]], *, jobs: int, keep: Path | None, device: "torch.device"
-) -> Iterator[tuple[Predictor, float]]:
+    fits: Sequence[tuple[Any, Any, int]], *, jobs: int, keep: Path | None, device: "torch.device"
+) -> Iterator[tuple[Any, float]]:
     """All fits, in their order: those that an interrupted run finished from disk, the others new, each kept at once."""
     if keep is None:
         yield from _fit_all(fits, jobs=jobs)
@@ -339,14 +361,14 @@ def _fit_or_load(
         yield found
 
 
-def _fit_all(fits: Sequence[tuple[Method, Task, int]], *, jobs: int) -> Iterator[tuple[Predictor, float]]:
+def _fit_all(fits: Sequence[tuple[Any, Any, int]], *, jobs: int) -> Iterator[tuple[Any, float]]:
     """All fits, in their order, as they get ready."""
     if jobs == 1:
         return (timed_fit(*each) for each in fits)
     from joblib import Parallel, delayed, parallel_config
 
     with parallel_config("loky", inner_max_num_threads=1):
-        ready: Iterator[tuple[Predictor, float]] = Parallel(n_jobs=jobs, return_as="generator")(
+        ready: Iterator[tuple[Any, float]] = Parallel(n_jobs=jobs, return_as="generator")(
             delayed(timed_fit)(*each) for each in fits
         )
         return ready
@@ -381,25 +403,22 @@ def _spent(features: Features, protocols: Sequence[Protocol]) -> list[str]:
     return lines
 
 
-def _sources(features: Features, method: Method) -> list[tuple[str, str]]:
+def _sources(features: StoredFeatures, method: Any) -> list[tuple[str, str]]:
     """The prompt sources a method is fitted with, and the names of the results."""
-    if not method.uses_prompts:
+    if not getattr(method, "uses_prompts", False):
         return [(NO_LLM, method.name)]
     main, *others = features.sources or (NO_LLM,)
     return [(main, method.name), *((source, f"{method.name}{AT}{source}") for source in others)]
 
 
-def _unmeasured(features: Features, test: Split, fits: Sequence[Judged]) -> list[str]:
-    """Lines on classes without a test image, and on metrics that no test image was there for."""
-    classes = len(features.class_names)
-    empty = int((test.images.labels.bincount(minlength=classes) == 0).sum())
-    lines = [f"{features.dataset} has no test image of {empty} of its {classes} classes"] if empty else []
+def _unmeasured(fits: Sequence[Judged]) -> list[str]:
+    """Lines on metrics that no test image was there for."""
     without: dict[str, dict[str, None]] = {}
     for judged in fits:
         for metric, value in judged.score.metrics.items():
             if number(value) is None:
                 without.setdefault(judged.plan.protocol.key, {})[metric] = None
-    return [*lines, *(f"{key}: not measured without test images: {', '.join(m)}" for key, m in without.items())]
+    return [f"{key}: not measured without test images: {', '.join(m)}" for key, m in without.items()]
 
 
 def _with_pairs(record: RunRecord, fits: Sequence[Judged], test: Split) -> RunRecord:
@@ -415,10 +434,11 @@ def _with_pairs(record: RunRecord, fits: Sequence[Judged], test: Split) -> RunRe
     return record.model_copy(update={"pairs": tuple(pairs(key, right))})
 
 
-def _confused(judged: Judged, test: Split, names: Sequence[str]) -> tuple[Confused, ...]:
+def _confused(judged: Judged, inputs: Inputs, tests: TestSplits) -> tuple[Confused, ...]:
     """The classes that a fit confused most."""
-    if judged.score.predictions is None:
+    if judged.score.predictions is None or inputs.features is None:
         return ()
+    test, names = tests.of(inputs.features), inputs.features.class_names
     actual = test.images.labels.cpu()
     of = actual.bincount(minlength=len(names))
     wrong = judged.score.predictions.cpu() != actual
@@ -428,15 +448,17 @@ def _confused(judged: Judged, test: Split, names: Sequence[str]) -> tuple[Confus
 
 
 def _record(
-    params: Params, features: Features, protocols: Sequence[Protocol], notes: Sequence[str], fits: Sequence[Judged],
-    test: Split,
+    params: Params, inputs: Inputs, protocols: Sequence[Protocol], notes: Sequence[str], fits: Sequence[Judged],
+    tests: TestSplits,
 ) -> RunRecord:  # fmt: skip
+    known, read = inputs.known, [inputs.of(kind) for kind in dict.fromkeys(each.reads for each in protocols)]
+    said = [note for each in read if each is not None for note in each.notes]
     return RunRecord(
-        dataset=features.dataset,
-        encoder=features.encoder,
-        notes=tuple(dict.fromkeys([*features.notes, *notes])),
-        sources=features.sources,
-        classes=len(features.class_names),
+        dataset=known.dataset,
+        encoder=known.encoder,
+        notes=tuple(dict.fromkeys([*said, *notes])),
+        sources=known.sources,
+        classes=len(known.class_names),
         protocols={
             each.key: ProtocolRecord(
                 name=each.name, shots=each.shots, up_to=each.up_to, title=each.title, headline=each.headline
@@ -454,12 +476,12 @@ def _record(
                 metrics={name: number(value) for name, value in judged.score.metrics.items()},
                 info=_info(judged),
                 validation=judged.validation,
-                confused=_confused(judged, test, features.class_names),
+                confused=_confused(judged, inputs, tests),
             )
             for judged in fits
         ),
-        test_images=len(test.image_ids),
-        origin=_origin(features, test),
+        test_images=max(len(tests.of(each).image_ids) for each in read if each is not None),
+        origin=_origin(read, tests),
         timing=_timing(fits),
     )
 
@@ -477,15 +499,25 @@ def _info(judged: Judged) -> dict[str, str | bool | int | float | None]:
     return chosen
 
 
-def _origin(features: Features, test: Split) -> Origin:
-    classes = len(features.class_names)
-    splits = {"train": features.train, "val": features.val, "test": test}
+def _origin(read: Sequence[Features | CaptionFeatures | None], tests: TestSplits) -> Origin:
+    """Where the features come from; images without classes are counted a split."""
+    known = next(each for each in read if each is not None)
+    images: dict[str, tuple[int, ...]]
+    if isinstance(known, Features):
+        splits = {"train": known.train, "val": known.val, "test": tests.of(known)}
+        images = {
+            name: tuple(each.images.labels.bincount(minlength=len(known.class_names)).tolist())
+            for name, each in splits.items()
+        }
+    else:
+        pairs = {"train": known.train, "val": known.val, "test": tests.of(known)}
+        images = {name: (len(each),) for name, each in pairs.items()}
     return Origin(
-        source=features.source,
-        licence=features.licence,
-        images={name: tuple(each.images.labels.bincount(minlength=classes).tolist()) for name, each in splits.items()},
-        prompts=features.prompts,
-        contents=features.contents,
+        source=known.source,
+        licence=known.licence,
+        images=images,
+        prompts=known.prompts if isinstance(known, Features) else {},
+        contents=known.contents,
         code_version=code_version(),
     )
 
@@ -508,28 +540,53 @@ def write(finished: Finished, folder: Path) -> None:
     lines = [line for each in kept if each.seen is not None for line in reliability(each.seen, method=each.plan.key)]
     if lines:
         write_lines(folder / RELIABILITY, Reliability, lines)
+    _write_sheets(finished, folder)
     if not first:
         say(f"{finished.record.dataset}: no checkpoint is kept: few-shot is not among the protocols")
     for judged in finished.fits:
         plan = judged.plan
         if id(judged) in first:
-            _keep(judged, finished, folder / KEPT / folder_name(plan.key))
+            own = () if plan.protocol.reads == "classes" else (plan.protocol.key,)
+            _keep(judged, finished, folder.joinpath(KEPT, *own, folder_name(plan.key)))
         elif finished.record.evaluation.checkpoints == "all":
             _keep(judged, finished, folder / EVERY / plan.protocol.key / f"seed-{plan.seed}" / folder_name(plan.key))
     write_sums(folder)
 
 
+def _write_sheets(finished: Finished, folder: Path) -> None:
+    """The lines on single test examples, of the first seed of each protocol."""
+    rows: dict[str, tuple[tuple[str, ...], list[Sequence[Any]]]] = {}
+    first: dict[str, int] = {}
+    for judged in finished.fits:
+        plan = judged.plan
+        if first.setdefault(plan.protocol.key, plan.seed) != plan.seed:
+            continue
+        for name, sheet in judged.score.sheets.items():
+            _, lines = rows.setdefault(name, (("protocol", "method", "seed", *sheet.columns), []))
+            lines += [(plan.protocol.key, plan.key, plan.seed, *row) for row in sheet.rows]
+    for name, (header, lines) in rows.items():
+        write_text(folder / name, csv_text(header, lines))
+
+
 def first_fits(fits: Sequence[Judged]) -> list[Judged]:
-    """Those of few-shot with the first seed and the most shots, one a method and prompt source."""
-    able = [each for each in fits if each.plan.protocol.name == "few-shot"]
-    largest = max((each.plan.protocol.shots for each in able), key=most, default=0)
-    return [each for each in able if (each.plan.seed, each.plan.protocol.shots) == (able[0].plan.seed, largest)]
+    """Those of few-shot with the first seed and the most shots, one a method and prompt source; and those of the first
+    seed of every protocol that judges no classifiers.
+    """
+    found = []
+    for name in dict.fromkeys(each.plan.protocol.name for each in fits):
+        able = [each for each in fits if each.plan.protocol.name == name]
+        if name != "few-shot" and able[0].plan.protocol.reads == "classes":
+            continue
+        largest = max((each.plan.protocol.shots for each in able), key=most)
+        found += [each for each in able if (each.plan.seed, each.plan.protocol.shots) == (able[0].plan.seed, largest)]
+    return found
 
 
 def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
     """Write a checkpoint, and what it says of the test images where the protocol judged all of them."""
-    plan, features = judged.plan, finished.features
-    task = plan.protocol.task(features, plan.source, seed=plan.seed)
+    plan, features = judged.plan, finished.inputs.of(judged.plan.protocol.reads)
+    assert features is not None
+    text = plan.protocol.text(features, plan.source) if isinstance(features, Features) else None
     provenance = {
         "dataset": features.dataset,
         "encoder": features.encoder,
@@ -545,11 +602,12 @@ def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
         "validation": None if judged.validation is None else judged.validation.model_dump(),
         "notes": list(features.notes),
     }
-    save_checkpoint(folder, judged.predictor, task.text, provenance=provenance, calibration=judged.calibration)
-    if judged.score.predictions is not None:
-        lines = list(_predictions(judged, finished.test, task.text))
+    served = plan.protocol.served(judged.predictor)
+    save_checkpoint(folder, served, text, provenance=provenance, calibration=judged.calibration)
+    if judged.score.predictions is not None and finished.test is not None and text is not None:
+        lines = list(_predictions(judged, finished.test, text))
         write_lines(folder / PREDICTIONS, Prediction, lines)
-        write_lines(folder / CLASSES, ClassCount, _by_class(lines, task.text.names))
+        write_lines(folder / CLASSES, ClassCount, _by_class(lines, text.names))
 
 
 def _curves(finished: Finished) -> Iterator[Curve]:
@@ -562,6 +620,8 @@ def _curves(finished: Finished) -> Iterator[Curve]:
 
 
 def _outcomes(finished: Finished) -> Iterator[Outcome]:
+    if finished.test is None:
+        return
     ids, actual = finished.test.image_ids, finished.test.images.labels.tolist()
     for judged in finished.fits:
         if judged.score.predictions is not None:

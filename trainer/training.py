@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from stages.errors import UserError
 from trainer.data import Images
-from trainer.draws import Selection, mean_shots
+from trainer.draws import mean_shots
 
 EVALUATIONS = 10
 """Validation measurements of one run, spread over its epochs, unless its schedule has more."""
@@ -36,14 +36,28 @@ Score = tuple[float, float]
 WORST: Score = (-1.0, -math.inf)
 
 
+class Examples(Protocol):
+    """What a learner learns from: `trainer.data.Images`, or `trainer.pairs.Pairs`."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def draw(self, rows: Int[Tensor, " M"], rng: torch.Generator) -> Any:
+        """What a step takes of these rows."""
+
+
 class Learner(nn.Module):
-    """A classifier that learns; `forward` maps unit images (B, D) to logits (B, C).
+    """Something that learns; a classifier's `forward` maps unit images (B, D) to logits (B, C).
 
     Attributes:
         most: images whose gradient is computed at once; a larger batch is added up from parts.
+        measured: what the records call the two numbers of `measure`, the second with its sign changed.
     """
 
     most: int = 2**31
+    measured: ClassVar[tuple[str, str]] = ("val_accuracy", "val_loss")
 
     def groups(self) -> list[dict[str, Any]]:
         """The optimizer's groups of parameters. Beside its own keys: `share`, of the learning rate, and `every`, steps
@@ -51,14 +65,24 @@ class Learner(nn.Module):
         """
         return [{"params": list(self.parameters())}]
 
-    def losses(self, rows: Int[Tensor, " B"], batch: Images, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+    def losses(self, rows: Int[Tensor, " B"], batch: Any, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """The mean `loss` of a batch, and further terms for the records.
 
         Args:
             rows: where the batch stands in the training set.
+            batch: what `Examples.draw` gave.
             rng: for whatever else is drawn.
         """
         return {"loss": cross_entropy(self(batch.embeddings), batch.labels)}
+
+    def measure(self, val: Any) -> Score:
+        """How good it is on examples to choose by."""
+        found = [
+            (judge(self(x), y), len(y) / len(val))
+            for x, y in zip(val.embeddings.split(CHUNK), val.labels.split(CHUNK), strict=True)
+        ]
+        accuracy, likelihood = (sum(score[i] * share for score, share in found) for i in range(2))
+        return (accuracy, likelihood) if math.isfinite(likelihood) else WORST
 
     def settle(self) -> None:
         """After each step: bring what has left its bounds back into them."""
@@ -116,12 +140,12 @@ class Candidate:
     """One setting to try.
 
     Attributes:
-        learner: makes it at its start values for the images that it will learn from.
+        learner: makes it at its start values for the examples that it will learn from.
         chosen: the setting, for the records.
     """
 
     schedule: Schedule
-    learner: Callable[[Images], Learner]
+    learner: Callable[[Any], Learner]
     chosen: Info = field(default_factory=dict)
 
 
@@ -131,7 +155,7 @@ class Trained:
 
     Attributes:
         epoch: 0 where it diverged.
-        history: one record an epoch: `epoch`, `lr`, the losses, and `val_accuracy`, `val_loss` where measured.
+        history: one record an epoch: `epoch`, `lr`, the losses, and what was measured on images to choose by.
     """
 
     candidate: Candidate
@@ -151,7 +175,20 @@ class Trained:
         return {**self.candidate.chosen, "lr": self.candidate.schedule.lr, "epoch": self.epoch}
 
 
-def choose(candidates: Sequence[Candidate], selection: Selection, *, seed: int) -> Trained:
+class Chosen(Protocol):
+    """What a choice is made on: `trainer.draws.Selection`, or `trainer.pairs.PairSelection`."""
+
+    @property
+    def train(self) -> Examples: ...
+
+    @property
+    def val(self) -> Examples | None: ...
+
+    @property
+    def held_out(self) -> bool: ...
+
+
+def choose(candidates: Sequence[Candidate], selection: Chosen, *, seed: int) -> Trained:
     """The best candidate on the validation images, or without any the first that does not diverge.
 
     Raises:
@@ -165,7 +202,7 @@ def choose(candidates: Sequence[Candidate], selection: Selection, *, seed: int) 
     return _sound(tried)
 
 
-def refit(trained: Trained, train: Images, selection: Selection, *, seed: int) -> Trained:
+def refit(trained: Trained, train: Examples, selection: Chosen, *, seed: int) -> Trained:
     """The choice trained on all shots, up to its best epoch: the same, unless validation images were taken out of them.
 
     Raises:
@@ -179,7 +216,7 @@ def refit(trained: Trained, train: Images, selection: Selection, *, seed: int) -
 
 
 def descend(
-    candidate: Candidate, train: Images, val: Images | None, *, seed: int, stop_after: int | None = None
+    candidate: Candidate, train: Examples, val: Examples | None, *, seed: int, stop_after: int | None = None
 ) -> Trained:
     """Train one candidate; keeps its best validation epoch, or without validation images its last one."""
     schedule, rng = candidate.schedule, torch.Generator().manual_seed(seed)
@@ -197,8 +234,8 @@ def descend(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("share", 1.0) if step % group.get("every", 1) == 0 else 0.0
             optimizer.zero_grad()
-            for part in rows.to(train.labels.device).split(learner.most):
-                losses = learner.losses(part, one_view(train.take(part), rng), rng)
+            for part in rows.to(train.device).split(learner.most):
+                losses = learner.losses(part, train.draw(part, rng), rng)
                 (losses["loss"] * (len(part) / len(rows))).backward()  # type: ignore[no-untyped-call]
                 for name, value in losses.items():
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() * len(part)
@@ -211,8 +248,9 @@ def descend(
             return Trained(candidate, learner)  # no choice, whatever its first epochs scored
         score, better = (0.0, -math.inf), val is None and epoch == last
         if val is not None and (epoch % every == 0 or epoch == last):
-            score = _measure(learner, val)
-            record |= {"val_accuracy": score[0], "val_loss": -score[1]}
+            with torch.no_grad():
+                score = learner.measure(val)
+            record |= dict(zip(learner.measured, (score[0], -score[1]), strict=True))
             better = score > trained.score
         if better:
             trained.score, trained.epoch = score, epoch
@@ -230,31 +268,12 @@ def judge(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> Score:
     return float((logits.argmax(1) == labels).double().mean()), -loss
 
 
-def one_view(images: Images, rng: torch.Generator) -> Images:
-    """One view of each image, drawn by seed among the centre crop and the augmentations."""
-    if images.views is None:
-        return images
-    views = torch.cat([images.embeddings[:, None], images.views], dim=1)
-    drawn = torch.randint(views.shape[1], (len(images),), generator=rng).to(views.device)
-    return Images(views[torch.arange(len(images), device=views.device), drawn], images.labels)
-
-
 def uniform(*shape: int, rng: torch.Generator) -> nn.Parameter:
     """PyTorch's default start of a linear layer, U(-1/sqrt(in), 1/sqrt(in)).
 
     Drawn on the CPU, so that a seed means the same start on every device.
     """
     return nn.Parameter((torch.rand(*shape, generator=rng) * 2 - 1) / math.sqrt(shape[-1]))
-
-
-@torch.no_grad()
-def _measure(learner: Learner, images: Images) -> Score:
-    found = [
-        (judge(learner(x), y), len(y) / len(images))
-        for x, y in zip(images.embeddings.split(CHUNK), images.labels.split(CHUNK), strict=True)  # type: ignore[no-untyped-call]
-    ]
-    accuracy, likelihood = (sum(score[i] * share for score, share in found) for i in range(2))
-    return (accuracy, likelihood) if math.isfinite(likelihood) else WORST
 
 
 def _sound(tried: Sequence[Trained]) -> Trained:

@@ -13,7 +13,7 @@ from trainer.data import Images, Task
 from trainer.methods import Predictor, methods
 from trainer.methods.clip_adapter import Adapter
 from trainer.methods.common import all_views, mean_view
-from trainer.training import judge, one_view
+from trainer.training import judge
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ def test_all_views_keep_their_labels_and_one_view_is_drawn_by_seed() -> None:
     assert len(flat) == 4 * len(images)
     assert torch.equal(flat.embeddings[len(images) + 4], images.views[1, 1])
     assert flat.labels[len(images) + 4] == images.labels[1]
-    drawn = one_view(images, torch.Generator().manual_seed(1))
+    drawn = images.draw(torch.arange(len(images)), torch.Generator().manual_seed(1))
     assert torch.equal(drawn.labels, images.labels)
     among = torch.cat([images.embeddings[:, None], images.views], dim=1)
     assert bool((among == drawn.embeddings[:, None]).all(-1).any(1).all())

@@ -14,6 +14,8 @@ normalised.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -149,6 +151,31 @@ def build_aggregator(settings: TrainParams, *, width: int, rng: torch.Generator)
     return RandomAggregator(rng=rng) if settings.aggregator == "random" else ChosenAggregator()
 
 
+def query_of(settings: TrainParams, mean: Float[Tensor, "B D"], images: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+    """The query of each image: p̄ of its prompts, the image, or both. Only the attention may see the image."""
+    if settings.query == "mean" or settings.aggregator != "attention":
+        return mean
+    return images if settings.query == "image" else normalize(mean + images, dim=-1)
+
+
+def climb(
+    aggregator: nn.Module, settings: TrainParams, reward: Callable[[], Float[Tensor, ""]], *, steps: int
+) -> list[float]:
+    """Train an aggregator on the CLIP reward of some steps; returns the reward of each."""
+    parameters = list(aggregator.parameters())
+    if not parameters or settings.reward_weight == 0:
+        return []
+    optimizer = torch.optim.AdamW(parameters, lr=settings.aggregator_lr, weight_decay=settings.weight_decay, fused=True)
+    rewards = []
+    for _ in range(steps):
+        found = reward()
+        optimizer.zero_grad()
+        (-settings.reward_weight * found).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        rewards.append(float(found.detach()))
+    return rewards
+
+
 class PromptTargets:
     """p^a of every training image: the aggregator, the prompts of its class and the query that the settings ask for.
 
@@ -187,7 +214,7 @@ class PromptTargets:
         """p^a of these images; where it depends on the class alone each class is computed once."""
         if self.per_class:
             return self.of_classes()[labels]
-        query = images if self.settings.query == "image" else normalize(self.mean[labels] + images, dim=-1)
+        query = query_of(self.settings, self.mean[labels], images)
         of_image: Tensor = self.aggregator(query, self.prompts[labels], self.mask[labels])
         return of_image
 
@@ -198,28 +225,17 @@ class PromptTargets:
         them where p^a differs between images). Without gradients from L_distill the two do not touch, and p^a is then
         constant for all epochs of h.
         """
-        parameters = list(self.aggregator.parameters())
-        if not parameters or self.settings.reward_weight == 0:
-            return []
-        optimizer = torch.optim.AdamW(
-            parameters, lr=self.settings.aggregator_lr, weight_decay=self.settings.weight_decay, fused=True
-        )
         grouped = _by_class(images, len(self.prompts)) if self.per_class else None
-        rewards = []
-        for _ in range(self.settings.aggregator_steps):
+
+        def reward() -> Tensor:
             if grouped is not None:  # the same mean over images, without a row of p^a for each of them
                 cosines = torch.bmm(grouped, self.of_classes()[..., None])
-                reward = self.settings.reward_scale * cosines.clamp_min(0).sum() / len(images)
-            else:
-                rows = torch.randperm(len(images), generator=self.rng)[:IMAGE_CHUNK].to(images.labels.device)
-                batch = images.take(rows)
-                target = self(batch.embeddings, batch.labels)
-                reward = clip_reward(batch.embeddings, target, self.settings.reward_scale)
-            optimizer.zero_grad()
-            (-self.settings.reward_weight * reward).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            rewards.append(float(reward.detach()))
-        return rewards
+                return self.settings.reward_scale * cosines.clamp_min(0).sum() / len(images)
+            rows = torch.randperm(len(images), generator=self.rng)[:IMAGE_CHUNK].to(images.labels.device)
+            batch = images.take(rows)
+            return clip_reward(batch.embeddings, self(batch.embeddings, batch.labels), self.settings.reward_scale)
+
+        return climb(self.aggregator, self.settings, reward, steps=self.settings.aggregator_steps)
 
     @torch.no_grad()
     def constant(self, images: Images) -> Float[Tensor, "B D"]:

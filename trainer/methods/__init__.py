@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from stages.errors import UserError, nearest
 from stages.training import TrainParams
@@ -19,7 +21,7 @@ from trainer.methods.taskres import TaskRes
 from trainer.methods.text import TextMethod
 from trainer.methods.tip_adapter import TipAdapter
 
-__all__ = ["GROUPS", "METHODS", "Method", "Predictor", "methods"]
+__all__ = ["CLASSIFIERS", "GROUPS", "METHODS", "Method", "Predictor", "Registry", "check_names", "methods"]
 
 METHODS: dict[str, Callable[[TrainParams], Method]] = {
     **{name: partial(AAPE.variant, name) for name in VARIANTS},
@@ -49,16 +51,49 @@ GROUPS: dict[str, Sequence[str]] = {
 """Names that stand for several methods. `standard`: AAPE, AAPE+, their controls, the text alone and four baselines."""
 
 
+@dataclass(frozen=True)
+class Registry:
+    """The methods that a protocol can judge.
+
+    Attributes:
+        methods: name -> what makes it of the `train:` settings.
+        groups: names that stand for several methods.
+    """
+
+    methods: Mapping[str, Callable[[TrainParams], Any]]
+    groups: Mapping[str, Sequence[str]]
+
+    @property
+    def names(self) -> list[str]:
+        """Methods, then groups."""
+        return [*self.methods, *self.groups]
+
+    def make(self, names: Sequence[str], *, settings: TrainParams) -> list[Any]:
+        """The methods of these names or groups, each once, in this order; names that it does not have are left out."""
+        wanted = [each for name in names for each in self.groups.get(name, [name] if name in self.methods else [])]
+        return [self.methods[name](settings) for name in dict.fromkeys(wanted)]
+
+
+CLASSIFIERS = Registry(METHODS, GROUPS)
+
+
 def methods(names: Sequence[str], *, settings: TrainParams) -> list[Method]:
-    """The methods of these names or groups, each once, in this order.
+    """The classifiers of these names or groups, each once, in this order.
 
     Raises:
         UserError: an unknown name; lists the known ones and suggests the nearest.
     """
-    chosen: dict[str, Method] = {}
+    check_names(names, [CLASSIFIERS])
+    return CLASSIFIERS.make(names, settings=settings)
+
+
+def check_names(names: Sequence[str], registries: Sequence[Registry]) -> None:
+    """Refuse a name that none of these registries has.
+
+    Raises:
+        UserError: an unknown name; lists the known ones and suggests the nearest.
+    """
+    known = list(dict.fromkeys(name for registry in registries for name in registry.names))
     for name in names:
-        if name not in METHODS and name not in GROUPS:
-            raise UserError(f"unknown method {name!r}; {nearest(name, [*METHODS, *GROUPS])}", exit_code=2)
-        for each in GROUPS.get(name, [name]):
-            chosen.setdefault(each, METHODS[each](settings))
-    return list(chosen.values())
+        if name not in known:
+            raise UserError(f"unknown method {name!r}; {nearest(name, known)}", exit_code=2)

@@ -1,21 +1,25 @@
 """The protocols of the field, one file and one line of PROTOCOLS each."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from stages import UserError, nearest
+from stages.numbers import Shots
 from stages.params import EvaluationParams
-from trainer.features import Features
-from trainer.protocols.base import Protocol, Score, TestSplits, scores
+from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits, scores
 from trainer.protocols.base_to_new import BaseToNew, halves
 from trainer.protocols.cross_dataset import CrossDataset
 from trainer.protocols.domain_generalization import DomainGeneralization
 from trainer.protocols.few_shot import FewShot
 from trainer.protocols.label_noise import LabelNoise
+from trainer.protocols.retrieval import Retrieval
 
-__all__ = ["PROTOCOLS", "Protocol", "Score", "TestSplits", "halves", "protocol_classes", "scores", "settled"]
+__all__ = [
+    "PROTOCOLS", "Protocol", "Reads", "Score", "Sheet", "TestSplits", "halves", "protocol_classes", "scores", "settled",
+]  # fmt: skip
 
 PROTOCOLS: dict[str, type[Protocol]] = {
-    each.name: each for each in (FewShot, BaseToNew, CrossDataset, DomainGeneralization, LabelNoise)
+    each.name: each for each in (FewShot, BaseToNew, CrossDataset, DomainGeneralization, LabelNoise, Retrieval)
 }
 """Every protocol by its name."""
 
@@ -32,7 +36,7 @@ def protocol_classes(names: Sequence[str]) -> list[type[Protocol]]:
     return [PROTOCOLS[name] for name in dict.fromkeys(names)]
 
 
-def settled(asked: EvaluationParams, others: Mapping[str, Sequence[Features]]) -> list[Protocol]:
+def settled(asked: EvaluationParams, others: Mapping[str, Sequence[Any]]) -> list[Protocol]:
     """Every protocol that is asked for with every number of shots; with several numbers the key tells which.
 
     Args:
@@ -41,9 +45,10 @@ def settled(asked: EvaluationParams, others: Mapping[str, Sequence[Features]]) -
     Raises:
         UserError: an unknown name.
     """
-    numbers = list(dict.fromkeys(asked.shot_numbers))
-    return [
-        each.settle(shots, each.name if len(numbers) == 1 else f"{each.name}-{shots}", asked, others.get(each.name, ()))
-        for each in protocol_classes(asked.protocols)
-        for shots in numbers
-    ]
+    found = []
+    for each in protocol_classes(asked.protocols):
+        numbers: list[Shots] = list(dict.fromkeys(asked.shot_numbers)) if each.by_shots else ["all"]
+        for shots in numbers:
+            key = each.name if len(numbers) == 1 else f"{each.name}-{shots}"
+            found.append(each.settle(shots, key, asked, others.get(each.name, ())))
+    return found

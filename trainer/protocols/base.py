@@ -1,10 +1,15 @@
-"""What a protocol is: it builds the task that methods learn from, and scores what they learned."""
+"""What a protocol is: it builds the task that methods learn from, and scores what they learned.
+
+Most protocols judge classifiers. One that judges something else says so by `reads` (what it needs of a data set) and
+`registry` (the methods that learn it); its tasks and predictors are then its own, and everything else is the same: the
+plan, finished fits, seeds, records, checkpoints.
+"""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -13,13 +18,32 @@ from torch import Tensor
 from stages import UserError
 from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
+from stages.training import TrainParams
+from trainer.captions import CaptionFeatures
 from trainer.data import ClassText, Images, Task
 from trainer.draws import few_shot, left_over
 from trainer.features import Features, Split
-from trainer.methods import Predictor
+from trainer.methods import CLASSIFIERS, Predictor, Registry
+from trainer.pairs import Pairs
 
 OWN, AVERAGE = "source", "average"
 """Metrics of protocols with several test splits: on the data set that was trained on, and the mean of the others."""
+
+
+Reads = Literal["classes", "captions"]
+"""What a protocol needs of a data set."""
+
+
+class Sheet(NamedTuple):
+    """Lines on single test examples, for a CSV file of the run.
+
+    Attributes:
+        columns: of the rows; protocol, method and seed stand before them.
+        rows: a line each.
+    """
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str | int | float | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -27,25 +51,33 @@ class Score:
     """The outcome of one run on the test split.
 
     Attributes:
-        metrics: metric name -> fraction of 1.
+        metrics: metric name -> fraction of 1, or a number on a scale of its own (`trainer.metrics.OWN_SCALE`).
         predictions: predicted label of each test image, where the protocol judges all of them; else None.
+        sheets: file name -> lines that the run keeps of the first seed.
     """
 
     metrics: dict[str, float]
     predictions: Int[Tensor, " B"] | None = None
+    sheets: Mapping[str, Sheet] = field(default_factory=dict)
 
 
 @dataclass
 class TestSplits:
     """The test splits, each read once; `trainer.run` makes this when everything is fitted, and not before."""
 
-    _read: dict[str, Split] = field(default_factory=dict)
+    _read: dict[tuple[type, str], Any] = field(default_factory=dict)
 
-    def of(self, features: Features) -> Split:
+    @overload
+    def of(self, features: Features) -> Split: ...
+    @overload
+    def of(self, features: CaptionFeatures) -> Pairs: ...
+    def of(self, features: Features | CaptionFeatures) -> Split | Pairs:
         """The test split of a data set."""
-        if features.dataset not in self._read:
-            self._read[features.dataset] = features.test()
-        return self._read[features.dataset]
+        key = type(features), features.dataset
+        if key not in self._read:
+            self._read[key] = features.test()
+        found: Split | Pairs = self._read[key]
+        return found
 
 
 @dataclass(frozen=True)
@@ -57,7 +89,9 @@ class Protocol(ABC):
         headline: the metrics that pictures show, in this order.
         serves_new_classes: only methods that can serve classes they never saw can be tested so.
         judges_all: whether it judges every test image among the classes that were learned.
-        shots: training images a class.
+        reads: what it needs of a data set.
+        by_shots: whether it is run once for each number of shots that is asked for.
+        shots: training images a class; "all" where all training images are used.
         key: as in tables and metrics.json; unlike `name` it tells several numbers of shots apart.
         up_to: whether a class with fewer images than shots gives what it has.
     """
@@ -66,10 +100,21 @@ class Protocol(ABC):
     headline: ClassVar[tuple[str, ...]]
     serves_new_classes: ClassVar[bool] = False
     judges_all: ClassVar[bool] = False
+    reads: ClassVar[Reads] = "classes"
+    by_shots: ClassVar[bool] = True
 
     shots: Shots
     key: str
     up_to: bool = field(default=False, kw_only=True)
+
+    @classmethod
+    def registry(cls) -> Registry:
+        """The methods that it can judge."""
+        return CLASSIFIERS
+
+    def methods(self, names: Sequence[str], features: Any, *, settings: TrainParams) -> list[Any]:
+        """Those of these names that it can judge, each once, in this order."""
+        return self.registry().make(names, settings=settings)
 
     @classmethod
     def tests_on(cls, asked: EvaluationParams, *, dataset: str, datasets: Sequence[str]) -> list[str]:
@@ -82,7 +127,7 @@ class Protocol(ABC):
         return []
 
     @classmethod
-    def settle(cls, shots: Shots, key: str, asked: EvaluationParams, others: Sequence[Features]) -> Self:
+    def settle(cls, shots: Shots, key: str, asked: EvaluationParams, others: Sequence[Any]) -> Self:
         """The protocol with all that it takes from the settings; `others` are the data sets of `tests_on`."""
         return cls(shots, key, up_to=asked.up_to)
 
@@ -91,7 +136,7 @@ class Protocol(ABC):
         """For people."""
         return f"{self.name}, {amount(self.shots, up_to=self.up_to)}"
 
-    def unfit(self, features: Features) -> str | None:
+    def unfit(self, features: Any) -> str | None:
         """Why this data set cannot be tested so, and what would mend it; None where it can.
 
         Raises:
@@ -99,11 +144,21 @@ class Protocol(ABC):
         """
         return None
 
-    def caveats(self, features: Features) -> list[str]:
+    def caveats(self, features: Any) -> list[str]:
         """Lines on what this protocol cannot measure on this data set."""
         return []
 
-    def task(self, features: Features, source: str, *, seed: int) -> Task:
+    def remarks(self, features: Any, tests: TestSplits) -> list[str]:
+        """Lines on the test split, when it may be read."""
+        classes = len(features.class_names)
+        empty = int((tests.of(features).images.labels.bincount(minlength=classes) == 0).sum())
+        return [f"{features.dataset} has no test image of {empty} of its {classes} classes"] if empty else []
+
+    def served(self, predictor: Any) -> Any:
+        """What a checkpoint keeps of a predictor."""
+        return predictor
+
+    def task(self, features: Any, source: str, *, seed: int) -> Any:
         """The task of one seed, with no test image in it: all classes, `shots` images each."""
         train, val = few_shot(features, self.shots, seed=seed, up_to=self.up_to)
         return Task(text=self.text(features, source), train=train, val=val)
@@ -117,9 +172,7 @@ class Protocol(ABC):
         return left_over(features, self.shots, seed=seed, up_to=self.up_to)
 
     @abstractmethod
-    def score(
-        self, predictor: Predictor, features: Features, source: str, tests: TestSplits, *, new_classes: bool
-    ) -> Score:
+    def score(self, predictor: Any, features: Any, source: str, tests: TestSplits, *, new_classes: bool) -> Score:
         """Judge a predictor on the test splits; `new_classes` says whether it can serve classes it never saw."""
 
 

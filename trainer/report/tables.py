@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from stages.command import table, visible
 from stages.numbers import most
+from trainer.metrics import OWN_SCALE
+from trainer.ranks import METRICS as RETRIEVAL
 from trainer.record import Estimate, Prediction, ProtocolRecord, RunRecord, summarize
 from trainer.report.verdict import verdict
 
-ORDER = ("accuracy", "macro_accuracy", "base", "new", "h", "generalized")
+ORDER = ("accuracy", "macro_accuracy", "base", "new", "h", "generalized", *RETRIEVAL)
 CONFIDENCE = {"ece": 100, "adaptive_ece": 100, "nll": 1, "brier": 1}
 """Measures of confidence, and what they are shown in: percent, nats, and a sum of squares between 0 and 2."""
 BEFORE = "uncalibrated_"
@@ -17,12 +19,13 @@ MOST_PAIRS = 20
 """Pairs of classes that are listed."""
 
 
-def cell(entry: Estimate | None) -> str:
-    """`72.8 ± 0.4` in percent; a dash where the metric was not measured."""
+def cell(entry: Estimate | None, metric: str = "") -> str:
+    """`72.8 ± 0.4` in percent, or on the metric's own scale; a dash where it was not measured."""
     if entry is None or entry.mean is None:
         return "-"
-    mean = f"{100 * entry.mean:.1f}"
-    return mean if entry.ci95 is None else f"{mean} ± {100 * entry.ci95:.1f}"
+    scale = 1 if metric in OWN_SCALE else 100
+    mean = f"{scale * entry.mean:.1f}"
+    return mean if entry.ci95 is None else f"{mean} ± {scale * entry.ci95:.1f}"
 
 
 def metrics_of(by_method: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
@@ -123,7 +126,7 @@ def _tables(record: RunRecord) -> Iterable[tuple[str, list[str], list[list[str]]
         names = metrics_of(by_method)
         seconds = record.timing.get(protocol, {})
         rows = [
-            [method, *(cell(by_metric.get(m)) for m in names), _seconds(seconds.get(method))]
+            [method, *(cell(by_metric.get(m), m) for m in names), _seconds(seconds.get(method))]
             for method, by_metric in by_method.items()
         ]
         yield protocol, ["method", *names, "seconds"], rows

@@ -76,7 +76,7 @@ def as_table(rows: Sequence[SweepRow], *, markdown: bool = False) -> str:
     lines = [
         [
             row.dataset, *(plain(row.point.get(path, "-")) for path in paths), row.protocol, row.method,
-            *(cell(row.metrics.get(metric)) for metric in metrics),
+            *(cell(row.metrics.get(metric), metric) for metric in metrics),
             "-" if row.seconds is None else f"{row.seconds:.2f}",
         ]
         for row in rows
@@ -88,10 +88,11 @@ def as_table(rows: Sequence[SweepRow], *, markdown: bool = False) -> str:
 
 def _key(inputs: Inputs, params: Params) -> str:
     """What decides a run: its settings, the stores it reads, and this code's version."""
-    features = inputs.features
+    features = inputs.known
     facts = [
         params.evaluation.model_dump(mode="json"), params.train.model_dump(mode="json", by_alias=True),
         features.dataset, features.sources, features.contents, code_version(),
+        *([] if inputs.captions is None else [inputs.captions.contents]),
         {name: [other.contents for other in others] for name, others in inputs.others.items()},
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

@@ -1,0 +1,167 @@
+"""Retrieval (protocol 5 of the paper): captions by images and images by captions, h(x) as the query.
+
+Karpathy's split as the field uses it: all training images, `restval` among them; a hit if any caption of the image is
+among the first K; every caption a query for its image. `evaluation.folds` cross-validates sets too small for a split.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from jaxtyping import Int
+from torch import Tensor
+
+from stages.numbers import Shots
+from stages.params import EvaluationParams, is_folder
+from stages.training import TrainParams
+from trainer.aape.captions import CaptionAAPE
+from trainer.captions import CaptionFeatures
+from trainer.checkpoint import load_learned
+from trainer.methods import Registry
+from trainer.pairs import CaptionTask, Pairs, check_pairs, distinct
+from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits
+from trainer.ranks import Ranks, merged, ranks, retrieval_metrics
+from trainer.retrieval import CAPTION_METHODS, GROUPS, CrossFitted, Folded, FoldedTask, elsewhere
+
+FILE = "retrieval.csv"
+"""What stood first for each query, below the run's folder."""
+SMALL = 1000
+"""With fewer judged images the record says how little they tell."""
+KEPT_QUERIES = 1000
+"""Queries of each direction that the file keeps, at most."""
+
+
+@dataclass(frozen=True)
+class Retrieval(Protocol):
+    """R@1, R@5, R@10 and the median rank of both directions.
+
+    Attributes:
+        places: what AAPE may be learnt on beside the data set itself: features of it, or the folder of a checkpoint.
+    """
+
+    name: ClassVar[str] = "retrieval"
+    headline: ClassVar[tuple[str, ...]] = ("i2t_r@1", "t2i_r@1")
+    reads: ClassVar[Reads] = "captions"
+    by_shots: ClassVar[bool] = False
+
+    places: Mapping[str, CaptionFeatures | Path]
+
+    @classmethod
+    def registry(cls) -> Registry:
+        """The methods that make queries of images."""
+        return Registry(CAPTION_METHODS, GROUPS)
+
+    @classmethod
+    def tests_on(cls, asked: EvaluationParams, *, dataset: str, datasets: Sequence[str]) -> list[str]:
+        """The data sets that AAPE is learnt on beside the one that is tested."""
+        return [name for name in asked.learnt_on if not is_folder(name) and name != dataset]
+
+    @classmethod
+    def settle(cls, shots: Shots, key: str, asked: EvaluationParams, others: Sequence[CaptionFeatures]) -> Self:
+        """With the places."""
+        folders = [Path(place) for place in asked.learnt_on if is_folder(place)]
+        return cls(shots, key, {each.dataset: each for each in others} | {folder.name: folder for folder in folders})
+
+    @property
+    def title(self) -> str:
+        """Name, and where else AAPE was learnt."""
+        places = f", also learnt on {', '.join(self.places)}" if self.places else ""
+        return f"{self.name}, all training images{places}"
+
+    def methods(self, names: Sequence[str], features: CaptionFeatures, *, settings: TrainParams) -> list[Any]:
+        """The methods, and behind each what it becomes learnt elsewhere; cross-fitted where there are folds."""
+        found = []
+        for method in self.registry().make(names, settings=settings):
+            found.append(method)
+            for place, there in self.places.items():
+                found += elsewhere(method, place, fitted=isinstance(there, Path))
+        return [CrossFitted(each) if features.folds is not None and each.learns else each for each in found]
+
+    def unfit(self, features: CaptionFeatures) -> str | None:
+        """Too few images to learn from or to be told apart."""
+        if features.folds is None and len(features.train) < 2:
+            return f"{len(features.train)} training images have captions, and 2 are needed at least"
+        return None
+
+    def caveats(self, features: CaptionFeatures) -> list[str]:
+        """Lines on the draw."""
+        if features.folds is not None:
+            return [
+                f"{features.dataset}: cross-validated in {features.folds} parts over all images, whatever their split: "
+                "each is embedded by a fit that did not see it; a checkpoint is fitted on all"
+            ]
+        if len(features.val) < 2:
+            return [f"{features.dataset}: no validation images: choices are made on training images held out by seed"]
+        return []
+
+    def task(self, features: CaptionFeatures, source: str, *, seed: int) -> CaptionTask:
+        """All training images and the validation images; with folds all images, to be fitted on in parts."""
+        there: dict[str, Any] = {}
+        for place, learned in self.places.items():
+            if isinstance(learned, Path):
+                loaded = load_learned(learned, CaptionAAPE, device=features.device)
+                loaded.require_encoder(
+                    name=features.encoder, fingerprint=features.encoder_fingerprint, width=features.width
+                )
+                there[place] = loaded.predictor
+            else:
+                there[place] = CaptionTask(learned.train, learned.val)
+        if features.folds is not None:
+            return FoldedTask(features.all(), None, there, folds=features.folds, seed=seed)
+        task = CaptionTask(features.train, features.val, there)
+        check_pairs(task)
+        return task
+
+    def score(
+        self, predictor: Any, features: CaptionFeatures, source: str, tests: TestSplits, *, new_classes: bool
+    ) -> Score:
+        """Both directions over the test images and all their captions."""
+        pairs = tests.of(features)
+        if isinstance(predictor, Folded):
+            pairs, query = predictor.unseen(pairs), lambda x: x
+        else:
+            query = predictor.embed
+        if getattr(predictor, "merges", False):
+            pairs = merged(pairs)
+        found = ranks(pairs, query)
+        return Score(retrieval_metrics(found), sheets={FILE: _sheet(pairs, found)} if pairs.texts else {})
+
+    def served(self, predictor: Any) -> Any:
+        """Of a cross-validation the fit on all images."""
+        return predictor.whole if isinstance(predictor, Folded) else predictor
+
+    def remarks(self, features: CaptionFeatures, tests: TestSplits) -> list[str]:
+        """How much the test images can tell, and which cannot be told apart."""
+        pairs = tests.of(features)
+        lines = []
+        if len(pairs) < SMALL:
+            margin = 196 * (0.25 / max(1, len(pairs))) ** 0.5
+            lines.append(
+                f"{features.dataset}: {len(pairs)} images are judged: a share of 50 % of so few is known to "
+                f"± {margin:.0f} points, which the intervals over seeds do not show"
+            )
+        same = len(pairs) - distinct(pairs.images)
+        if same:
+            lines.append(
+                f"{features.dataset}: {same} judged images have the embedding of another: as ties they count against"
+            )
+        return lines
+
+
+def _sheet(pairs: Pairs, found: Ranks) -> Sheet:
+    """The first queries of each direction; `caption` is of the image: its first one, or the query itself."""
+    ids, texts, owner = pairs.image_ids, pairs.texts, pairs.owner.tolist()
+    i2t = [
+        ("i2t", ids[i], texts[int(pairs.first[i])], rank, texts[first])
+        for i, (rank, first) in enumerate(_first(found.image_to_text, found.first_text))
+    ]
+    t2i = [
+        ("t2i", ids[owner[p]], texts[p], rank, ids[first])
+        for p, (rank, first) in enumerate(_first(found.text_to_image, found.first_image))
+    ]
+    return Sheet(("direction", "image_id", "caption", "rank", "found"), [*i2t, *t2i])
+
+
+def _first(rank: Int[Tensor, " Q"], first: Int[Tensor, " Q"]) -> Iterator[tuple[int, int]]:
+    return zip(rank[:KEPT_QUERIES].tolist(), first[:KEPT_QUERIES].tolist(), strict=True)
