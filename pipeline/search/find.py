@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 from jaxtyping import Bool, Float32
 
 from pipeline.search.exact import nearest_rows
@@ -123,8 +122,8 @@ def stored_query(stores: Sequence[ImageStore], image_id: str) -> Float32[np.ndar
     """
     found = []
     for store in stores:
-        table = store.read(["embedding"], where=(pads.field("image_id") == image_id) & (pads.field("view") == 0))
-        found += [(store, row) for row in embedding_matrix(table["embedding"])]
+        table = store.read(["view", "embedding"], where={"image_id": [image_id]})
+        found += [(store, row) for row in embedding_matrix(table["embedding"])[table["view"].to_numpy() == 0]]
     if len(found) != 1:
         where = ", ".join(store.dataset for store, _ in found) or ", ".join(store.dataset for store in stores)
         what = "is in several data sets" if found else "is in no store"
