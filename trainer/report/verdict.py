@@ -228,6 +228,13 @@ def _advice(facts: _Facts) -> Iterator[str]:
     if accuracy is None:
         yield "put some images into the split `test` (data.NAME.split): nothing could be measured"
         return
+    chance = 1 / facts.record.classes
+    if accuracy - (share95_of(facts.record, facts.best) or 0.0) <= chance:
+        yield (
+            f"look at the images and their labels: this is no better than chance ({100 * chance:.1f} %), and the "
+            "encoder may not see the difference"
+        )
+        return
     if facts.order[0].validation is None and len(facts.order) > 1:
         yield "images for the split `val`, or more shots: nothing told the methods apart before the test"
     if share95(accuracy, images) > WIDE:
