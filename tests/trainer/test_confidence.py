@@ -42,14 +42,15 @@ def test_the_temperature_that_made_the_labels_is_found_again(sharpness: float) -
 
 
 def test_a_classifier_that_is_right_on_all_of_a_few_images_is_not_made_certain() -> None:
-    logits = 20 * torch.eye(3).repeat(4, 1)
-    temperature = fit_temperature(logits, torch.arange(3).repeat(4))
-    assert 0.8 < float((logits / temperature).softmax(1).max(1).values.mean()) < 0.97
+    for gap in (2, 6, 20):
+        logits = gap * torch.eye(3).repeat(4, 1)
+        temperature = fit_temperature(logits, torch.arange(3).repeat(4))
+        assert 0.8 < float((logits / temperature).softmax(1).max(1).values.mean()) < 0.995, gap
 
 
 def test_a_classifier_that_is_wrong_on_every_image_is_made_unsure_and_no_number_breaks() -> None:
     logits = 20 * torch.eye(3).repeat(4, 1)
-    assert fit_temperature(logits, (torch.arange(3).repeat(4) + 1) % 3) == pytest.approx(32, rel=0.01)
+    assert fit_temperature(logits, (torch.arange(3).repeat(4) + 1) % 3) > 15
     assert fit_temperature(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])) > 0
     with pytest.raises(ValueError, match="no image"):
         fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))

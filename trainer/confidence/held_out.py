@@ -26,8 +26,8 @@ from trainer.draws import select
 from trainer.methods.base import Predictor
 from trainer.record import Validation
 
-MOST_IMAGES, MOST_ENTRIES = 5000, 2**24
-"""Images that are taken, and logits that are held at once (double precision: 128 MB): more are drawn from, by seed."""
+MOST_IMAGES, MOST_ENTRIES = 5000, 2**22
+"""Images that are taken, and logits that are held at once (double precision: 32 MB): more are drawn from, by seed."""
 LEFT_OVER, CHOSEN_ON, HELD_OUT = (
     "labelled images that no choice was made on",
     "validation images that choices were made on",
