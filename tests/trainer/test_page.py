@@ -178,7 +178,7 @@ def test_a_wrong_image_opens_by_keyboard_and_shows_what_spoke_for_both_classes(o
     assert card.get_attribute("open") is not None
     assert card.get_by_text("What the classifier computed").is_visible()
     said = card.locator("table").nth(1).locator("tbody th").all_text_contents()
-    assert {text.split(" ")[0] for text in said} == {"taken", "is"}
+    assert {text.rsplit(" ", 1)[1] for text in said} == {"(answer)", "(label)"}
 
 
 def test_sentences_are_found_by_word_class_and_state(opened: Watched) -> None:
@@ -229,12 +229,13 @@ def test_light_and_dark_wide_and_narrow_without_scrolling_sideways(
         page.screenshot(path=picture)
         with Image.open(picture) as shown:
             assert (sum(shown.convert("RGB").getpixel((2, 700))) > 600) == (scheme == "light")  # type: ignore[arg-type]
-        contrasts = page.evaluate(CONTRASTS)
+        contrasts = page.evaluate(CONTRASTS, INKS)
         assert min(contrasts.values()) >= 4.5, contrasts
         page.context.close()
 
 
-CONTRASTS = """() => {
+INKS = ["--ink", "--soft", "--link", *(f"--{name}-ink" for name in ("ours", "plus", "control", "reference"))]
+CONTRASTS = """(INKS) => {
   const light = (colour) => {
     const canvas = document.createElement("canvas").getContext("2d");
     canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
@@ -243,7 +244,7 @@ CONTRASTS = """() => {
     return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
   };
   const style = getComputedStyle(document.documentElement), found = {};
-  for (const ground of ["--paper", "--raised"]) for (const ink of ["--ink", "--soft", "--link"]) {
+  for (const ground of ["--paper", "--raised"]) for (const ink of INKS) {
     const both = [ground, ink].map((name) => light(style.getPropertyValue(name))).sort((a, b) => b - a);
     found[`${ink} on ${ground}`] = (both[0] + 0.05) / (both[1] + 0.05);
   }
@@ -292,7 +293,7 @@ def big_run(results: Path, classes: int, *, images: int = 2) -> RunRecord:
     ]
     record = RunRecord(
         dataset="big", encoder="lite", notes=(), sources=(), classes=classes, protocols={"few-shot": about},
-        evaluation=EvaluationParams(), train=TrainParams(), fits=tuple(fits),
+        evaluation=EvaluationParams(), train=TrainParams(), fits=tuple(fits), test_images=images * classes,
     )  # fmt: skip
     run_folder = results / "runs" / "big"
     save_record(record, run_folder)

@@ -24,7 +24,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table; `about` is said below the table's caption."""
+    """One column of a table.
+
+    Attributes:
+        number: set right, and sorted from the largest at the first click.
+        code: set as a name that is typed.
+    """
 
     title: str
     number: bool = False
@@ -64,10 +69,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture that was drawn as SVG; what it shows stands in a table or text beside it too."""
+    """A picture that was drawn as SVG; what it shows stands in a table or text beside it too.
+
+    Attributes:
+        whole: never made smaller, since its text is small already; a narrow page scrolls it.
+    """
 
     svg: Markup
     caption: str
+    whole: bool = False
     kind: ClassVar[str] = "chart"
 
 
@@ -127,8 +137,7 @@ class Browser:
     """Rows that the script lists, searches and sorts: too many to lie in the page as elements.
 
     Attributes:
-        fields: of a row, in its order; one of `text`, `number` and an index into `names`.
-        data: JSON for `files/script.js`.
+        data: for `files/script.js`.
     """
 
     caption: str

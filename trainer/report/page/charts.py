@@ -214,7 +214,7 @@ def lines(
             {
                 "data": {"values": [{"x": last, "y": at, "name": name}]},
                 "mark": {"type": "text", "align": "left", "dx": 10, "fontSize": 12, "font": FONT, "fontWeight": strong,
-                         "color": colour(method)},
+                         "color": colour(method).replace(")", "-ink)")},
                 "encoding": {"x": across, "y": up, "text": {"field": "name"}},
             }
         )  # fmt: skip
@@ -258,7 +258,7 @@ def heatmap(names: Sequence[str], cells: Sequence[tuple[int, int, int, int]], *,
             "n": str(n),
             "share": 0.14 + 0.86 * n / whole,
             "colour": OURS if row == column else CONTROL,
-            "ink": "var(--paper)" if n / whole > 0.45 else "var(--ink)",
+            "ink": "var(--ink)" if n / whole < 0.65 else "var(--on-ours)" if row == column else "var(--on-control)",
             "tip": (f"{shown[row]}: {n} of {whole} right" if row == column
                     else f"{shown[row]} taken for {shown[column]}: {n} of {whole}"),
         }
@@ -275,7 +275,8 @@ def heatmap(names: Sequence[str], cells: Sequence[tuple[int, int, int, int]], *,
         "encoding": {
             "x": {"field": "predicted", "type": "nominal", "scale": domain, "title": "predicted",
                   "axis": {**axis, "labelAngle": -90 if len(names) > 12 else -40}},
-            "y": {"field": "actual", "type": "nominal", "scale": domain, "title": "actual", "axis": axis},
+            "y": {"field": "actual", "type": "nominal", "scale": domain, "title": "actual",
+                  "axis": {**axis, "titlePadding": 22}},
         },
         "layer": [
             {

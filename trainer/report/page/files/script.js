@@ -131,11 +131,11 @@ for (const box of document.querySelectorAll(".browser")) {
     const made = make("li", undefined, { class: reason ? "sentence dropped" : "sentence" });
     made.append(make("p", text, { class: "text", dir: "auto" }));
     const about = make("p", `${classes[label]} · ${sources[source]}`, { class: "of" });
-    if (reason) about.append(" · ", make("span", `dropped: ${reason}`, { class: "why" }));
+    if (reason) about.append(" · ", make("span", `dropped: ${reason.replaceAll("_", " ")}`, { class: "why" }));
     made.append(about);
     if (own !== null) {
       const worth = make("p", "own ", { class: "worth" });
-      worth.append(make("b", own.toFixed(2)), ", margin ", make("b", (margin < 0 ? "−" : "+") + Math.abs(margin).toFixed(2)));
+      worth.append(make("b", own.toFixed(2)), " · margin ", make("b", (margin < 0 ? "−" : "+") + Math.abs(margin).toFixed(2)));
       worth.append(make("br"), margin < 0 ? `nearer to ${classes[other]}` : `then ${classes[other]}`);
       made.append(worth);
     }

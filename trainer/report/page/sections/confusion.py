@@ -57,7 +57,8 @@ def section(of: DataSet) -> Section | None:
         drawn = heatmap([names[i] for i in order], cells, about=said, numbers=len(names) <= NUMBERED_CLASSES)
         blocks.append(
             Chart(drawn, f"{said}. A row is what an image is, a column what it was taken for; blue is right, orange is "
-                  "wrong, stronger is a larger share of the row. Classes that are alike stand side by side.")
+                  "wrong, stronger is a larger share of the row. Classes that are alike stand side by side.",
+                  whole=len(names) > 40)
         )  # fmt: skip
     lead = f"By {of.best}, the method that is best on validation images."
     return Section("confusion", "Confusion", blocks, lead)

@@ -46,7 +46,7 @@ def section(of: DataSet) -> Section | None:
                     picture=pictures.get(line.image_id),
                     lines=[
                         f"{line.predicted} ({100 * line.probability:.0f} %)",
-                        f"is {line.actual}",
+                        f"labelled {line.actual}",
                     ],
                     blocks=explained.get(line.image_id, [Text([line.image_id])]),
                 )
@@ -111,7 +111,7 @@ def _explained(of: DataSet, lines: list[Prediction]) -> tuple[dict[str, list[Blo
             scores[f"score from {name}"] = values
     explained: dict[str, list[Block]] = {}
     for b, line in enumerate(lines):
-        sides = [("taken for", label[line.predicted]), ("is", label[line.actual])]
+        sides = [("answer", label[line.predicted]), ("label", label[line.actual])]
         explained[line.image_id] = [
             _scores(sides, found.text.names, scores, b),
             *([] if reference is None else _sentences(sides, found.text.names, reference, images[b])),
@@ -121,7 +121,7 @@ def _explained(of: DataSet, lines: list[Prediction]) -> tuple[dict[str, list[Blo
 
 
 def _scores(sides: list[tuple[str, int]], names: tuple[str, ...], scores: dict[str, Tensor], b: int) -> Table:
-    columns = [Column("score"), *(Column(f"{head} {names[label]}", number=True) for head, label in sides)]
+    columns = [Column("score"), *(Column(f"{names[label]} ({head})", number=True) for head, label in sides)]
     rows = [
         [Cell(name), *(Cell(f"{float(values[b, label]):.3f}", float(values[b, label])) for _, label in sides)]
         for name, values in scores.items()
@@ -135,7 +135,7 @@ def _sentences(
     from trainer.analysis.prompts import nearest_prompts
 
     rows = [
-        [Cell(f"{head} {names[label]}"), Cell(str(found["prompt"])),
+        [Cell(f"{names[label]} ({head})"), Cell(str(found["prompt"])),
          Cell(f"{found['cosine']:.3f}", float(found["cosine"] or 0))]
         for head, label in sides
         for found in nearest_prompts(reference, image, label, count=SENTENCES, shares=None)

@@ -51,8 +51,8 @@ def section(of: DataSet) -> Section | None:
         "rows": shown,
     }
     lead = (
-        "own: mean cosine of a sentence to the training images of its class. margin: by how much that exceeds the "
-        "nearest other class; below 0 the sentence fits another class better. Embeddings of the encoder "
+        "Own is the mean cosine of a sentence to the training images of its class, margin by how much that exceeds the "
+        "nearest other class: below 0 the sentence fits another class better. Both by the embeddings of the encoder "
         f"{encoder}; the test images have no part in it."
     )
     return Section("sentences", "Sentences", [*([Text(notes)] if notes else []), Browser(caption, data)], lead)

@@ -36,7 +36,9 @@ def section(of: DataSet) -> Section | None:
          Cell(f"{100 * (b.confidence or 0):.1f}", b.confidence), Cell(f"{100 * (b.accuracy or 0):.1f}", b.accuracy)]
         for b in own
     ]  # fmt: skip
-    columns = [Column(title, number=True) for title in ("confidence", "images", "mean confidence", "accuracy")]
+    columns = [
+        Column("confidence"), *(Column(title, number=True) for title in ("images", "mean confidence", "accuracy"))
+    ]  # fmt: skip
     blocks.append(Table(f"Reliability of {shown}, percent", columns, rows))
     blocks += _measures(of)
     lead = "Of the images that a method is 80 % sure of, 80 % should be right."

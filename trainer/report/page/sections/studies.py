@@ -8,6 +8,7 @@ from stages import UserError
 from stages.extras import installed
 from stages.text import csv_rows
 from trainer.report.page.blocks import Block, Cell, Chart, Column, Section, Table, Text
+from trainer.report.tables import BEFORE, CONFIDENCE
 
 BEHIND = ("protocol", "method", "metric", "mean", "ci95", "n")
 MOST_ROWS = 400
@@ -24,14 +25,15 @@ def section(results: Path) -> Section | None:
             blocks.append(Text([f"{file.parent.name} is left out: {error}"]))
     if not blocks:
         return None
-    return Section("studies", "Studies", blocks, "What `trainer sweep` ran, percent, mean ± half of the 95 % interval.")
+    return Section("studies", "Studies", blocks, "What trainer sweep ran, percent, mean ± half of the 95 % interval.")
 
 
 def _study(file: Path) -> list[Block]:
     lines = [row for _, row in csv_rows(file)]
     if not lines or tuple(lines[0][-len(BEHIND) :]) != BEHIND:
         raise UserError(f"{file}: not the table of a sweep: run `trainer sweep` again")
-    head, rows = lines[0], [row for row in lines[1:] if len(row) == len(lines[0])]
+    head = lines[0]
+    rows = [row for row in lines[1:] if len(row) == len(head) and row[-4].removeprefix(BEFORE) not in CONFIDENCE]
     settings = head[1 : -len(BEHIND)]
     title = _title(file)
     body = [
@@ -48,7 +50,7 @@ def _study(file: Path) -> list[Block]:
     ]  # fmt: skip
     blocks: list[Block] = []
     if len(settings) == 1 and installed("vl_convert"):
-        blocks += _chart(title, settings[0], head, rows)
+        blocks += _charts(title, settings[0], rows)
     if len(rows) > MOST_ROWS:
         blocks.append(
             Text([f"The first {MOST_ROWS} of {len(rows)} rows; all are in {file.name} of {file.parent.name}."])
@@ -56,23 +58,24 @@ def _study(file: Path) -> list[Block]:
     return [*blocks, Table(title, columns, body, filtered=True, first=15)]
 
 
-def _chart(title: str, setting: str, head: list[str], rows: list[list[str]]) -> list[Block]:
-    """The first metric by a number that was varied, a line a data set and method."""
-    if any(_number(row[1]) is None for row in rows):
-        return []
-    metric = rows[0][-4] if rows else ""
-    points = [
-        (f"{row[0]} {row[-5]}", float(row[1]), 100 * float(row[-3]), 100 * float(row[-2]) if row[-2] else None)
-        for row in rows
-        if row[-4] == metric and row[-3] and row[-6] == rows[0][-6]
-    ]
-    if len({place for _, place, *_ in points}) < 2:
-        return []
+def _charts(title: str, setting: str, rows: list[list[str]]) -> list[Block]:
+    """The first metric of the first protocol by a number that was varied, a chart a data set."""
     from trainer.report.page.charts import lines
 
+    blocks: list[Block] = []
     name = setting.rsplit(".", 1)[-1]
-    said = f"{title}: {metric} by {name}"
-    return [Chart(lines(points, x=name, y=f"{metric} (percent)", about=said), f"{said}.")]
+    for dataset in dict.fromkeys(row[0] for row in rows):
+        own = [row for row in rows if row[0] == dataset]
+        points = [
+            (row[-5], place, 100 * float(row[-3]), 100 * float(row[-2]) if row[-2] else None)
+            for row in own
+            if (row[-6], row[-4]) == (own[0][-6], own[0][-4]) and row[-3] and (place := _number(row[1])) is not None
+        ]
+        if len({place for _, place, *_ in points}) > 1:
+            metric = own[0][-4].replace("_", " ")
+            said = f"{title}, {dataset}: {metric} by {name}"
+            blocks.append(Chart(lines(points, x=name, y=f"{metric} (percent)", about=said), f"{said}."))
+    return blocks
 
 
 def _title(file: Path) -> str:
