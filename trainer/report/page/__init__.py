@@ -115,7 +115,9 @@ def _printable(value: Any) -> Any:
 def _part(number: int, of: DataSet) -> Part:
     record = of.record
     sections, left_out = _made(OF_DATASET, of)
-    about = f"{record.classes} classes, encoder {record.encoder}, {record.seeds_text}"
+    classes = f"{record.classes} classes, " if record.classes else ""
+    note = of.note and f" {of.note[0].upper()}{of.note[1:]}."
+    about = f"{classes}encoder {record.encoder}, {record.seeds_text}.{note}"
     return Part(f"d{number}", record.dataset, about, sections, left_out)
 
 

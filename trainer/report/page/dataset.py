@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages import ManifestStore, UserError
+from stages import ImageStore, ManifestStore, UserError
 from trainer.checkpoints import folder_name, kept_in, kept_ranked
 from trainer.record import CLASSES, PREDICTIONS, ClassCount, Estimates, Prediction, RunRecord, read_lines, summarize
 
@@ -89,7 +89,19 @@ class DataSet:
         """The embeddings that the best one was trained on; refused where the stores are others by now."""
         from trainer.analysis.prompts import features_of
 
-        return features_of(self.checkpoint, self.cache)
+        found = features_of(self.checkpoint, self.cache)
+        for store, content in self.record.origin.contents.items():
+            if found.contents.get(store, content) != content:
+                raise UserError(f"{self.cache}/{store} was written again since this run: run `trainer run` again")
+        return found
+
+    @property
+    def note(self) -> str:
+        """The honest line about the encoder; empty where there is none, or its store is gone."""
+        try:
+            return ImageStore(self.cache, self.name, self.record.encoder).provenance().note
+        except UserError:
+            return ""
 
     @cached_property
     def manifest(self) -> pa.Table:

@@ -20,10 +20,10 @@ def section(of: DataSet) -> Section | None:
     names = of.manifest_origin.class_names
     splits = Counter(rows["split"])
     lines = [
-        f"{len(rows['image_id'])} images of {len(names)} classes: "
+        f"{len(rows['image_id'])} images{f' of {len(names)} classes' if names else ''}: "
         + ", ".join(f"{splits[split]} {split}" for split in SPLITS if splits[split])
     ]
-    lines += _unreadable(rows) + _left_out(of) + _balance(rows, names) + _twice(rows) + list(of.record.notes)
+    lines += _unreadable(rows) + _left_out(of) + _balance(rows, names) + _twice(rows)
     by_class: dict[int, Counter[str]] = defaultdict(Counter)
     for class_id, split in zip(rows["class_id"], rows["split"], strict=True):
         by_class[class_id][split] += 1
@@ -37,8 +37,8 @@ def section(of: DataSet) -> Section | None:
         filtered=len(names) > 12,
         first=10 if len(names) > 15 else None,
     )
-    blocks: list[Block] = [Text(list(dict.fromkeys(lines)), points=True), table]
-    return Section("data", "The data", blocks, "What the stores and the run say; nothing is looked for anew.")
+    blocks: list[Block] = [Text(lines, points=True), *([table] if names else [])]
+    return Section("data", "The data", blocks, "What the stores say; nothing is looked for anew.")
 
 
 def _unreadable(rows: dict[str, list[str | None]]) -> list[str]:
@@ -63,7 +63,7 @@ def _left_out(of: DataSet) -> list[str]:
 
 def _balance(rows: dict[str, list[int]], names: dict[int, str]) -> list[str]:
     train = Counter(c for c, split in zip(rows["class_id"], rows["split"], strict=True) if split == "train")  # type: ignore[comparison-overlap]
-    if not train:
+    if not train or not names:
         return []
     sizes = sorted((train[i], name) for i, name in names.items())
     (least, smallest), (most, largest) = sizes[0], sizes[-1]

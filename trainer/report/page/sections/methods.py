@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from stages.extras import installed, mend
+from trainer.metrics import OWN_SCALE
 from trainer.record import Estimate
 from trainer.report.page.blocks import Block, Cell, Chart, Column, Fold, Section, Table, Text
 from trainer.report.page.dataset import DataSet
@@ -35,19 +36,20 @@ def _blocks(of: DataSet, key: str) -> Iterator[Block]:
     if key not in of.estimates:
         return
     about = of.record.protocols[key]
-    if about.headline and installed("vl_convert"):
+    metric = about.headline[-1] if about.headline else ""
+    if metric and metric not in OWN_SCALE and installed("vl_convert"):
         from trainer.report.page.charts import intervals
 
-        metric = about.headline[-1]
         rows = [
             (method, 100 * entry.mean, None if entry.ci95 is None else 100 * entry.ci95)
             for method, by_metric in of.estimates[key].items()
             if (entry := by_metric.get(metric)) is not None and entry.mean is not None
         ]
         if rows:
-            said = f"{about.title}: {metric} of {len(rows)} methods with 95 % intervals, best first"
+            spoken = metric.replace("_", " ")
+            said = f"{about.title}: {spoken} of {len(rows)} methods with 95 % intervals, best first"
             legend = "blue: AAPE; green: AAPE+; orange: AAPE's controls and variants; grey: baselines"
-            yield Chart(intervals(rows, title=f"{metric} (percent)", about=said), f"{said}; {legend}.")
+            yield Chart(intervals(rows, title=f"{spoken} (percent)", about=said), f"{said}; {legend}.")
     yield _table(of, key)
 
 
@@ -56,7 +58,7 @@ def _table(of: DataSet, key: str) -> Table:
     names = metrics_of(by_method)
     seconds = of.record.timing.get(key, {})
     rows = [
-        [Cell(method), *(_cell(by_metric.get(m)) for m in names), _seconds(seconds.get(method))]
+        [Cell(method), *(_cell(by_metric.get(m), m) for m in names), _seconds(seconds.get(method))]
         for method, by_metric in by_method.items()
     ]
     columns = [
@@ -66,9 +68,9 @@ def _table(of: DataSet, key: str) -> Table:
     return Table(of.record.protocols[key].title, columns, rows)
 
 
-def _cell(entry: Estimate | None) -> Cell:
+def _cell(entry: Estimate | None, metric: str) -> Cell:
     mean = None if entry is None else entry.mean
-    return Cell(cell(entry), mean, mean if mean is not None and 0 <= mean <= 1 else None)
+    return Cell(cell(entry, metric), mean, None if metric in OWN_SCALE else mean)
 
 
 def _seconds(value: float | None) -> Cell:

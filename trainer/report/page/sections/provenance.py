@@ -19,7 +19,6 @@ from stages.provenance import (
     ManifestProvenance,
     PromptProvenance,
     Provenance,
-    code_version,
 )
 from stages.training import TrainParams
 from trainer.report.page.blocks import Block, Code, Facts, Fold, Section, Text
@@ -48,7 +47,12 @@ def section(of: DataSet) -> Section | None:
     head: list[Block] = [
         Facts(
             [("data set", of.name), ("encoder", record.encoder), ("classes", str(record.classes)),
-             ("prompt sources", ", ".join(record.sources) or "none"), ("version", code_version())]
+             ("prompt sources", ", ".join(record.sources) or "none"),
+             *((name, value) for name, value in (
+                 ("source", record.origin.source), ("licence", record.origin.licence),
+                 *((f"prompts {source}", made) for source, made in record.origin.prompts.items()),
+                 ("version of the run", record.origin.code_version),
+             ) if value)]
         ),
         Code("\n".join(commands), "The commands that make these results again"),
     ]  # fmt: skip

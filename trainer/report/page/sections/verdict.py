@@ -1,6 +1,6 @@
-"""What to take from the run, in five lines (`trainer.report.verdict`)."""
+"""What to take from the run, in five lines (`trainer.report.verdict`), and the notes of the run."""
 
-from trainer.report.page.blocks import Facts, Section
+from trainer.report.page.blocks import Block, Facts, Fold, Section, Text
 from trainer.report.page.dataset import DataSet
 from trainer.report.verdict import LABELS, verdict
 
@@ -16,4 +16,8 @@ TITLES = {
 def section(of: DataSet) -> Section | None:
     """The verdict."""
     found = verdict(of.record)
-    return Section("verdict", "Verdict", [Facts([(TITLES[label], getattr(found, label)) for label in LABELS])])
+    blocks: list[Block] = [Facts([(TITLES[label], getattr(found, label)) for label in LABELS])]
+    notes = of.record.notes
+    if notes:
+        blocks.append(Fold(f"{len(notes)} note{'s' * (len(notes) != 1)} of this run", [Text(notes, points=True)]))
+    return Section("verdict", "Verdict", blocks)
