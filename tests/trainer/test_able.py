@@ -8,13 +8,15 @@ import torch
 from small_stores import fast, make_stores
 
 from stages import UserError
+from stages.training import TrainParams
 from trainer.checkpoint import load_checkpoint
 from trainer.export import head_of
 from trainer.features import load_features
 from trainer.inputs import Inputs
+from trainer.methods import METHODS, methods
 from trainer.run import run
 
-IMAGES_ALONE = ["nearest-centroid", "logistic", "gda"]
+IMAGES_ALONE = [name for name in METHODS if methods([name], settings=TrainParams())[0].needs == "images"]
 
 
 def without(cache: Path, *stores: str) -> Path:
@@ -46,7 +48,8 @@ def test_a_method_that_was_named_and_lacks_text_is_refused_with_the_mend(tmp_pat
 def test_without_prompts_a_group_loses_those_that_read_them_and_no_other(tmp_path: Path) -> None:
     make_stores(tmp_path, sources=())
     ran, notes = methods_of(tmp_path, methods=["standard"])
-    assert ran == ["aape-plus", "zero-shot", "nearest-centroid", "logistic", "tip-adapter-f", "gda"]
+    assert {"aape-plus", "zero-shot", "tip-adapter-f", "gda"} <= set(ran)
+    assert not {"aape", "cupl"} & set(ran)
     assert sum("no embedded prompts: left out are aape" in line for line in notes) == 1
 
 
@@ -68,4 +71,4 @@ def test_a_checkpoint_fitted_without_text_serves_and_is_exported_as_it_was_judge
         assert not found.text.is_text
         shares = found.predictor.logits(images, found.text).softmax(1)
         assert (shares.argmax(1) == features.val.images.labels).double().mean() > 0.5
-        assert torch.allclose(head_of(found)(images), shares, atol=1e-5)
+        assert torch.allclose(head_of(found)(images).softmax(1), shares, atol=1e-5)
