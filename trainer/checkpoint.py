@@ -23,6 +23,7 @@ from torch import Tensor
 
 from stages.errors import UserError
 from stages.files import write_bytes, write_text
+from stages.provenance import named_fingerprint
 from trainer.confidence import Calibration
 from trainer.data import ClassText
 from trainer.methods.base import Predictor
@@ -89,7 +90,7 @@ class Learned:
                 f"use {self.provenance['encoder']} or train again"
             )
         expected = self.provenance["encoder_fingerprint"]
-        if fingerprint != expected:
+        if fingerprint != expected and expected != named_fingerprint(name, width):
             raise UserError(
                 f"{self.path}: {made_with} ({expected[:12]}), and the {name} at hand is {fingerprint[:12]}: "
                 "use the same weights or train again"

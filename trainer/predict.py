@@ -1,16 +1,19 @@
-"""Classify image files with a checkpoint: encoder and head only, no language model (section 3.3, test time)."""
+"""Classify image files, or embeddings, with a checkpoint: encoder and head only, no language model (section 3.3)."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from stages import UserError
 from stages.command import progress, table
 from stages.names import is_left_behind
+from stages.provenance import NAMED
+from trainer.given import GivenEncoder, are_embeddings, given_rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +41,7 @@ Row = dict[str, Any]
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are named, folders searched for images by their name, sorted.
+    """Files as they are named, folders searched for images by their name, sorted; a folder of embeddings is one file.
 
     Raises:
         UserError: a folder without images. A file that is not there becomes a row with its error.
@@ -47,7 +50,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
     files: list[Path] = []
     for path in paths:
-        if not path.is_dir():
+        if not path.is_dir() or are_embeddings(path):
             files.append(path)
             continue
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -58,8 +61,8 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def load_with_encoder(checkpoint: Path, *, device: str) -> tuple[Checkpoint, ImageEncoder]:
-    """A checkpoint and the encoder that it was trained with.
+def load_with_encoder(checkpoint: Path, *, device: str, files: Sequence[Path] = ()) -> tuple[Checkpoint, ImageEncoder]:
+    """A checkpoint and the encoder that it was trained with; none is loaded where all files hold embeddings.
 
     Raises:
         UserError: the checkpoint is damaged, or this machine's encoder is not the one it was trained with.
@@ -68,7 +71,15 @@ def load_with_encoder(checkpoint: Path, *, device: str) -> tuple[Checkpoint, Ima
     from trainer.checkpoint import load_checkpoint
 
     found = load_checkpoint(checkpoint)
-    encoder = load_encoder(str(found.provenance["encoder"]), device=device)
+    name, fingerprint = str(found.provenance["encoder"]), str(found.provenance["encoder_fingerprint"])
+    if files and all(map(are_embeddings, files)):
+        return found, GivenEncoder(name, int(found.provenance["width"]), fingerprint)
+    if fingerprint.startswith(NAMED) and not name.startswith(("lite", "open_clip:")):
+        raise UserError(
+            f"{checkpoint}: trained on embeddings of {name}, an encoder that is not at hand: give embeddings by it "
+            "(.npz, .npy, .safetensors, .pt, Parquet) in the place of image files"
+        )
+    encoder = load_encoder(name, device=device)
     found.require_encoder(name=encoder.name, fingerprint=encoder.fingerprint, width=encoder.width)
     return found, encoder
 
@@ -79,7 +90,7 @@ class Batch(NamedTuple):
     Attributes:
         rows: one for each file.
         readable: those rows that are pictures.
-        pictures: one for each readable row.
+        pictures: one for each readable row; none where embeddings are given.
         images: unit embeddings, float32, one row for each readable one.
     """
 
@@ -90,7 +101,31 @@ class Batch(NamedTuple):
 
 
 def embed_files(files: Sequence[Path], encoder: ImageEncoder, *, batch: int, what: str) -> Iterator[Batch]:
-    """Read and encode files, `batch` at once; those that cannot be read keep their row, with the error."""
+    """Read and encode files, `batch` at once; those that cannot be read keep their row, with the error.
+
+    Raises:
+        UserError: see `trainer.given.given_rows`.
+    """
+    for given, some in groupby(files, are_embeddings):
+        if given:
+            for file in some:
+                yield from _given(file, encoder, batch=batch)
+        else:
+            yield from _embed_pictures(list(some), encoder, batch=batch, what=what)
+
+
+def _given(file: Path, encoder: ImageEncoder, *, batch: int) -> Iterator[Batch]:
+    import torch
+
+    for names, errors, vectors in given_rows(file, width=encoder.width, batch=batch):
+        rows: list[Row] = [
+            {"path": name, "error": error, "classes": []} for name, error in zip(names, errors, strict=True)
+        ]
+        images = torch.from_numpy(vectors).half().float()  # as pictures below
+        yield Batch(rows, [row for row in rows if row["error"] is None], [], images)
+
+
+def _embed_pictures(files: Sequence[Path], encoder: ImageEncoder, *, batch: int, what: str) -> Iterator[Batch]:
     import torch
 
     from pipeline.images import ImageError, open_rgb
@@ -122,7 +157,7 @@ def predict_files(
     Raises:
         UserError: the checkpoint is damaged, or this machine's encoder is not the one it was trained with.
     """
-    found, encoder = load_with_encoder(checkpoint, device=device)
+    found, encoder = load_with_encoder(checkpoint, device=device, files=files)
     rows: list[Row] = []
     for each in embed_files(files, encoder, batch=batch, what="predicting"):
         rows += each.rows

@@ -197,7 +197,9 @@ def test_every_method_says_what_it_can(name: str, explained: Callable[..., Any])
                 assert each["from_text"] + each["from_images"] == pytest.approx(each["score"], abs=1e-3)
     first = done.rows[0]["classes"][0]
     assert (first["from_text"] is not None) == (name in ("aape-plus", "tip-adapter", "tip-adapter-f", "gda"))
-    assert (first["cos_adapted"] is None) == (name in ("logistic", "lp++")), "a weight vector with a bias is no angle"
+    assert (first["cos_adapted"] is None) == (name in ("logistic", "lp++", "aape-plus-no-text")), (
+        "a weight vector with a bias is no angle"
+    )
     linear = isinstance(found.predictor, LinearPredictor)
     assert linear == any("one weight vector a class" in note for note in done.notes)
     assert f"{done.rows[0]['path']}\n" in explanation_text(done.rows)

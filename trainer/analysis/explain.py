@@ -81,12 +81,12 @@ def explain_files(
     Raises:
         UserError: the checkpoint is damaged, or the encoder or the stores are not those that it was made with.
     """
-    found, encoder = load_with_encoder(checkpoint, device=device)
+    found, encoder = load_with_encoder(checkpoint, device=device, files=files)
     known, notes = _background(found, cache)
     result = Explanation([], [*([encoder.note] if encoder.note else []), *notes])
     for each in embed_files(files, encoder, batch=batch, what="explaining"):
         result.rows += each.rows
-        for row, picture in zip(each.readable, each.pictures, strict=True):
+        for row, picture in zip(each.readable, each.pictures, strict=False):
             if len(result.pictures) < MOST_PICTURES:
                 picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
                 result.pictures[row["path"]] = picture

@@ -12,7 +12,13 @@ from trainer.cli.app import RESULTS, CheckpointOfOption, CheckpointOption, Devic
 
 @app.command()
 def predict(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATHS", help="Image files, or folders of them.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATHS",
+            help="Image files, folders of them, or embeddings (.npz, .npy, .safetensors, .pt, Parquet).",
+        ),
+    ],
     checkpoint: CheckpointOption = None,
     dataset: CheckpointOfOption = None,
     method: MethodOption = None,

@@ -1,0 +1,95 @@
+"""Embeddings given in the place of image files: `.npz` and the other forms of `stages.arrays`, told by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from stages import UserError
+from stages.arrays import FORMS, MAIN, UNNAMED, Values, holds_arrays, read_arrays
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+def are_embeddings(path: Path) -> bool:
+    """Whether a path is a file of arrays by its name, or a folder of them."""
+    return holds_arrays(path) if path.is_dir() else path.suffix.lower() in FORMS
+
+
+@dataclass
+class GivenEncoder:
+    """Stands where an encoder would: nothing has to be encoded, and nothing says whose embeddings these are."""
+
+    name: str
+    width: int
+    fingerprint: str
+    note: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.note = f"the embeddings are taken to be of {self.name}, with which the checkpoint was trained"
+
+    @property
+    def preprocess(self) -> Callable[[Image], Tensor]:
+        """There are no pictures."""
+        raise NotImplementedError
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """There are no pictures."""
+        raise NotImplementedError
+
+
+def given_rows(
+    file: Path, *, width: int, batch: int
+) -> Iterator[tuple[list[str], list[str | None], Float[np.ndarray, "B D"]]]:
+    """Names, what is wrong with each row (None: nothing), and the unit vectors of the sound ones, `batch` at once.
+
+    Args:
+        width: of the checkpoint's encoder.
+
+    Raises:
+        UserError: the file cannot be read, has no embeddings (B, D), or those of another width.
+    """
+    arrays = read_arrays(file)
+    key = UNNAMED if UNNAMED in arrays else MAIN
+    array = arrays.get(key)
+    if array is None or isinstance(array, list):
+        there = ", ".join(sorted(arrays))[:200] or "nothing"
+        raise UserError(f"{file}: no `{MAIN}` (N, D) of numbers; it has {there}")
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise UserError(f"{file}: {key or 'its array'} is {array.dtype} of shape {array.shape}; expected floats (N, D)")
+    if array.shape[1] != width:
+        raise UserError(
+            f"{file}: embeddings {array.shape[1]} wide, and the checkpoint was trained on {width}: another encoder"
+        )
+    names = _names(file, arrays, len(array))
+    where = np.flatnonzero(_first_views(arrays, len(array)))
+    for start in range(0, len(where), batch):
+        rows = where[start : start + batch]
+        block = np.asarray(array[rows], np.float64)
+        largest = np.abs(block).max(axis=1, initial=0)
+        errors = [
+            "holds NaN or infinity" if not np.isfinite(most) else "is zero and has no direction" if most == 0 else None
+            for most in largest
+        ]
+        sound = block[np.isfinite(largest) & (largest > 0)]
+        sound /= np.abs(sound).max(axis=1, keepdims=True, initial=0)
+        yield [names[row] for row in rows], errors, sound / np.linalg.norm(sound, axis=1, keepdims=True)
+
+
+def _names(file: Path, arrays: dict[str, Values], count: int) -> list[str]:
+    ids = arrays.get("image_id")
+    if ids is not None and len(ids) == count:
+        return [str(name) for name in ids]
+    return [f"{file}#{row}" for row in range(count)]
+
+
+def _first_views(arrays: dict[str, Values], count: int) -> np.ndarray:
+    views = arrays.get("view")
+    return np.ones(count, bool) if not isinstance(views, np.ndarray) or len(views) != count else views == 0
