@@ -1,0 +1,332 @@
+"""From an image vector to a few input embeddings of a frozen language model, learnt on captions (LiMBeR).
+
+One linear map gives k embeddings of the image vector x. With AAPE one more embedding, mapped from h(x), is appended
+(paper, section 4). Its control has the same number of parameters: a second map of x in place of h(x).
+
+Unlike LiMBeR (Merullo et al. 2023), which maps every position of the encoder's last feature map before pooling to an
+embedding of its own (k = 144 and more), the store has one pooled vector an image, and the k embeddings are all made of
+it. And unlike there the map may start at a ridge solution (`start: ridge`): every embedding as near as can be to the mean
+input embedding of the words of an image's captions, which saves most of the steps where there are few images.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from stages.errors import UserError
+from stages.language import LanguageParams
+from stages.training import TrainParams
+from trainer.aape.captions import CaptionAAPE
+from trainer.language.model import LanguageModel, LanguageModelName, load_language_model
+from trainer.pairs import CaptionTask, Pairs, select_pairs
+from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, choose, refit, uniform
+
+Second = Literal["none", "aape", "image"]
+"""What one more embedding is mapped from: nothing, h(x), or x once more (the control)."""
+RIDGE = 0.1
+"""Strength of the ridge start, as a share of the mean eigenvalue of the images' covariance."""
+MEASURED = 64
+"""Images in a batch where the loss on images to choose by is measured."""
+
+
+class PrefixMap(nn.Module):
+    """x (and h(x)) to input embeddings; linear, with a bias.
+
+    Args:
+        width: D.
+        entries: E, of an input embedding.
+        tokens: k.
+        second: whether one more embedding is made of a second vector.
+        rng: source of the start values.
+    """
+
+    def __init__(self, *, width: int, entries: int, tokens: int, second: bool, rng: torch.Generator) -> None:
+        super().__init__()
+        self.entries = entries
+        self.weight = uniform(tokens * entries, width, rng=rng)
+        self.bias = nn.Parameter(torch.zeros(tokens * entries))
+        self.second_weight = uniform(entries, width, rng=rng) if second else None
+        self.second_bias = nn.Parameter(torch.zeros(entries)) if second else None
+
+    def forward(self, x: Float[Tensor, "B D"], second: Float[Tensor, "B D"] | None) -> Float[Tensor, "B K E"]:
+        """The prefix of each image; the embedding of the second vector stands last."""
+        made = nn.functional.linear(x, self.weight, self.bias)
+        if self.second_weight is not None and second is not None:
+            made = torch.cat([made, nn.functional.linear(second, self.second_weight, self.second_bias)], dim=1)
+        return made.view(len(x), -1, self.entries)
+
+
+@dataclass
+class Prefix:
+    """A fitted map, ready to serve with its language model.
+
+    Attributes:
+        map: of x and, where there is one, of the second vector.
+        second: what the second vector is.
+        aape: h, where the second vector is h(x).
+        width: D.
+        tokens: k.
+        language, language_fingerprint: the model that it was fitted for.
+        settings: lengths and beams that it is served with.
+        seed: of the fit; what a protocol draws for it is drawn by the same.
+        history: one record an epoch.
+        info: what was chosen.
+    """
+
+    map: PrefixMap
+    second: Second
+    aape: CaptionAAPE | None
+    width: int
+    tokens: int
+    language: str
+    language_fingerprint: str
+    settings: LanguageParams
+    seed: int
+    history: list[dict[str, float]] = field(default_factory=list)
+    info: Info = field(default_factory=dict)
+
+    @torch.no_grad()
+    def prefix(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B K E"]:
+        """The input embeddings that stand for unit images.
+
+        Raises:
+            UserError: the images have another width.
+        """
+        if x.shape[1] != self.width:
+            raise UserError(
+                f"the images are {x.shape[1]} wide and the prefix was fitted on {self.width}: embed both with the same "
+                "encoder"
+            )
+        made: Tensor = self.map(x.float(), second_vector(x.float(), self.second, self.aape))
+        return made
+
+
+
+def require_language(predictor: Any, found: LanguageModelName, *, where: object) -> None:
+    """Refuse a language model other than the one that a predictor was fitted for.
+
+    Raises:
+        UserError: the fingerprints differ.
+    """
+    expected = predictor.language_fingerprint
+    if found.fingerprint != expected:
+        raise UserError(
+            f"{where}: fitted for the language model {predictor.language} ({expected[:12]}), and {found.name} is "
+            f"{found.fingerprint[:12]}: take the same one (--llm), or train again"
+        )
+
+
+def second_vector(
+    x: Float[Tensor, "B D"], second: Second, aape: CaptionAAPE | None
+) -> Float[Tensor, "B D"] | None:
+    """What the last embedding is made of."""
+    if second == "none":
+        return None
+    return x if aape is None else aape.embed(x)
+
+
+@dataclass(frozen=True)
+class PrefixBatch:
+    """Some images, each with one of its captions as tokens."""
+
+    x: Float[Tensor, "B D"]
+    captions: list[list[int]]
+
+
+@dataclass(frozen=True)
+class TokenPairs:
+    """Images with their captions as tokens; what the common training loop takes (`trainer.training.Examples`).
+
+    Attributes:
+        tokens: of every caption of `pairs`, without an end.
+    """
+
+    pairs: Pairs
+    tokens: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.pairs.device
+
+    def draw(self, rows: Int[Tensor, " M"], rng: torch.Generator) -> PrefixBatch:
+        """One caption of each of these images, drawn by seed."""
+        rows = rows.cpu()
+        counts = self.pairs.counts[rows]
+        drawn = (torch.rand(len(rows), generator=rng) * counts).long().clamp(max=counts - 1)
+        return self._batch(rows, drawn)
+
+    def first(self, rows: Int[Tensor, " M"]) -> PrefixBatch:
+        """The first caption of each of these images."""
+        return self._batch(rows, torch.zeros_like(rows))
+
+    def _batch(self, rows: Int[Tensor, " M"], chosen: Int[Tensor, " M"]) -> PrefixBatch:
+        places = (self.pairs.first[rows] + chosen).tolist()
+        return PrefixBatch(self.pairs.images.read(rows), [list(self.tokens[place]) for place in places])
+
+
+class PrefixLearner(Learner):
+    """The map in training; the language model is frozen and no part of it."""
+
+    measured: ClassVar[tuple[str, str]] = ("val_likelihood", "val_loss")
+
+    def __init__(self, map_: PrefixMap, language: LanguageModel, second: Second, aape: CaptionAAPE | None) -> None:
+        super().__init__()
+        self.map, self.second = map_, second
+        self._frozen = (language, aape)  # in a tuple: no parts of this module
+
+    def losses(self, rows: Int[Tensor, " B"], batch: PrefixBatch, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+        """The mean negative log-likelihood of a caption's tokens and its end, nats a token."""
+        return {"loss": self.token_losses(batch).mean()}
+
+    def token_losses(self, batch: PrefixBatch) -> Float[Tensor, " P"]:
+        """Of every token of these captions and their ends."""
+        language, aape = self._frozen
+        prefix = self.map(batch.x, second_vector(batch.x, self.second, aape))
+        found, _ = language.losses(*behind(language, prefix, batch.captions))
+        return found
+
+    def measure(self, val: TokenPairs) -> Score:
+        """The geometric mean of the probability of a token, then minus the mean loss."""
+        total, tokens = 0.0, 0
+        for rows in torch.arange(len(val)).split(MEASURED):  # type: ignore[no-untyped-call]
+            found = self.token_losses(val.first(rows))
+            total, tokens = total + float(found.sum()), tokens + len(found)
+        loss = total / max(tokens, 1)
+        return (math.exp(-loss), -loss) if math.isfinite(loss) else WORST
+
+
+def behind(
+    language: LanguageModel, prefix: Float[Tensor, "B K E"], captions: Sequence[Sequence[int]]
+) -> tuple[Float[Tensor, "B T E"], Bool[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Inputs, mask and targets: start, prefix, then each caption, padded on the right; every caption ends."""
+    start = len(language.start) + prefix.shape[1]
+    longest = max(map(len, captions))
+    ids = torch.zeros(len(captions), longest, dtype=torch.long)
+    mask = torch.ones(len(captions), start + longest, dtype=torch.bool)
+    targets = torch.full((len(captions), start + longest), -1)
+    for row, caption in enumerate(captions):
+        ids[row, : len(caption)] = torch.tensor(caption, dtype=torch.long)
+        mask[row, start + len(caption) :] = False
+        targets[row, start - 1 : start + len(caption)] = torch.tensor([*caption, language.end])
+    before = language.embed(torch.tensor(language.start, dtype=torch.long)).float().expand(len(captions), -1, -1)
+    inputs = torch.cat([before, prefix, language.embed(ids).float()], dim=1)
+    return inputs, mask.to(inputs.device), targets.to(inputs.device)
+
+
+def caption_tokens(language: LanguageModel, pairs: Pairs, settings: LanguageParams) -> TokenPairs:
+    """The captions as tokens, longer ones cut at `caption_tokens`.
+
+    Raises:
+        UserError: a prefix and a caption of that length do not fit into the model's context.
+    """
+    language.require_context(
+        len(language.start) + settings.prefix_tokens + 1 + settings.caption_tokens + 1,
+        what=f"a prefix of {settings.prefix_tokens} and a caption of language.caption_tokens={settings.caption_tokens}",
+    )
+    return TokenPairs(
+        pairs, tuple(tuple(language.tokens(text.strip())[: settings.caption_tokens]) for text in pairs.texts)
+    )
+
+
+def fit_prefix(
+    train: Pairs, val: Pairs | None, settings: LanguageParams, found: LanguageModelName, *, second: Second,
+    aape: CaptionAAPE | None, seed: int,
+) -> Prefix:  # fmt: skip
+    """Learn the map on images with captions; the same seed gives the same map.
+
+    Args:
+        val: images to choose the epoch by; see `trainer.pairs.select_pairs`.
+        second, aape: see `Prefix`.
+
+    Raises:
+        UserError: the language model cannot be loaded, or training diverges.
+    """
+    began = time.perf_counter()
+    language = load_language_model(found, train.device)
+    selection = select_pairs(CaptionTask(train, val), seed=seed)
+    chosen = _Chosen(
+        caption_tokens(language, selection.train, settings),
+        None if selection.val is None else caption_tokens(language, selection.val, settings),
+        selection.held_out,
+    )
+
+    def learner(examples: TokenPairs) -> PrefixLearner:
+        rng = torch.Generator().manual_seed(seed)
+        made = PrefixMap(
+            width=train.images.width, entries=language.width, tokens=settings.prefix_tokens, second=second != "none",
+            rng=rng,
+        ).to(train.device)  # fmt: skip
+        if settings.start == "ridge":
+            start_at_ridge(made, language, examples, second, aape, settings.prefix_tokens)
+        return PrefixLearner(made, language, second, aape)
+
+    schedule = Schedule(
+        "adamw", settings.lr, settings.epochs, min(settings.batch, len(train)), weight_decay=settings.weight_decay,
+        cosine="step", warmup_epochs=0,
+    )  # fmt: skip
+    whole = caption_tokens(language, train, settings)
+    best = refit(choose([Candidate(schedule, learner)], chosen, seed=seed), whole, chosen, seed=seed)
+    fitted = best.learner
+    assert isinstance(fitted, PrefixLearner)
+    info: Info = {
+        **best.info, **({} if best.val is None else {"val_loss": -best.val[1]}), "selection": selection.note,
+        "n_parameters": sum(each.numel() for each in fitted.map.parameters()),
+        "fit_seconds": time.perf_counter() - began,
+    }  # fmt: skip
+    return Prefix(
+        fitted.map.requires_grad_(False).eval(), second, aape, train.images.width, settings.prefix_tokens, found.name,
+        found.fingerprint, settings, seed, best.history, info,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """`trainer.training.Chosen` of captions as tokens."""
+
+    train: TokenPairs
+    val: TokenPairs | None
+    held_out: bool
+
+
+@torch.no_grad()
+def start_at_ridge(
+    map_: PrefixMap, language: LanguageModel, examples: TokenPairs, second: Second, aape: CaptionAAPE | None, k: int
+) -> None:
+    """Set every embedding of the map to the ridge solution from x to the mean embedding of its captions' words."""
+    x = examples.pairs.images.all().double()
+    means = torch.stack([
+        torch.cat([language.embed(torch.tensor(examples.tokens[i])).float() for i in range(*span)]).mean(0)
+        for span in zip(examples.pairs.first[:-1].tolist(), examples.pairs.first[1:].tolist(), strict=True)
+    ]).double()  # fmt: skip
+    weight, bias = _ridge(x, means)
+    map_.weight += weight.repeat(k, 1)
+    map_.bias += bias.repeat(k)
+    if map_.second_weight is not None and map_.second_bias is not None:
+        vector = second_vector(x.float(), second, aape)
+        assert vector is not None
+        weight, bias = _ridge(vector.double(), means)
+        map_.second_weight += weight
+        map_.second_bias += bias
+
+
+def _ridge(x: Float[Tensor, "B D"], y: Float[Tensor, "B E"]) -> tuple[Float[Tensor, "E D"], Float[Tensor, " E"]]:
+    """The ridge map with a free bias, float32."""
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    centred = x - x_mean
+    covariance = centred.T @ centred / len(x)
+    strength = RIDGE * covariance.trace() / len(covariance)
+    eye = torch.eye(len(covariance), dtype=x.dtype, device=x.device)
+    weight = torch.linalg.solve(covariance + strength * eye, centred.T @ (y - y_mean) / len(x)).T
+    return weight.float(), (y_mean - weight @ x_mean).float()
