@@ -1,4 +1,4 @@
-"""The `language:` section: the frozen language model of captioning and visual question answering, and what is learned."""
+"""The `train.language:` section: the frozen language model of captioning and VQA, and the map that is learned."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ class LanguageParams(BaseModel):
     )
     start: Literal["ridge", "random"] = Field(
         "ridge",
-        description="of the map: the ridge solution onto the mean embedding of the captions' words, plus random values, "
-        "or random values alone (LiMBeR)",
+        description="of the map: words that a caption may follow plus the ridge map onto the mean embedding of an "
+        "image's caption words, or random values (LiMBeR)",
     )
-    lr: Positive = Field(2e-3, description="peak learning rate of the map (AdamW, half a cosine)")
+    lr: Positive = Field(
+        0.1, description="peak learning rate (AdamW, half a cosine), as a share of the spread of input embeddings"
+    )
     weight_decay: Number = Field(0.01, ge=0, description="weight decay of the map")
-    batch: Annotated[int, Field(ge=1, le=100_000)] = Field(16, description="images a step, one caption of each")
+    batch: Annotated[int, Field(ge=1, le=100_000)] = Field(8, description="images a step, one caption of each")
     epochs: Count = Field(8, description="passes over the images, one caption of each drawn anew")
     caption_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
         24, description="longest caption, tokens: learned from, longer ones are cut, and written"

@@ -21,8 +21,8 @@ Size = Annotated[int, Field(ge=1, le=65_536)]
 """Entries of a vector, heads, ...: what tensors are made with."""
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 """Images, answers, steps, ..."""
-Shots = Count | Literal["all"]
-"""Training images a class, or every one that there is."""
+Shots = Annotated[int, Field(ge=0, le=10_000_000)] | Literal["all"]
+"""Training images a class, or every one that there is; 0 where a protocol shows none (vqa)."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What NumPy and PyTorch both take."""
 

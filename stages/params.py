@@ -249,6 +249,13 @@ class Params(_Section):
         return self
 
     @property
+    def trained(self) -> TrainParams:
+        """`train`, the user's own short name of the language model replaced by what it stands for (`llms`)."""
+        asked = self.train.language
+        language = asked.model_copy(update={"llm": self.llms.get(asked.llm, asked.llm)})
+        return self.train.model_copy(update={"language": language})
+
+    @property
     def stored(self) -> list[str]:
         """The data sets that stage one works on: those that are trained on, and their shifted variants."""
         variants = [name for names in self.evaluation.shifts.values() for name in names]

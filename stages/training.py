@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stages.language import LanguageParams
 from stages.numbers import Count, Number, Positive, Size
 
 
@@ -118,6 +119,9 @@ class TrainParams(BaseModel):
     )
     detach: bool = Field(
         True, description="true: L_distill does not reach the aggregator, so p^a is one constant vector a class"
+    )
+    language: LanguageParams = Field(
+        LanguageParams(), description="the frozen language model of captioning and vqa, and the map to it"
     )
     captions: CaptionParams = Field(
         CaptionParams(), description="AAPE learnt from captions (retrieval, captioning, vqa); all other settings hold"

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-OWN_SCALE = frozenset({"i2t_median_rank", "t2i_median_rank"})
+OWN_SCALE = frozenset({"i2t_median_rank", "t2i_median_rank", "caption_words"})
 """Metrics that are no fractions of 1: tables show them as they are, and no percent."""
 
 

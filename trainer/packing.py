@@ -21,22 +21,27 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from stages.language import LanguageParams
 from stages.training import TrainParams
 
 Tree = Any
 """What json.dumps takes."""
 
 
+SERVES = ("logits", "embed", "prefix")
+"""What a predictor can do, one of these."""
+
+
 @functools.cache
 def kinds() -> Mapping[str, type]:
     """The classes that a file may name: predictors and modules of these packages, and settings."""
-    found: dict[str, type] = {TrainParams.__name__: TrainParams}
-    for package in ("trainer.methods", "trainer.aape", "trainer.retrieval"):
+    found: dict[str, type] = {each.__name__: each for each in (TrainParams, LanguageParams)}
+    for package in ("trainer.methods", "trainer.aape", "trainer.retrieval", "trainer.language"):
         for place in pkgutil.iter_modules(importlib.import_module(package).__path__):
             module = importlib.import_module(f"{package}.{place.name}")
             for name, value in vars(module).items():
                 if isinstance(value, type) and value.__module__ == module.__name__:
-                    is_predictor = is_dataclass(value) and (hasattr(value, "logits") or hasattr(value, "embed"))
+                    is_predictor = is_dataclass(value) and any(hasattr(value, name) for name in SERVES)
                     if is_predictor or issubclass(value, nn.Module):
                         found[name] = value
     return found

@@ -227,7 +227,8 @@ class Pairs:
     def digest(self) -> bytes:
         """A hash of what they are."""
         own = np.ascontiguousarray(self.first.numpy()).tobytes()
-        return hashlib.sha256(self.images.digest() + self.captions.digest() + own).digest()
+        said = "\0".join(self.texts).encode()
+        return hashlib.sha256(self.images.digest() + self.captions.digest() + own + said).digest()
 
 
 @dataclass(frozen=True)

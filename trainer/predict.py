@@ -35,6 +35,8 @@ class ImageEncoder(Protocol):
 
     def encode_images(self, pixels: Tensor) -> Tensor: ...
 
+    def encode_text(self, texts: Sequence[str]) -> Tensor: ...
+
 
 Row = dict[str, Any]
 """An image: `{path, error, classes}`; a file that cannot be read has an error and no class."""
@@ -59,6 +61,17 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             raise UserError(f"{path}: no image in this folder (looked for {', '.join(sorted(SUFFIXES))})")
         files += inside
     return files
+
+
+def load_encoder_of(name: str, *, device: str) -> ImageEncoder:
+    """An encoder by its name.
+
+    Raises:
+        UserError: it is unknown, or its weights are not there.
+    """
+    from pipeline.encoders import load_encoder
+
+    return load_encoder(name, device=device)
 
 
 def load_with_encoder(checkpoint: Path, *, device: str, files: Sequence[Path] = ()) -> tuple[Checkpoint, ImageEncoder]:

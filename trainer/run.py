@@ -65,6 +65,8 @@ CONFUSED = 3
 """Pairs of classes of a fit that the record names."""
 FITS_A_PROCESS = 12
 """Fewer fits than this a process are not worth starting it."""
+LONG_FITS_AT_ONCE = 4
+"""Processes that hold a language model each, where `--jobs` does not say."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     classifying = [protocol for protocol in protocols if protocol.reads == "classes"]
     notes += _spent(inputs.features, classifying) if inputs.features is not None and classifying else []
     fits = [(each.method, tasks[each.protocol.key, each.seed, each.source], each.seed) for each in plan]
-    fitted = _fit_or_load(fits, jobs=_jobs(known, len(fits), jobs), keep=keep, device=known.device)
+    long = any(protocol.long_fits for protocol in protocols)
+    fitted = _fit_or_load(fits, jobs=_jobs(known, len(fits), jobs, long=long), keep=keep, device=known.device)
     done = list(progress(fitted, what=f"training {known.dataset}", total=len(plan), unit="fit"))
     unseen_by = _unseen(inputs.features, plan, tasks, every=asked.checkpoints == "all")
     again = [
@@ -234,7 +237,7 @@ def _plan(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tupl
             chosen, lacking = able_methods(features, own, settings=params.train) if own else ([], [])
             notes += lacking
         else:
-            chosen = protocol.methods(own, features, settings=params.train)
+            chosen = protocol.methods(own, features, settings=params.trained)
         able = [method for method in chosen if not protocol.serves_new_classes or method.serves_new_classes]
         if len(able) < len(chosen):
             names = ", ".join(method.name for method in chosen if method not in able)
@@ -336,11 +339,18 @@ def _temperature(fitted: Fitted) -> float:
     return 1.0 if fitted.calibration is None else fitted.calibration.temperature
 
 
-def _jobs(features: StoredFeatures, fits: int, asked: int | None) -> int:
-    """Processes to start: none beside this one for a handful of fits, or where a GPU does the work."""
+def _jobs(features: StoredFeatures, fits: int, asked: int | None, *, long: bool = False) -> int:
+    """Processes to start: none beside this one for a handful of fits, or where a GPU does the work.
+
+    Args:
+        long: each fit takes minutes, and a copy of a language model.
+    """
     if features.device.type != "cpu":
         return 1
-    return min(asked or len(os.sched_getaffinity(0)), max(1, fits // FITS_A_PROCESS))
+    cores = len(os.sched_getaffinity(0))
+    if long:
+        return max(1, min(asked or min(cores, LONG_FITS_AT_ONCE), fits))
+    return min(asked or cores, max(1, fits // FITS_A_PROCESS))
 
 
 def _fit_or_load(
@@ -352,11 +362,13 @@ def _fit_or_load(
         return
     finished = FinishedFits(keep)
     files = [finished.file(*each) for each in fits]
-    kept = [finished.load(file, device=device) for file in files]  # once: the folder may be cleared meanwhile
-    fresh = _fit_all([each for each, found in zip(fits, kept, strict=True) if found is None], jobs=jobs)
-    for file, found in zip(files, kept, strict=True):
+    each_once = dict(zip(reversed(files), reversed(fits), strict=True))  # captioning and vqa learn the same
+    kept = {file: finished.load(file, device=device) for file in files}  # once: the folder may be cleared meanwhile
+    fresh = _fit_all([each_once[file] for file, found in kept.items() if found is None], jobs=jobs)
+    for file in files:
+        found = kept[file]
         if found is None:
-            found = next(fresh)
+            found = kept[file] = next(fresh)
             finished.keep(file, *found)
         yield found
 

@@ -81,7 +81,7 @@ def test_what_is_no_language_model_is_refused_in_one_line(small: Path, tmp_path:
 
 def test_text_longer_than_the_context_is_refused(small: Path) -> None:
     language = loaded(small)
-    with pytest.raises(UserError, match="a caption: 300 tokens, and .* takes 256"):
+    with pytest.raises(UserError, match=r"a caption: 300 tokens, and .* takes 256"):
         language.require_context(300, what="a caption")
     language.require_context(256, what="a caption")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -155,10 +155,9 @@ def with_places(methods: Sequence[Any], places: Sequence[str], *, learns_here: b
         if learns_here:
             found.append(method)
         for place in places:
-            of = {"second": method.second, "settings": method.settings, "language": method.language, "place": place}
             if not learns_here:
-                found.append(PrefixMethod(f"{method.name}{AT}{place}", whole=True, **of))
+                found.append(replace(method, name=f"{method.name}{AT}{place}", place=place, whole=True))
             elif method.second == "aape":
-                found.append(PrefixMethod(f"{method.name}{AT}{place}", **of))
-                found.append(PrefixMethod(f"{method.name}-tuned{AT}{place}", tuned=True, **of))
+                found.append(replace(method, name=f"{method.name}{AT}{place}", place=place))
+                found.append(replace(method, name=f"{method.name}-tuned{AT}{place}", place=place, tuned=True))
     return found

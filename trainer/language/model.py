@@ -23,6 +23,8 @@ from stages.errors import UserError
 
 HEAD_ROWS = 64
 """Rows whose logits are computed at once: 12 MB with a vocabulary of 49,000."""
+SPREAD_ROWS = 4096
+"""Tokens whose embeddings their spread is measured on."""
 WORKING_SHARE = 1.2
 """Memory that a model takes beside its weights, as a factor of them."""
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -81,17 +83,19 @@ class LanguageModel:
         width: entries of an input embedding.
         start: tokens that it expects before any text, such as a begin-of-text token.
         end: the token that ends a caption.
+        spread: standard deviation of the entries of its input embeddings.
         pad: a token that fills what `generate` gives back behind an end; never read.
     """
 
     def __init__(self, found: LanguageModelName, model: Any, tokenizer: Any) -> None:
         self.found, self.model, self.tokenizer = found, model, tokenizer
-        self.embedding: nn.Module = model.get_input_embeddings()
-        self.head: nn.Module = model.get_output_embeddings()
-        self.width = int(self.embedding.weight.shape[1])  # type: ignore[arg-type,index]
-        self.vocabulary = int(self.embedding.weight.shape[0])  # type: ignore[arg-type,index]
-        self.dtype: torch.dtype = self.embedding.weight.dtype  # type: ignore[assignment]
-        self.device: torch.device = self.embedding.weight.device  # type: ignore[assignment]
+        self.embedding: Any = model.get_input_embeddings()
+        self.head: Any = model.get_output_embeddings()
+        self.width = int(self.embedding.weight.shape[1])
+        self.vocabulary = int(self.embedding.weight.shape[0])
+        self.spread = float(self.embedding.weight.detach()[:SPREAD_ROWS].float().std())
+        self.dtype: torch.dtype = self.embedding.weight.dtype
+        self.device: torch.device = self.embedding.weight.device
         self.start: list[int] = list(tokenizer("").input_ids)
         newline = self.tokens("\n")
         ends = tokenizer.eos_token_id
@@ -146,7 +150,9 @@ class LanguageModel:
         }  # fmt: skip
         if self.linear_head:
             hidden: Tensor = self.model.model(**common).last_hidden_state
-            found = _HeadLoss.apply(hidden[wanted], targets[wanted], self.head.weight, self.head.bias)
+            found: Tensor = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+                hidden[wanted], targets[wanted], self.head.weight, self.head.bias
+            )
         else:
             logits = self.model(**common).logits[wanted].float()
             found = nn.functional.cross_entropy(logits, targets[wanted], reduction="none")
@@ -176,9 +182,7 @@ class LanguageModel:
         return [said[i] for i in range(len(inputs))]
 
     @torch.no_grad()
-    def likelihoods(
-        self, prompt: Float[Tensor, "T E"], continuations: Sequence[Sequence[int]]
-    ) -> Float[Tensor, " C"]:
+    def likelihoods(self, prompt: Float[Tensor, "T E"], continuations: Sequence[Sequence[int]]) -> Float[Tensor, " C"]:
         """The mean log-likelihood of the tokens of each continuation; the prompt is read once for all of them."""
         longest = max(1, *map(len, continuations))
         ids = torch.zeros(len(continuations), longest, dtype=torch.long, device=self.device)
@@ -199,7 +203,8 @@ class LanguageModel:
         mask = torch.cat([there.new_ones(len(ids), len(prompt)), there], dim=1).long()
         logits = self.model(inputs_embeds=inputs, attention_mask=mask, past_key_values=known).logits
         shares = logits[:, len(head) - 1 : -1].float().log_softmax(-1).gather(2, ids[..., None])[..., 0]
-        return (shares * there).sum(1) / there.sum(1).clamp(min=1)
+        means: Tensor = (shares * there).sum(1) / there.sum(1).clamp(min=1)
+        return means
 
     def options(self, most: int, beams: int) -> dict[str, Any]:
         """What `generate` is told: no sampling, whatever the model's own generation settings say."""
@@ -217,8 +222,8 @@ class LanguageModel:
         """
         if self.found.context is not None and tokens > self.found.context:
             raise UserError(
-                f"{what}: {tokens} tokens, and {self.found.name} takes {self.found.context}: shorten it, ask with fewer "
-                "shots (--shots), or take a model with a longer context"
+                f"{what}: {tokens} tokens, and {self.found.name} takes {self.found.context}: shorten it, ask with "
+                "fewer shots (--shots), or take a model with a longer context"
             )
 
 
@@ -288,7 +293,9 @@ def load_language_model(found: LanguageModelName, device: torch.device) -> Langu
             raise
         except Exception as error:  # transformers has many ways to say that a folder is not what it should be
             reason = next(iter(str(error).split("\n")), "") or type(error).__name__
-            raise UserError(f"{found.name}: {found.model} cannot be loaded ({reason:.200}): get the model again") from error
+            raise UserError(
+                f"{found.name}: {found.model} cannot be loaded ({reason:.200}): get the model again"
+            ) from error
         return LanguageModel(found, model.eval().requires_grad_(False).to(device), tokenizer)
 
 

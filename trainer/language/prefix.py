@@ -5,8 +5,9 @@ One linear map gives k embeddings of the image vector x. With AAPE one more embe
 
 Unlike LiMBeR (Merullo et al. 2023), which maps every position of the encoder's last feature map before pooling to an
 embedding of its own (k = 144 and more), the store has one pooled vector an image, and the k embeddings are all made of
-it. And unlike there the map may start at a ridge solution (`start: ridge`): every embedding as near as can be to the mean
-input embedding of the words of an image's captions, which saves most of the steps where there are few images.
+it. And unlike there the map may start where the model already reads something (`start: ridge`): each embedding as a
+word that a caption may follow, plus the ridge solution from x to the mean input embedding of the words of its captions.
+With few images that saves most of the steps.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,7 +25,6 @@ from torch import Tensor, nn
 
 from stages.errors import UserError
 from stages.language import LanguageParams
-from stages.training import TrainParams
 from trainer.aape.captions import CaptionAAPE
 from trainer.language.model import LanguageModel, LanguageModelName, load_language_model
 from trainer.pairs import CaptionTask, Pairs, select_pairs
@@ -31,6 +32,8 @@ from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, c
 
 Second = Literal["none", "aape", "image"]
 """What one more embedding is mapped from: nothing, h(x), or x once more (the control)."""
+START_WORDS = "A photo of"
+"""What the embeddings begin as, with `start: ridge`: words that a caption may follow."""
 RIDGE = 0.1
 """Strength of the ridge start, as a share of the mean eigenvalue of the images' covariance."""
 MEASURED = 64
@@ -38,29 +41,35 @@ MEASURED = 64
 
 
 class PrefixMap(nn.Module):
-    """x (and h(x)) to input embeddings; linear, with a bias.
+    """x (and h(x)) to input embeddings: each embedding is linear in the vector, less the mean of the training images.
 
     Args:
         width: D.
         entries: E, of an input embedding.
         tokens: k.
         second: whether one more embedding is made of a second vector.
+        spread: of the language model's input embeddings, in which the start values are drawn.
         rng: source of the start values.
     """
 
-    def __init__(self, *, width: int, entries: int, tokens: int, second: bool, rng: torch.Generator) -> None:
+    def __init__(
+        self, *, width: int, entries: int, tokens: int, second: bool, spread: float, rng: torch.Generator
+    ) -> None:
         super().__init__()
         self.entries = entries
-        self.weight = uniform(tokens * entries, width, rng=rng)
-        self.bias = nn.Parameter(torch.zeros(tokens * entries))
-        self.second_weight = uniform(entries, width, rng=rng) if second else None
-        self.second_bias = nn.Parameter(torch.zeros(entries)) if second else None
+        self.centre = nn.Parameter(torch.zeros(width), requires_grad=False)
+        self.weight = nn.Parameter(spread * uniform(tokens * entries, width, rng=rng).data)
+        self.bias = nn.Parameter(spread * torch.randn(tokens * entries, generator=rng))
+        self.second_centre = nn.Parameter(torch.zeros(width), requires_grad=False) if second else None
+        self.second_weight = nn.Parameter(spread * uniform(entries, width, rng=rng).data) if second else None
+        self.second_bias = nn.Parameter(spread * torch.randn(entries, generator=rng)) if second else None
 
     def forward(self, x: Float[Tensor, "B D"], second: Float[Tensor, "B D"] | None) -> Float[Tensor, "B K E"]:
         """The prefix of each image; the embedding of the second vector stands last."""
-        made = nn.functional.linear(x, self.weight, self.bias)
-        if self.second_weight is not None and second is not None:
-            made = torch.cat([made, nn.functional.linear(second, self.second_weight, self.second_bias)], dim=1)
+        made = nn.functional.linear(x - self.centre, self.weight, self.bias)
+        if self.second_centre is not None and self.second_weight is not None and second is not None:
+            more = nn.functional.linear(second - self.second_centre, self.second_weight, self.second_bias)
+            made = torch.cat([made, more], dim=1)
         return made.view(len(x), -1, self.entries)
 
 
@@ -109,7 +118,6 @@ class Prefix:
         return made
 
 
-
 def require_language(predictor: Any, found: LanguageModelName, *, where: object) -> None:
     """Refuse a language model other than the one that a predictor was fitted for.
 
@@ -124,9 +132,7 @@ def require_language(predictor: Any, found: LanguageModelName, *, where: object)
         )
 
 
-def second_vector(
-    x: Float[Tensor, "B D"], second: Second, aape: CaptionAAPE | None
-) -> Float[Tensor, "B D"] | None:
+def second_vector(x: Float[Tensor, "B D"], second: Second, aape: CaptionAAPE | None) -> Float[Tensor, "B D"] | None:
     """What the last embedding is made of."""
     if second == "none":
         return None
@@ -177,14 +183,31 @@ class TokenPairs:
 
 
 class PrefixLearner(Learner):
-    """The map in training; the language model is frozen and no part of it."""
+    """The map in training; the language model is frozen and no part of it.
+
+    Args:
+        reach: mean sum of the absolute entries of a centred image: how far a step of all weights moves an embedding.
+    """
 
     measured: ClassVar[tuple[str, str]] = ("val_likelihood", "val_loss")
 
-    def __init__(self, map_: PrefixMap, language: LanguageModel, second: Second, aape: CaptionAAPE | None) -> None:
+    def __init__(
+        self, map_: PrefixMap, language: LanguageModel, second: Second, aape: CaptionAAPE | None, *, reach: float
+    ) -> None:
         super().__init__()
-        self.map, self.second = map_, second
+        self.map, self.second, self.reach = map_, second, reach
         self._frozen = (language, aape)  # in a tuple: no parts of this module
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Rates in which weights and biases move an embedding equally fast, on the scale of the model's own ones."""
+        named = dict(self.map.named_parameters())
+        weights = [each for name, each in named.items() if name.endswith("weight")]
+        biases = [each for name, each in named.items() if name.endswith("bias")]
+        spread = self._frozen[0].spread
+        return [
+            {"params": biases, "share": spread, "weight_decay": 0.0},
+            {"params": weights, "share": spread / self.reach},
+        ]
 
     def losses(self, rows: Int[Tensor, " B"], batch: PrefixBatch, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """The mean negative log-likelihood of a caption's tokens and its end, nats a token."""
@@ -263,14 +286,14 @@ def fit_prefix(
     )
 
     def learner(examples: TokenPairs) -> PrefixLearner:
-        rng = torch.Generator().manual_seed(seed)
         made = PrefixMap(
             width=train.images.width, entries=language.width, tokens=settings.prefix_tokens, second=second != "none",
-            rng=rng,
+            spread=language.spread, rng=torch.Generator().manual_seed(seed),
         ).to(train.device)  # fmt: skip
-        if settings.start == "ridge":
-            start_at_ridge(made, language, examples, second, aape, settings.prefix_tokens)
-        return PrefixLearner(made, language, second, aape)
+        start(made, language, examples, second, aape, ridge=settings.start == "ridge")
+        x = examples.pairs.images.all()
+        reach = float((x - x.mean(0)).abs().sum(1).mean().clamp(min=1e-6))
+        return PrefixLearner(made, language, second, aape, reach=reach)
 
     schedule = Schedule(
         "adamw", settings.lr, settings.epochs, min(settings.batch, len(train)), weight_decay=settings.weight_decay,
@@ -282,7 +305,7 @@ def fit_prefix(
     assert isinstance(fitted, PrefixLearner)
     info: Info = {
         **best.info, **({} if best.val is None else {"val_loss": -best.val[1]}), "selection": selection.note,
-        "n_parameters": sum(each.numel() for each in fitted.map.parameters()),
+        "n_parameters": sum(each.numel() for each in fitted.map.parameters() if each.requires_grad),
         "fit_seconds": time.perf_counter() - began,
     }  # fmt: skip
     return Prefix(
@@ -301,32 +324,40 @@ class _Chosen:
 
 
 @torch.no_grad()
-def start_at_ridge(
-    map_: PrefixMap, language: LanguageModel, examples: TokenPairs, second: Second, aape: CaptionAAPE | None, k: int
-) -> None:
-    """Set every embedding of the map to the ridge solution from x to the mean embedding of its captions' words."""
-    x = examples.pairs.images.all().double()
+def start(
+    map_: PrefixMap, language: LanguageModel, examples: TokenPairs, second: Second, aape: CaptionAAPE | None, *,
+    ridge: bool,
+) -> None:  # fmt: skip
+    """Set the centres; with `ridge` also let every embedding begin as a word of START_WORDS plus a ridge map."""
+    x = examples.pairs.images.all()
+    vector = second_vector(x, second, aape)
+    map_.centre.copy_(x.mean(0))
+    if map_.second_centre is not None and vector is not None:
+        map_.second_centre.copy_(vector.mean(0))
+    if not ridge:
+        return
     means = torch.stack([
-        torch.cat([language.embed(torch.tensor(examples.tokens[i])).float() for i in range(*span)]).mean(0)
-        for span in zip(examples.pairs.first[:-1].tolist(), examples.pairs.first[1:].tolist(), strict=True)
-    ]).double()  # fmt: skip
-    weight, bias = _ridge(x, means)
-    map_.weight += weight.repeat(k, 1)
-    map_.bias += bias.repeat(k)
-    if map_.second_weight is not None and map_.second_bias is not None:
-        vector = second_vector(x.float(), second, aape)
-        assert vector is not None
-        weight, bias = _ridge(vector.double(), means)
-        map_.second_weight += weight
-        map_.second_bias += bias
+        torch.cat([language.embed(torch.tensor(examples.tokens[i], dtype=torch.long)).float() for i in range(*span)])
+        .mean(0)
+        for span in pairwise(examples.pairs.first.tolist())
+    ])  # fmt: skip
+    words = language.embed(torch.tensor(language.tokens(START_WORDS), dtype=torch.long)).float()
+    k = len(map_.bias) // map_.entries
+    map_.weight.add_(_ridge(x, means, language.spread).repeat(k, 1))
+    map_.bias.copy_(torch.cat([words[[i % len(words) for i in range(k)]].flatten()]))
+    if map_.second_weight is not None and map_.second_bias is not None and vector is not None:
+        map_.second_weight.add_(_ridge(vector, means, language.spread))
+        map_.second_bias.copy_(words[-1])
 
 
-def _ridge(x: Float[Tensor, "B D"], y: Float[Tensor, "B E"]) -> tuple[Float[Tensor, "E D"], Float[Tensor, " E"]]:
-    """The ridge map with a free bias, float32."""
-    x_mean, y_mean = x.mean(0), y.mean(0)
-    centred = x - x_mean
+def _ridge(x: Float[Tensor, "B D"], y: Float[Tensor, "B E"], spread: float) -> Float[Tensor, "E D"]:
+    """The ridge map from centred x to centred y, scaled so that what it gives spreads like input embeddings."""
+    centred = (x - x.mean(0)).double()
     covariance = centred.T @ centred / len(x)
-    strength = RIDGE * covariance.trace() / len(covariance)
-    eye = torch.eye(len(covariance), dtype=x.dtype, device=x.device)
-    weight = torch.linalg.solve(covariance + strength * eye, centred.T @ (y - y_mean) / len(x)).T
-    return weight.float(), (y_mean - weight @ x_mean).float()
+    strength = RIDGE * covariance.trace() / len(covariance) + 1e-12
+    eye = torch.eye(len(covariance), dtype=centred.dtype, device=x.device)
+    target = (y - y.mean(0)).double()
+    weight = torch.linalg.solve(covariance + strength * eye, centred.T @ target / len(x)).T
+    scale = spread / (centred @ weight.T).std().clamp(min=1e-12)
+    found: Tensor = (scale * weight).nan_to_num().float()
+    return found

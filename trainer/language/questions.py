@@ -58,7 +58,7 @@ class Questions:
 
 def read_questions(features: CaptionFeatures, split: str) -> Questions:
     """The questions of a split whose images have an embedding, in the manifest's order."""
-    source = features.source
+    source = features.rows
     manifest = ManifestStore(source.images.cache, features.dataset)
     rows = manifest.read(["image_id", "questions"], where=pc.field("split") == split).to_pylist()
     place = {image_id: i for i, image_id in enumerate(source.image_ids.tolist())}

@@ -8,18 +8,21 @@ from stages.numbers import Shots
 from stages.params import EvaluationParams
 from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits, scores
 from trainer.protocols.base_to_new import BaseToNew, halves
+from trainer.protocols.captioning import Captioning
 from trainer.protocols.cross_dataset import CrossDataset
 from trainer.protocols.domain_generalization import DomainGeneralization
 from trainer.protocols.few_shot import FewShot
 from trainer.protocols.label_noise import LabelNoise
 from trainer.protocols.retrieval import Retrieval
+from trainer.protocols.vqa import VQA
 
 __all__ = [
     "PROTOCOLS", "Protocol", "Reads", "Score", "Sheet", "TestSplits", "halves", "protocol_classes", "scores", "settled",
 ]  # fmt: skip
 
 PROTOCOLS: dict[str, type[Protocol]] = {
-    each.name: each for each in (FewShot, BaseToNew, CrossDataset, DomainGeneralization, LabelNoise, Retrieval)
+    each.name: each
+    for each in (FewShot, BaseToNew, CrossDataset, DomainGeneralization, LabelNoise, Retrieval, Captioning, VQA)
 }
 """Every protocol by its name."""
 
@@ -43,12 +46,14 @@ def settled(asked: EvaluationParams, others: Mapping[str, Sequence[Any]]) -> lis
         others: protocol name -> further data sets that it tests on (`Protocol.tests_on`).
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or no shots where there have to be some.
     """
     found = []
     for each in protocol_classes(asked.protocols):
         numbers: list[Shots] = list(dict.fromkeys(asked.shot_numbers)) if each.by_shots else ["all"]
         for shots in numbers:
+            if shots == 0 and not each.without_shots:
+                raise UserError(f"--shots 0: {each.name} learns from at least 1 image a class", exit_code=2)
             key = each.name if len(numbers) == 1 else f"{each.name}-{shots}"
             found.append(each.settle(shots, key, asked, others.get(each.name, ())))
     return found

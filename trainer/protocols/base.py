@@ -91,6 +91,8 @@ class Protocol(ABC):
         judges_all: whether it judges every test image among the classes that were learned.
         reads: what it needs of a data set.
         by_shots: whether it is run once for each number of shots that is asked for.
+        without_shots: whether that number may be 0.
+        long_fits: whether a fit takes minutes, so that it is worth a process of its own.
         shots: training images a class; "all" where all training images are used.
         key: as in tables and metrics.json; unlike `name` it tells several numbers of shots apart.
         up_to: whether a class with fewer images than shots gives what it has.
@@ -102,6 +104,8 @@ class Protocol(ABC):
     judges_all: ClassVar[bool] = False
     reads: ClassVar[Reads] = "classes"
     by_shots: ClassVar[bool] = True
+    without_shots: ClassVar[bool] = False
+    long_fits: ClassVar[bool] = False
 
     shots: Shots
     key: str

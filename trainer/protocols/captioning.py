@@ -1,14 +1,15 @@
 """Captioning (protocol 6 of the paper): a linear map from the image to the input of a frozen language model.
 
-The map is learned on all training images and their captions, chosen on the validation images, and judged by the captions
-that the model writes of the test images. CIDEr-D is 1.0 where published tables say 100.
+The map is learned on all training images and their captions, chosen on the validation images, and judged by the
+captions that the model writes of the test images. CIDEr-D is 1.0 where published tables say 100.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
-
+from stages.numbers import Shots
 from stages.params import EvaluationParams, is_folder
 from stages.training import TrainParams
 from trainer.captions import CaptionFeatures
@@ -40,6 +41,7 @@ class Captioning(Protocol):
     headline: ClassVar[tuple[str, ...]] = ("cider_d", "bleu_4")
     reads: ClassVar[Reads] = "captions"
     by_shots: ClassVar[bool] = False
+    long_fits: ClassVar[bool] = True
 
     places: Places
 
@@ -54,9 +56,9 @@ class Captioning(Protocol):
         return [name for name in asked.learnt_on if not is_folder(name) and name != dataset]
 
     @classmethod
-    def settle(cls, shots: int, key: str, asked: EvaluationParams, others: Sequence[CaptionFeatures]) -> Self:
+    def settle(cls, shots: Shots, key: str, asked: EvaluationParams, others: Sequence[CaptionFeatures]) -> Self:
         """With the places."""
-        return cls(shots, key, places(asked, others))
+        return cls(shots, key, places=places(asked, others))
 
     @property
     def title(self) -> str:
@@ -132,7 +134,7 @@ class Captioning(Protocol):
 def captions_by_image(pairs: Pairs) -> list[list[str]]:
     """The captions of each image."""
     bounds = pairs.first.tolist()
-    return [list(pairs.texts[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [list(pairs.texts[a:b]) for a, b in pairwise(bounds)]
 
 
 def space_of(features: CaptionFeatures) -> SpaceScores:
@@ -148,5 +150,3 @@ def odd_captions(features: CaptionFeatures) -> list[str]:
     texts = [*features.train.texts, *features.val.texts]
     empty = sum(not words(text) for text in texts)
     return [f"{features.dataset}: {empty} captions hold no word; they are learned as empty ones"] if empty else []
-
-

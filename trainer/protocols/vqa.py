@@ -29,6 +29,7 @@ class VQA(Captioning):
     name: ClassVar[str] = "vqa"
     headline: ClassVar[tuple[str, ...]] = ("vqa_accuracy",)
     by_shots: ClassVar[bool] = True
+    without_shots: ClassVar[bool] = True
 
     @classmethod
     def registry(cls) -> Registry:
@@ -44,7 +45,7 @@ class VQA(Captioning):
     def unfit(self, features: CaptionFeatures) -> str | None:
         """No training questions for the examples, or no training captions."""
         there = len(read_questions(features, "train"))
-        if there < self.shots:
+        if self.shots != "all" and there < self.shots:
             return (
                 f"{self.shots} examples in context are asked for and {there} training questions have answers: lower "
                 f"--shots to {there}" + ("" if there else ", or put images with questions into the split train")
@@ -65,7 +66,9 @@ class VQA(Captioning):
         if not len(test):
             return Score({"vqa_accuracy": mean([])})
         asking = Asking(language_of(predictor, features.device), predictor)
-        prompts = prompts_of(asking, test, train, shots=self.shots, seed=predictor.seed)
+        prompts = prompts_of(
+            asking, test, train, shots=len(train) if self.shots == "all" else self.shots, seed=predictor.seed
+        )
         said = answers(asking, test, prompts, what=f"answers to {features.dataset}")
         chosen = choose_answers(asking, test, prompts, what=f"choices of {features.dataset}")
         return _score(test, said, chosen)
