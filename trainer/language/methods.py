@@ -85,7 +85,7 @@ class Words:
     """No image: the language model answers from the question alone.
 
     Attributes:
-        entries: E, of an input embedding.
+        entries: of an input embedding.
     """
 
     entries: int
@@ -96,8 +96,8 @@ class Words:
     history: list[dict[str, float]] = field(default_factory=list)
     info: Info = field(default_factory=dict)
 
-    def prefix(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B K E"]:
-        """Nothing, K = 0."""
+    def prefix(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B prefix entries"]:
+        """Nothing: a prefix of length 0."""
         return torch.zeros(len(x), 0, self.entries, device=x.device)
 
 

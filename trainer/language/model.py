@@ -128,14 +128,17 @@ class LanguageModel:
         return said.strip().partition("\n")[0].strip()
 
     @torch.no_grad()
-    def embed(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape E"]:
+    def embed(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape entries"]:
         """Input embeddings of tokens, in the model's own precision."""
         found: Tensor = self.embedding(tokens.to(self.device))
         return found
 
     def losses(
-        self, inputs: Float[Tensor, "B T E"], mask: Bool[Tensor, "B T"], targets: Int[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, " P"], Int[Tensor, " P"]]:
+        self,
+        inputs: Float[Tensor, "B tokens entries"],
+        mask: Bool[Tensor, "B tokens"],
+        targets: Int[Tensor, "B tokens"],
+    ) -> tuple[Float[Tensor, " wanted"], Int[Tensor, " wanted"]]:
         """Negative log-likelihood (nats) of every target, and the row of each; differentiable in the inputs.
 
         Args:
@@ -160,7 +163,13 @@ class LanguageModel:
 
     @torch.no_grad()
     def generate(
-        self, inputs: Sequence[Float[Tensor, "T E"]], *, most: int, beams: int = 1, batch: int = 64, what: str = ""
+        self,
+        inputs: Sequence[Float[Tensor, "tokens entries"]],
+        *,
+        most: int,
+        beams: int = 1,
+        batch: int = 64,
+        what: str = "",
     ) -> list[list[int]]:
         """What the model says behind each prompt, greedily or by beam search; tokens up to an end, an end included.
 
@@ -182,7 +191,9 @@ class LanguageModel:
         return [said[i] for i in range(len(inputs))]
 
     @torch.no_grad()
-    def likelihoods(self, prompt: Float[Tensor, "T E"], continuations: Sequence[Sequence[int]]) -> Float[Tensor, " C"]:
+    def likelihoods(
+        self, prompt: Float[Tensor, "tokens entries"], continuations: Sequence[Sequence[int]]
+    ) -> Float[Tensor, " choices"]:
         """The mean log-likelihood of the tokens of each continuation; the prompt is read once for all of them."""
         longest = max(1, *map(len, continuations))
         ids = torch.zeros(len(continuations), longest, dtype=torch.long, device=self.device)
@@ -256,7 +267,9 @@ class _HeadLoss(torch.autograd.Function):
         return (outer[0][:, None] * slopes).to(slopes.dtype), None, None, None
 
 
-def pad_left(parts: Sequence[Float[Tensor, "T E"]]) -> tuple[Float[Tensor, "B T E"], Bool[Tensor, "B T"]]:
+def pad_left(
+    parts: Sequence[Float[Tensor, "tokens entries"]],
+) -> tuple[Float[Tensor, "B tokens entries"], Bool[Tensor, "B tokens"]]:
     """Embeddings of unequal length in one batch, zeros before the shorter ones; and where there is one."""
     longest = max(map(len, parts))
     embeds = parts[0].new_zeros(len(parts), longest, parts[0].shape[1])

@@ -45,7 +45,7 @@ class PrefixMap(nn.Module):
 
     Args:
         width: D.
-        entries: E, of an input embedding.
+        entries: of an input embedding.
         tokens: k.
         second: whether one more embedding is made of a second vector.
         spread: of the language model's input embeddings, in which the start values are drawn.
@@ -64,7 +64,9 @@ class PrefixMap(nn.Module):
         self.second_weight = nn.Parameter(spread * uniform(entries, width, rng=rng).data) if second else None
         self.second_bias = nn.Parameter(spread * torch.randn(entries, generator=rng)) if second else None
 
-    def forward(self, x: Float[Tensor, "B D"], second: Float[Tensor, "B D"] | None) -> Float[Tensor, "B K E"]:
+    def forward(
+        self, x: Float[Tensor, "B D"], second: Float[Tensor, "B D"] | None
+    ) -> Float[Tensor, "B prefix entries"]:
         """The prefix of each image; the embedding of the second vector stands last."""
         made = nn.functional.linear(x - self.centre, self.weight, self.bias)
         if self.second_centre is not None and self.second_weight is not None and second is not None:
@@ -103,7 +105,7 @@ class Prefix:
     info: Info = field(default_factory=dict)
 
     @torch.no_grad()
-    def prefix(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B K E"]:
+    def prefix(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B prefix entries"]:
         """The input embeddings that stand for unit images.
 
         Raises:
@@ -213,7 +215,7 @@ class PrefixLearner(Learner):
         """The mean negative log-likelihood of a caption's tokens and its end, nats a token."""
         return {"loss": self.token_losses(batch).mean()}
 
-    def token_losses(self, batch: PrefixBatch) -> Float[Tensor, " P"]:
+    def token_losses(self, batch: PrefixBatch) -> Float[Tensor, " wanted"]:
         """Of every token of these captions and their ends."""
         language, aape = self._frozen
         prefix = self.map(batch.x, second_vector(batch.x, self.second, aape))
@@ -231,8 +233,8 @@ class PrefixLearner(Learner):
 
 
 def behind(
-    language: LanguageModel, prefix: Float[Tensor, "B K E"], captions: Sequence[Sequence[int]]
-) -> tuple[Float[Tensor, "B T E"], Bool[Tensor, "B T"], Int[Tensor, "B T"]]:
+    language: LanguageModel, prefix: Float[Tensor, "B prefix entries"], captions: Sequence[Sequence[int]]
+) -> tuple[Float[Tensor, "B tokens entries"], Bool[Tensor, "B tokens"], Int[Tensor, "B tokens"]]:
     """Inputs, mask and targets: start, prefix, then each caption, padded on the right; every caption ends."""
     start = len(language.start) + prefix.shape[1]
     longest = max(map(len, captions))
@@ -350,7 +352,7 @@ def start(
         map_.second_bias.copy_(words[-1])
 
 
-def _ridge(x: Float[Tensor, "B D"], y: Float[Tensor, "B E"], spread: float) -> Float[Tensor, "E D"]:
+def _ridge(x: Float[Tensor, "B D"], y: Float[Tensor, "B entries"], spread: float) -> Float[Tensor, "entries D"]:
     """The ridge map from centred x to centred y, scaled so that what it gives spreads like input embeddings."""
     centred = (x - x.mean(0)).double()
     covariance = centred.T @ centred / len(x)

@@ -49,7 +49,7 @@ class Questions:
     """
 
     asked: tuple[Asked, ...]
-    x: Float[Tensor, "Q D"]
+    x: Float[Tensor, "questions D"]
     unanswered: int = 0
 
     def __len__(self) -> int:
@@ -95,7 +95,7 @@ class Asking:
 
     def prompt(
         self, x: Float[Tensor, " D"], question: str, examples: Sequence[tuple[Float[Tensor, " D"], str, str]] = ()
-    ) -> Float[Tensor, "T E"]:
+    ) -> Float[Tensor, "tokens entries"]:
         """The input embeddings of a prompt.
 
         Args:
@@ -114,13 +114,13 @@ class Asking:
         self.language.require_context(len(found) + room, what=f"the question {question!r:.60} with its examples")
         return found
 
-    def _words(self, tokens: Sequence[int]) -> Float[Tensor, "T E"]:
+    def _words(self, tokens: Sequence[int]) -> Float[Tensor, "tokens entries"]:
         return self.language.embed(torch.tensor(tokens, dtype=torch.long))
 
 
 def prompts_of(
     asking: Asking, test: Questions, train: Questions, *, shots: int, seed: int
-) -> list[Float[Tensor, "T E"]]:
+) -> list[Float[Tensor, "tokens entries"]]:
     """The prompt of every test question, each with examples of its own from the training questions.
 
     Raises:
@@ -134,7 +134,9 @@ def prompts_of(
     return found
 
 
-def answers(asking: Asking, test: Questions, prompts: Sequence[Float[Tensor, "T E"]], *, what: str) -> list[str]:
+def answers(
+    asking: Asking, test: Questions, prompts: Sequence[Float[Tensor, "tokens entries"]], *, what: str
+) -> list[str]:
     """What the model answers, cut at the tokens of the longest answer that people gave to the same question.
 
     In lower case and without a last dot, as people's answers are; nothing else is changed.
@@ -152,7 +154,7 @@ def plain(answer: str) -> str:
 
 
 def choose_answers(
-    asking: Asking, test: Questions, prompts: Sequence[Float[Tensor, "T E"]], *, what: str
+    asking: Asking, test: Questions, prompts: Sequence[Float[Tensor, "tokens entries"]], *, what: str
 ) -> list[str | None]:
     """The likeliest choice of each question by the mean log-likelihood of its tokens; None for an open question."""
     found: list[str | None] = []
