@@ -100,12 +100,6 @@ def retrieval_metrics(found: Ranks) -> dict[str, float]:
     return metrics
 
 
-def mean_recall(pairs: Pairs, query: Query) -> float:
-    """The mean of R@1 of both directions, which choices are made by."""
-    found = retrieval_metrics(ranks(pairs, query))
-    return (found["i2t_r@1"] + found["t2i_r@1"]) / 2
-
-
 def merged(pairs: Pairs) -> Pairs:
     """The same images, each with the normalised mean of its captions as its only one."""
     means = torch.cat([batch.mean() for batch in pairs.batches(1024)])

@@ -27,9 +27,8 @@ from trainer.aape.aggregator import IMAGE_CHUNK, build_aggregator, climb, query_
 from trainer.aape.generator import Generator
 from trainer.aape.losses import clip_reward, distillation_loss, symmetric_clip_loss
 from trainer.pairs import CaptionTask, PairBatch, Pairs, select_pairs
-from trainer.ranks import mean_recall
 from trainer.text import TAU_RANGE
-from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, choose, refit
+from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, Trained, choose, refit
 
 TAU_IMAGES = 512
 """Training images that tau is calibrated on."""
@@ -115,7 +114,7 @@ class CaptionLearner(Learner):
         settings: losses, and what is learned.
     """
 
-    measured: ClassVar[tuple[str, str]] = ("val_r@1", "val_loss")
+    measured: ClassVar[tuple[str, str]] = ("val_likelihood", "val_loss")
 
     def __init__(
         self, h: Generator, tau: float, targets: CaptionTargets | Float[Tensor, "M D"] | None, settings: TrainParams
@@ -160,7 +159,7 @@ class CaptionLearner(Learner):
         return {"loss": loss, "loss_task": task, "loss_distill": distill}
 
     def measure(self, val: Pairs) -> Score:
-        """Mean R@1 of both directions, then minus the symmetric CLIP loss."""
+        """See `pair_score`."""
         return pair_score(self.forward, val, self.tau)
 
     @torch.no_grad()
@@ -172,16 +171,21 @@ class CaptionLearner(Learner):
 
 @torch.no_grad()
 def pair_score(query: Callable[[Tensor], Tensor], pairs: Pairs, tau: float) -> Score:
-    """How good queries are on images to choose by: mean R@1 of both directions, then minus the symmetric CLIP loss.
+    """How good queries are on images to choose by: the mean probability of the right pair, by the symmetric CLIP loss.
+
+    R@1 is what is judged, but of a few dozen images it is nearly 1 whatever is chosen; the loss tells more.
 
     Args:
         query: unit images -> unit queries.
+
+    Returns:
+        exp(-loss), and minus the loss.
     """
     likelihood = 0.0
     for batch in pairs.batches(LOSS_BATCH):
         loss = symmetric_clip_loss(query(batch.images), batch.captions, batch.owner, 1 / tau)
         likelihood -= float(loss) * len(batch.images) / len(pairs)
-    return (mean_recall(pairs, query), likelihood) if math.isfinite(likelihood) else WORST
+    return (math.exp(likelihood), likelihood) if math.isfinite(likelihood) else WORST
 
 
 @torch.no_grad()
@@ -205,6 +209,16 @@ def fit_captions(
 
     Raises:
         UserError: every learning rate diverges.
+    """
+    return fit_captions_twice(task, settings, seed=seed, start=start)[1]
+
+
+def fit_captions_twice(
+    task: CaptionTask, settings: TrainParams, *, seed: int, start: CaptionAAPE | None = None
+) -> tuple[CaptionAAPE, CaptionAAPE]:
+    """The h that the settings were chosen with, which has not seen the images to choose by, and that of `fit_captions`.
+
+    The two are the same where no training image had to be held out.
     """
     began = time.perf_counter()
     selection = select_pairs(task, seed=seed)
@@ -234,15 +248,21 @@ def fit_captions(
 
     grid = settings.captions.lr_grid if settings.lr == "auto" else [settings.lr]
     candidates = [Candidate(caption_schedule(settings, len(task.train), lr=lr), learner) for lr in grid]
-    best = refit(choose(candidates, selection, seed=seed + 2), task.train, selection, seed=seed + 2)
-    fitted = best.learner
-    assert isinstance(fitted, CaptionLearner)
-    val = {} if best.val is None else {"val_r@1": best.val[0], "val_loss": -best.val[1]}
-    info: Info = {
-        **best.info, **notes, **val, "tau": fitted.tau, "selection": selection.note,
-        "n_parameters": sum(each.numel() for each in fitted.h.parameters()), "fit_seconds": time.perf_counter() - began,
-    }  # fmt: skip
-    return CaptionAAPE(fitted.h.requires_grad_(False).eval(), width, fitted.tau, settings, best.history, info)
+    chosen = choose(candidates, selection, seed=seed + 2)
+
+    def fitted(trained: Trained) -> CaptionAAPE:
+        own = trained.learner
+        assert isinstance(own, CaptionLearner)
+        val = {} if trained.val is None else {"val_likelihood": trained.val[0], "val_loss": -trained.val[1]}
+        info: Info = {
+            **trained.info, **notes, **val, "tau": own.tau, "selection": selection.note,
+            "n_parameters": sum(each.numel() for each in own.h.parameters()),
+            "fit_seconds": time.perf_counter() - began,
+        }  # fmt: skip
+        return CaptionAAPE(own.h.requires_grad_(False).eval(), width, own.tau, settings, trained.history, info)
+
+    before = fitted(chosen)
+    return before, fitted(refit(chosen, task.train, selection, seed=seed + 2)) if selection.held_out else before
 
 
 def caption_schedule(settings: TrainParams, images: int, *, lr: float) -> Schedule:

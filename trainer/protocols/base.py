@@ -22,7 +22,7 @@ from stages.training import TrainParams
 from trainer.captions import CaptionFeatures
 from trainer.data import ClassText, Images, Task
 from trainer.draws import few_shot, left_over
-from trainer.features import Features, Split
+from trainer.features import Features, Split, StoredFeatures
 from trainer.methods import CLASSIFIERS, Predictor, Registry
 from trainer.pairs import Pairs
 
@@ -222,7 +222,7 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
 
 
-def same_weights(features: Features, others: Sequence[Features]) -> None:
+def same_weights(features: StoredFeatures, others: Sequence[StoredFeatures]) -> None:
     """Refuse data sets that were embedded with other weights.
 
     Raises:

@@ -20,7 +20,7 @@ from trainer.captions import CaptionFeatures
 from trainer.checkpoint import load_learned
 from trainer.methods import Registry
 from trainer.pairs import CaptionTask, Pairs, check_pairs, distinct
-from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits
+from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits, same_weights
 from trainer.ranks import Ranks, merged, ranks, retrieval_metrics
 from trainer.retrieval import CAPTION_METHODS, GROUPS, CrossFitted, Folded, FoldedTask, elsewhere
 
@@ -79,7 +79,8 @@ class Retrieval(Protocol):
         return [CrossFitted(each) if features.folds is not None and each.learns else each for each in found]
 
     def unfit(self, features: CaptionFeatures) -> str | None:
-        """Too few images to learn from or to be told apart."""
+        """Too few images to learn from."""
+        same_weights(features, [there for there in self.places.values() if isinstance(there, CaptionFeatures)])
         if features.folds is None and len(features.train) < 2:
             return f"{len(features.train)} training images have captions, and 2 are needed at least"
         return None
@@ -119,12 +120,10 @@ class Retrieval(Protocol):
         """Both directions over the test images and all their captions."""
         pairs = tests.of(features)
         if isinstance(predictor, Folded):
-            pairs, query = predictor.unseen(pairs), lambda x: x
+            found = predictor.ranks(pairs)
         else:
-            query = predictor.embed
-        if getattr(predictor, "merges", False):
-            pairs = merged(pairs)
-        found = ranks(pairs, query)
+            pairs = merged(pairs) if getattr(predictor, "merges", False) else pairs
+            found = ranks(pairs, predictor.embed)
         return Score(retrieval_metrics(found), sheets={FILE: _sheet(pairs, found)} if pairs.texts else {})
 
     def served(self, predictor: Any) -> Any:

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.errors import UserError
-from trainer.pairs import CaptionTask, Held, Pairs, shuffled
+from trainer.pairs import CaptionTask, Pairs, shuffled
+from trainer.ranks import Ranks, ranks
 from trainer.retrieval.methods import CaptionMethod
 from trainer.training import Info
 
@@ -68,13 +69,20 @@ class Folded:
         queries: Tensor = self.whole.embed(x)
         return queries
 
-    def unseen(self, pairs: Pairs) -> Pairs:
-        """All images as queries, each embedded by the fit that did not see it."""
-        queries = torch.empty(len(pairs), pairs.images.width, device=pairs.device)
-        for predictor, rows in zip(self.parts, self.out, strict=True):
-            for some in rows.split(4096):  # type: ignore[no-untyped-call]
-                queries[some.to(pairs.device)] = predictor.embed(pairs.images.read(some))
-        return Pairs(Held(queries), pairs.captions, pairs.first, pairs.image_ids, pairs.texts)
+    def ranks(self, pairs: Pairs) -> Ranks:
+        """Where what was looked for stands among all images and captions, by the fit that did not see the query.
+
+        The whole gallery is embedded by that same fit: embeddings of several fits are not compared with each other.
+        """
+        found = ranks(pairs, self.parts[0].embed)
+        for predictor, rows in zip(self.parts[1:], self.out[1:], strict=True):
+            own = ranks(pairs, predictor.embed)
+            captions, _ = pairs.captions_of(rows.cpu())
+            for name in ("image_to_text", "first_text"):
+                getattr(found, name)[rows] = getattr(own, name)[rows]
+            for name in ("text_to_image", "first_image"):
+                getattr(found, name)[captions] = getattr(own, name)[captions]
+        return found
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stages.training import TrainParams
-from trainer.aape.captions import CaptionAAPE, calibrate_pair_tau, fit_captions, pair_score
+from trainer.aape.captions import CaptionAAPE, calibrate_pair_tau, fit_captions, fit_captions_twice, pair_score
 from trainer.pairs import CaptionTask, Pairs, select_pairs
 from trainer.training import Info, Score
 
@@ -110,11 +110,15 @@ class FromCaptions:
 
     def fit(self, task: CaptionTask, *, seed: int) -> CaptionAAPE:
         """Learn aggregator and h."""
+        return self.fit_twice(task, seed=seed)[1]
+
+    def fit_twice(self, task: CaptionTask, *, seed: int) -> tuple[CaptionAAPE, CaptionAAPE]:
+        """The fit without the images to choose by, and the fit."""
         start = None
         if self.start is not None:
             there = task.elsewhere[self.start]
             start = fit_captions(there, self.settings, seed=seed) if isinstance(there, CaptionTask) else there
-        return fit_captions(task, self.settings, seed=seed, start=start)
+        return fit_captions_twice(task, self.settings, seed=seed, start=start)
 
 
 @dataclass(frozen=True)
@@ -164,47 +168,52 @@ class Ridge:
 
     def fit(self, task: CaptionTask, *, seed: int) -> LinearMap:
         """Solve for each strength, and again on all images where some were held out."""
+        return self.fit_twice(task, seed=seed)[1]
+
+    def fit_twice(self, task: CaptionTask, *, seed: int) -> tuple[LinearMap, LinearMap]:
+        """The fit without the images to choose by, and the fit."""
         began = time.perf_counter()
         selection = select_pairs(task, seed=seed)
         tau = calibrate_pair_tau(task.train, seed=seed)
-        moments = _Moments.of(selection.train)
-        found = [(_score(each, selection.val, tau), each) for each in map(moments.solve, STRENGTHS)]
-        score, best = max(found, key=lambda pair: pair[0]) if selection.val is not None else found[len(found) // 2]
-        strength = best.info["strength"]
-        assert isinstance(strength, float)
+        maps = list(solve(selection.train, STRENGTHS))
+        scores = [_score(each, selection.val, tau) for each in maps]
+        place = len(maps) // 2 if selection.val is None else scores.index(max(scores))
+        before = fitted = maps[place]
         if selection.held_out:
-            best = _Moments.of(task.train).solve(strength)
-        best.info |= _chosen(score, selection.val) | {"selection": selection.note}
-        best.info |= {"n_parameters": best.map.numel(), "fit_seconds": time.perf_counter() - began}
-        return best
+            fitted = next(solve(task.train, [STRENGTHS[place]]))
+        for each in (before, fitted):
+            each.info |= {"strength": STRENGTHS[place], **_chosen(scores[place], selection.val)}
+            each.info |= {"selection": selection.note, "n_parameters": each.map.numel()}
+            each.info["fit_seconds"] = time.perf_counter() - began
+        return before, fitted
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """What the closed form needs of any number of images; in float64, so that their order does not matter."""
+def solve(pairs: Pairs, strengths: Sequence[float]) -> Iterator[LinearMap]:
+    """(X'X + a I)^-1 X'T of centred images and means of captions, in float64, for each strength.
 
-    xx: Float[Tensor, "D D"]
-    xt: Float[Tensor, "D D"]
-    image_mean: Float[Tensor, " D"]
-    text_mean: Float[Tensor, " D"]
-
-    @classmethod
-    def of(cls, pairs: Pairs) -> _Moments:
-        width, n = pairs.images.width, len(pairs)
+    a is the strength times the mean eigenvalue of X'X / B. Fewer images than D are solved for in B x B, which gives the
+    same map; more are added up tile by tile, in flat memory.
+    """
+    width, n = pairs.images.width, len(pairs)
+    if n < width:
+        x, t = pairs.images.all().double(), torch.cat([each.mean() for each in pairs.batches(1024)]).double()
+        x_mean, t_mean = x.mean(0), t.mean(0)
+        x, t = x - x_mean, t - t_mean
+        values, vectors = torch.linalg.eigh(x @ x.T / n)
+        left, right = x.T @ vectors / n, vectors.T @ t
+    else:
         xx, xt = (torch.zeros(width, width, dtype=torch.float64, device=pairs.device) for _ in range(2))
         x_sum, t_sum = (torch.zeros(width, dtype=torch.float64, device=pairs.device) for _ in range(2))
         for batch in pairs.batches(1024):
             x, t = batch.images.double(), batch.mean().double()
             xx, xt, x_sum, t_sum = xx + x.T @ x, xt + x.T @ t, x_sum + x.sum(0), t_sum + t.sum(0)
         x_mean, t_mean = x_sum / n, t_sum / n
-        return cls(xx / n - torch.outer(x_mean, x_mean), xt / n - torch.outer(x_mean, t_mean), x_mean, t_mean)
-
-    def solve(self, strength: float) -> LinearMap:
-        """(X'X + a I)^-1 X'T of centred images and captions; a = strength times the mean eigenvalue of X'X."""
-        width = len(self.xx)
-        ridge = strength * self.xx.trace() / width * torch.eye(width, dtype=self.xx.dtype, device=self.xx.device)
-        found = torch.linalg.solve(self.xx + ridge, self.xt)
-        return LinearMap(found.float(), self.image_mean.float(), self.text_mean.float(), info={"strength": strength})
+        values, vectors = torch.linalg.eigh(xx / n - torch.outer(x_mean, x_mean))
+        left, right = vectors, vectors.T @ (xt / n - torch.outer(x_mean, t_mean))
+    unit = values.clamp_min(0).sum() / width
+    for strength in strengths:
+        found = left @ (right / (values + strength * unit)[:, None])
+        yield LinearMap(found.float(), x_mean.float(), t_mean.float())
 
 
 @dataclass
@@ -233,7 +242,7 @@ class Blend:
     """
 
     name: str
-    of: CaptionMethod
+    of: FromCaptions | Ridge
     learns: bool = True
 
     def fit(self, task: CaptionTask, *, seed: int) -> Blended:
@@ -243,12 +252,10 @@ class Blend:
         if selection.val is None:
             inner = self.of.fit(task, seed=seed)
             return Blended(inner, 0.5, inner.history, {**inner.info, "weight": 0.5})
-        inner = self.of.fit(CaptionTask(selection.train, selection.val, task.elsewhere), seed=seed)
+        before, inner = self.of.fit_twice(task, seed=seed)
         tau = calibrate_pair_tau(task.train, seed=seed)
-        found = [(_score(each, selection.val, tau), -each.weight) for each in (Blended(inner, w) for w in WEIGHTS)]
+        found = [(_score(each, selection.val, tau), -each.weight) for each in (Blended(before, w) for w in WEIGHTS)]
         score, weight = max(found)
-        if selection.held_out:
-            inner = self.of.fit(task, seed=seed)
         info = {**inner.info, **_chosen(score, selection.val), "weight": -weight, "selection": selection.note}
         return Blended(inner, -weight, inner.history, info | {"fit_seconds": time.perf_counter() - began})
 
@@ -258,7 +265,7 @@ def _score(predictor: CaptionPredictor, val: Pairs | None, tau: float) -> Score:
 
 
 def _chosen(score: Score, val: Pairs | None) -> Info:
-    return {} if val is None else {"val_r@1": score[0], "val_loss": -score[1]}
+    return {} if val is None else {"val_likelihood": score[0], "val_loss": -score[1]}
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
