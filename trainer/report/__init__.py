@@ -80,7 +80,9 @@ def report(results: Path, cache: Path = Path("cache")) -> tuple[dict[str, Estima
     )
     write_text(results / "tables.md", f"# Results\n\nPercent, mean ± 95 % interval over the seeds.\n\n{tables}")
     write_page(records, results, cache)
-    return metrics, "\n\n\n".join([*map(text_tables, records.values()), *map(text_verdict, records.values())])
+    return metrics, "\n\n\n".join(
+        [*map(text_tables, records.values()), *filter(None, map(text_verdict, records.values()))]
+    )
 
 
 def as_json(metrics: dict[str, Estimates]) -> dict[str, object]:

@@ -81,13 +81,15 @@ def markdown_tables(record: RunRecord) -> str:
 
 
 def text_verdict(record: RunRecord) -> str:
-    """The five lines of one data set as plain text."""
+    """The five lines of one data set as plain text; nothing of one without classes."""
+    if not record.classes:
+        return ""
     return "\n  ".join([f"verdict on {record.dataset}", *verdict(record).lines])
 
 
 def markdown_verdict(record: RunRecord) -> str:
-    """The heading of a data set, and its five lines as Markdown."""
-    found = [line.partition(": ") for line in verdict(record).lines]
+    """The heading of a data set, and where it has classes its five lines as Markdown."""
+    found = [line.partition(": ") for line in verdict(record).lines] if record.classes else []
     return "\n".join(
         [f"## {record.dataset}", "", *(f"- **{label}**: {escaped(text)}" for label, _, text in found), "", ""]
     )
