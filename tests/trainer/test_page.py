@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import Command
 from PIL import Image
 
 from stages import ManifestStore
@@ -32,9 +34,11 @@ from trainer.record import (
     write_lines,
 )
 from trainer.report import report
-from trainer.report.page import json_for_script, write_page
+from trainer.report.page import json_for_script, spoken, write_page
+from trainer.report.page.dataset import DataSet
 from trainer.report.page.sections.confusion import by_similarity, counts
 from trainer.report.page.sections.prompts import within, worths
+from trainer.report.page.sections.provenance import run_command
 from trainer.run import run
 
 if TYPE_CHECKING:
@@ -327,6 +331,21 @@ def test_a_thousand_classes_stay_readable_and_small(chromium: "Browser", made: P
     assert rows.count() == 1000
     assert watched.said == []
     page.context.close()
+
+
+def test_the_command_of_the_page_makes_the_same_results_again(made: Path, typed: Command, tmp_path: Path) -> None:
+    of = DataSet(finished_runs(made / "results")["w"], made / "results", made / "cache")
+    program, *words = shlex.split(run_command(of))
+    assert str(made / "results") in words
+    again = [str(tmp_path) if word == str(made / "results") else word for word in words]
+    typed(program, *again, "--no-report", "--jobs", "1", cwd=tmp_path)
+    before, after = (folder / "runs" / "w" / "run.json" for folder in (made / "results", tmp_path))
+    assert after.read_bytes() == before.read_bytes()
+
+
+def test_a_line_of_ours_is_escaped_and_its_commands_are_set_as_code() -> None:
+    assert spoken("run `a <b>` & `c`") == "run <code>a &lt;b&gt;</code> &amp; <code>c</code>"
+    assert spoken("the class `<b>") == "the class `&lt;b&gt;"
 
 
 def test_classes_that_are_confused_stand_side_by_side() -> None:

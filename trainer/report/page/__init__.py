@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from stages import UserError
 from stages.command import visible
@@ -76,6 +76,7 @@ def render(parts: list[Part], of_page: list[Section]) -> str:
         loader=FileSystemLoader(FILES), autoescape=True, undefined=StrictUndefined, finalize=_printable,
         trim_blocks=False, keep_trailing_newline=True,
     )  # fmt: skip
+    environment.filters["spoken"] = spoken
     return environment.get_template("page.html").render(
         title="Classifier report",
         datasets=parts,
@@ -86,6 +87,14 @@ def render(parts: list[Part], of_page: list[Section]) -> str:
         script_hash=f"sha256-{digest}",
         json=json_for_script,
     )
+
+
+def spoken(text: str) -> Markup:
+    """A line of ours, escaped, with what stands between backticks set as code."""
+    parts = [escape(_printable(part)) for part in text.split("`")]
+    if len(parts) % 2 == 0:  # a backtick of someone's name
+        return escape(_printable(text))
+    return Markup("").join(Markup(f"<code>{part}</code>") if at % 2 else part for at, part in enumerate(parts))
 
 
 def json_for_script(value: Any) -> Markup:
@@ -116,8 +125,8 @@ def _part(number: int, of: DataSet) -> Part:
     record = of.record
     sections, left_out = _made(OF_DATASET, of)
     classes = f"{record.classes} classes, " if record.classes else ""
-    note = of.note and f" {of.note[0].upper()}{of.note[1:]}."
-    about = f"{classes}encoder {record.encoder}, {record.seeds_text}.{note}"
+    note = of.note and f"; {of.note}"
+    about = f"{classes}encoder {record.encoder}, {record.seeds_text}{note}"
     return Part(f"d{number}", record.dataset, about, sections, left_out)
 
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from stages import ImageStore, ManifestStore, UserError
 from stages.artifacts import NO_LLM, PromptStore, Store, TextStore, partition_values
-from stages.params import EvaluationParams
+from stages.params import DataParams, EvaluationParams, PromptParams
 from stages.provenance import (
+    FEATURES,
     EmbeddingProvenance,
     ImageProvenance,
     ManifestProvenance,
@@ -57,7 +58,8 @@ def section(of: DataSet) -> Section | None:
         Code("\n".join(commands), "The commands that make these results again"),
     ]  # fmt: skip
     lead = (
-        "Data-set settings (split, class names, templates) come from params.yaml; all of evaluation and train is below."
+        "The commands carry every setting that differs from its default, but names of classes and questions, which "
+        "stand in the params.yaml of the run."
     )
     blocks = [*head, *blocks, Fold("Settings of the run (params.yaml)", [Code(shown, "Settings")])]
     return Section("provenance", "Provenance", blocks, lead)
@@ -90,12 +92,29 @@ def _facts(origin: Provenance) -> Iterator[tuple[str, str]]:
 
 def _commands(of: DataSet, origin: Provenance) -> Iterator[str]:
     name, cache = of.name, [] if str(of.cache) == "cache" else ["--cache", str(of.cache)]
+    data = f'data."{name}"' if "." in name else f"data.{name}"
     if isinstance(origin, ManifestProvenance):
-        yield _line("pipeline ingest", name, "--source", origin.source or origin.features or "SOURCE", *cache)
+        words = [name, "--source", origin.source or origin.features or "SOURCE"]
+        if origin.from_arrays:
+            words += ["--encoder-name", origin.encoder or of.record.encoder]
+        elif origin.templates and origin.templates != DataParams().templates:
+            words += ["--set", f"{data}.templates={json.dumps(origin.templates, ensure_ascii=False)}"]
+        split = origin.settings.get("split")
+        if isinstance(split, dict) and split != DataParams().split.model_dump():
+            words += ["--set", f"{data}.split={json.dumps(split)}"]
+        yield _line("pipeline ingest", *words, *cache)
+    elif FEATURES in origin.inputs:
+        return  # came in with the manifest
     elif isinstance(origin, PromptProvenance):
         own = origin.llm or NO_LLM
         if origin.questions is not None:
-            yield _line("pipeline generate-prompts", "--dataset", name, "--llm", own, *cache)
+            words = ["--dataset", name, "--llm", own]
+            for key, usual in PromptParams().model_dump(exclude={"llm", "near_duplicate", "server"}).items():
+                if origin.settings.get(key, usual) != usual:
+                    words += ["--set", f"prompts.{key}={json.dumps(origin.settings[key])}"]
+            if origin.settings.get("samples", DataParams().samples) != DataParams().samples:
+                words += ["--set", f"{data}.samples={origin.settings['samples']}"]
+            yield _line("pipeline generate-prompts", *words, *cache)
         elif origin.file is not None:
             yield _line("pipeline import-prompts", "--dataset", name, "--name", own, "--file", origin.file, *cache)
         else:
