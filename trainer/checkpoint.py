@@ -24,13 +24,14 @@ from torch import Tensor
 from stages.errors import UserError
 from stages.files import write_bytes, write_text
 from stages.provenance import named_fingerprint
-from trainer.confidence import Calibration
+from trainer.confidence import Calibration, Distance
 from trainer.data import ClassText
 from trainer.methods.base import Predictor
 from trainer.packing import pack, unpack
 
 TENSORS, RECORD = "checkpoint.safetensors", "checkpoint.json"
 FORMAT = 2
+SCORES, KNOWN, DISTANCES = "confidence.scores", "confidence.known", "confidence.distances"
 IMAGE_MEAN = "text.image_mean"
 """What stands in the place of `text.template` where there was no text."""
 
@@ -106,11 +107,13 @@ class Checkpoint(Learned):
         text: the classes it was saved with; prompts are stored as their mean, and whole only for a predictor that
             attends over them.
         calibration: None where nothing was held out to calibrate on.
+        distance: None likewise.
     """
 
     predictor: Predictor
     text: ClassText
     calibration: Calibration | None = None
+    distance: Distance | None = None
 
     @property
     def temperature(self) -> float:
@@ -129,6 +132,7 @@ def save_checkpoint(
     *,
     provenance: Mapping[str, Any],
     calibration: Calibration | None = None,
+    distance: Distance | None = None,
 ) -> None:
     """Write the pair into `folder` (made if missing), each file by rename, the JSON last.
 
@@ -139,11 +143,16 @@ def save_checkpoint(
         provenance: JSON values; `encoder`, `encoder_fingerprint` and `width` are required. Times in the predictor's
             info are left out, so that the same training gives the same bytes.
         calibration: what is known of its confidence.
+        distance: how far images of its classes lie from what it learned from.
 
     Raises:
         UserError: the folder cannot be written, or provenance lacks a key.
     """
     tensors = {} if text is None else _text_tensors(text, whole=getattr(predictor, "attends", False))
+    if calibration is not None and calibration.scores is not None:
+        tensors[SCORES] = calibration.scores
+    if distance is not None:
+        tensors |= {KNOWN: distance.known, DISTANCES: distance.distances}
     timeless = {key: value for key, value in predictor.info.items() if not key.endswith("seconds")}
     tree, of_predictor = pack(replace(predictor, info=timeless))
     tensors |= {f"predictor{path}": value for path, value in of_predictor.items()}
@@ -193,11 +202,12 @@ def load_checkpoint(folder: Path, *, device: torch.device | str = "cpu") -> Chec
             "classifier, which few-shot keeps"
         )
     with _described(folder):
+        confidence = _confidence(record, tensors)
         text = _text(record, tensors)
         predictor = _predictor(record, tensors)
         with torch.no_grad():  # shapes that do not belong together show here, not in front of a user's image
             predictor.logits(text.template[:1], text)
-    return Checkpoint(folder / RECORD, predictor, record.provenance.model_dump(), text, _calibration(record))
+    return Checkpoint(folder / RECORD, predictor, record.provenance.model_dump(), text, *confidence)
 
 
 def load_learned(folder: Path, kind: type[Any], *, device: torch.device | str = "cpu") -> Learned:
@@ -220,9 +230,16 @@ def load_learned(folder: Path, kind: type[Any], *, device: torch.device | str = 
     return Learned(folder / RECORD, predictor, record.provenance.model_dump())
 
 
-def _calibration(record: _Record) -> Calibration | None:
-    on = record.calibrated_on
-    return None if on is None else Calibration(record.temperature, on.images, on.source)
+def _confidence(record: _Record, tensors: Mapping[str, Tensor]) -> tuple[Calibration | None, Distance | None]:
+    on, scores, known = record.calibrated_on, tensors.get(SCORES), tensors.get(KNOWN)
+    if scores is not None and scores.shape != (on.images if on else 0,):
+        raise ValueError(f"{scores.shape[0]} scores of images")
+    if known is not None and (known.shape[1] != record.provenance.width or not len(tensors[DISTANCES])):
+        raise ValueError(f"rows of width {known.shape[1]} to compare with")
+    return (
+        None if on is None else Calibration(record.temperature, on.images, on.source, scores),
+        None if known is None else Distance(known, tensors[DISTANCES]),
+    )
 
 
 def _protocol(record: _Record) -> str:

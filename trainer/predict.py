@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainer.checkpoint import Checkpoint
+    from trainer.confidence.answers import Wanted
 
 
 class ImageEncoder(Protocol):
@@ -163,14 +165,21 @@ def _embed_pictures(files: Sequence[Path], encoder: ImageEncoder, *, batch: int,
 
 
 def predict_files(
-    files: Sequence[Path], checkpoint: Path, *, top: int, batch: int, device: str
-) -> tuple[list[Row], str]:
-    """Rows with `classes: [{class, probability}]` in the order of the files, and the encoder's note.
+    files: Sequence[Path], checkpoint: Path, *, top: int, batch: int, device: str, wanted: Wanted | None = None
+) -> tuple[list[Row], list[str]]:
+    """Rows with `classes: [{class, probability}]` in the order of the files, and lines to say.
+
+    Args:
+        wanted: what is asked for beside the likeliest classes (`trainer.confidence.answers`).
 
     Raises:
-        UserError: the checkpoint is damaged, or this machine's encoder is not the one it was trained with.
+        UserError: the checkpoint is damaged or does not know what is asked for, or this machine's encoder is not the
+            one it was trained with.
     """
+    from trainer.confidence.answers import Wanted, answers
+
     found, encoder = load_with_encoder(checkpoint, device=device, files=files)
+    answer = answers(found, wanted or Wanted())
     rows: list[Row] = []
     for each in embed_files(files, encoder, batch=batch, what="predicting"):
         rows += each.rows
@@ -182,7 +191,9 @@ def predict_files(
                     {"class": found.text.names[i], "probability": round(v, 4)}
                     for i, v in zip(label, value, strict=True)
                 ]
-    return rows, encoder.note
+            for row, more in zip(each.readable, answer.of(shares, each.images), strict=True):
+                row |= more
+    return rows, [note for note in (encoder.note, *answer.notes) if note]
 
 
 def unreadable(rows: Sequence[Row]) -> str | None:
@@ -196,11 +207,19 @@ def unreadable(rows: Sequence[Row]) -> str | None:
 def _cells(rows: Sequence[Row], top: int) -> list[list[str]]:
     """A header and one line an image."""
     most = max((len(row["classes"]) for row in rows), default=0) or top
-    lines = [["path", *(name for i in range(1, most + 1) for name in (f"class_{i}", f"probability_{i}")), "error"]]
+    more = [name for name in ("label", "reason", "set") if any(name in row for row in rows)]
+    likeliest = (name for i in range(1, most + 1) for name in (f"class_{i}", f"probability_{i}"))
+    lines = [["path", *more, *likeliest, "error"]]
     for row in rows:
+        answered = [_cell(row.get(k, "")) for k in more]
         cells = [cell for c in row["classes"] for cell in (c["class"], f"{c['probability']:.4f}")]
-        lines.append([row["path"], *cells, *[""] * (2 * most - len(cells)), row["error"] or ""])
+        lines.append([row["path"], *answered, *cells, *[""] * (2 * most - len(cells)), row["error"] or ""])
     return lines
+
+
+def _cell(value: str | list[str]) -> str:
+    """A set of classes as a JSON list: a class name may hold any separator."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def predictions_table(rows: Sequence[Row], *, top: int) -> str:

@@ -25,7 +25,7 @@ from trainer.captions import CaptionFeatures
 from trainer.checkpoint import save_checkpoint
 from trainer.checkpoints import EVERY, KEPT, folder_name
 from trainer.choice import AT, serving_protocol
-from trainer.confidence import Calibration, Observed, Unseen, measures, observe, reliability, unseen
+from trainer.confidence import Calibration, Distance, Observed, Unseen, measures, observe, reliability, unseen
 from trainer.data import ClassText, Images, Task, check_task
 from trainer.draws import fewer
 from trainer.features import Features, Split, StoredFeatures
@@ -615,11 +615,24 @@ def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
         "notes": list(features.notes),
     }
     served = plan.protocol.served(judged.predictor)
-    save_checkpoint(folder, served, text, provenance=provenance, calibration=judged.calibration)
+    save_checkpoint(
+        folder, served, text, provenance=provenance, calibration=judged.calibration,
+        distance=_distance(judged, features),
+    )  # fmt: skip
     if judged.score.predictions is not None and finished.test is not None and text is not None:
         lines = list(_predictions(judged, finished.test, text))
         write_lines(folder / PREDICTIONS, Prediction, lines)
         write_lines(folder / CLASSES, ClassCount, _by_class(lines, text.names))
+
+
+def _distance(judged: Judged, features: StoredFeatures) -> Distance | None:
+    """How far images of its classes lie from what it learned from; None where none was held out."""
+    plan = judged.plan
+    if judged.calibration is None or not isinstance(features, Features):
+        return None
+    task = plan.protocol.task(features, plan.source, seed=plan.seed)
+    images = unseen(task, plan.protocol.left_over(features, seed=plan.seed), seed=plan.seed)
+    return None if images is None else images.distance(task.train)
 
 
 def _curves(finished: Finished) -> Iterator[Curve]:

@@ -11,7 +11,10 @@ from sklearn.metrics import brier_score_loss, log_loss
 from small_stores import CLASSES, fast, make_stores
 
 from trainer.checkpoint import load_checkpoint
-from trainer.confidence import BINS, fit_temperature, measures, observe, reliability
+from trainer.confidence import BINS, Distance, fit_temperature, measures, observe, reliability
+from trainer.confidence.answers import Wanted, answers
+from trainer.confidence.conformal import fewest_images, prediction_sets, right_class_scores, threshold
+from trainer.confidence.distance import distances
 from trainer.features import load_features
 from trainer.inputs import Inputs
 from trainer.record import PREDICTIONS, RELIABILITY, Prediction, Reliability, load_record, read_lines
@@ -22,8 +25,8 @@ def drawn(images: int, classes: int, *, sharpness: float, seed: int = 0) -> tupl
     """Logits, and labels that are drawn from softmax(logits / sharpness)."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(images, classes)) * 3
-    shares = torch.tensor(logits / sharpness).softmax(1).numpy()
-    return torch.tensor(logits), torch.tensor([rng.choice(classes, p=row) for row in shares])
+    labels = (logits / sharpness + rng.gumbel(size=logits.shape)).argmax(1)
+    return torch.tensor(logits), torch.tensor(labels)
 
 
 def naive_ece(shares: np.ndarray, labels: np.ndarray, bins: int) -> float:
@@ -121,3 +124,65 @@ def test_one_shot_with_nothing_held_out_is_not_calibrated_and_says_so(tmp_path: 
     assert load_checkpoint(tmp_path / "runs" / "w" / "checkpoints" / "zero-shot").temperature == 1
     (fit,) = record.fits
     assert fit.metrics["ece"] == fit.metrics["uncalibrated_ece"]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(10, 60), st.sampled_from([0.05, 0.1, 0.25]), st.integers(2, 20), st.integers(0, 999))
+def test_sets_hold_the_right_class_as_often_as_asked_whatever_the_classifier(
+    held: int, rate: float, classes: int, seed: int
+) -> None:
+    """Over many draws of the held-out images: the promise is one on average over them."""
+    draws, new = 400, 20
+    logits, labels = drawn(draws * (held + new), classes, sharpness=3.0, seed=seed)  # far too sure of itself
+    scores = right_class_scores(logits.softmax(1), labels).view(draws, held + new)
+    missed = []
+    for row in scores:
+        largest = threshold(row[:held], rate)
+        missed.append(0.0 if largest is None else float((row[held:] > largest).double().mean()))
+    assert np.mean(missed) <= rate + 4 * np.std(missed) / np.sqrt(draws) + 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=40), st.integers(1, 99))
+def test_the_threshold_is_that_of_the_plain_rule_and_none_with_too_few_images(
+    scores: list[float], percent: int
+) -> None:
+    rate, n = percent / 100, len(scores)
+    place = -(-(n + 1) * (100 - percent) // 100)  # in whole numbers
+    found = threshold(torch.tensor(scores), rate)
+    assert found == (None if place > n else pytest.approx(sorted(scores)[place - 1]))
+    assert (found is None) == (n < fewest_images(rate))
+
+
+def test_a_set_is_never_empty_and_holds_every_class_where_nothing_can_be_promised() -> None:
+    shares = torch.tensor([[0.5, 0.3, 0.2], [0.34, 0.33, 0.33]])
+    assert prediction_sets(shares, 0.0).sum(1).tolist() == [1, 1]
+    assert prediction_sets(shares, None).all()
+    assert prediction_sets(shares, 0.7).tolist() == [[True, True, False], [True, True, True]]
+    for rate in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            threshold(shares[0], rate)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 40), st.integers(5, 200), st.floats(0.5, 0.99))
+def test_the_limit_keeps_the_share_that_was_asked_for_of_those_held_out(classes: int, images: int, kept: float) -> None:
+    rng = torch.Generator().manual_seed(images)
+    known = torch.nn.functional.normalize(torch.randn(classes, 8, generator=rng), dim=-1)
+    x = torch.nn.functional.normalize(torch.randn(images, 8, generator=rng), dim=-1)
+    distance = Distance(known.half(), distances(x, known.half()).sort().values)
+    assert float((distance.of(x) <= distance.limit(kept)).double().mean()) >= min(kept, 1 - 1e-9)
+    assert distance.of(x[:3]).tolist() == pytest.approx([min(1 - float(a @ b) for b in known) for a in x[:3]], abs=2e-3)
+
+
+def test_images_that_are_all_the_same_neither_break_the_temperature_nor_the_sets(tmp_path: Path) -> None:
+    make_stores(tmp_path / "cache", noise=0.0)
+    inputs = Inputs(load_features(tmp_path / "cache", "w", "lite"))
+    run(fast(methods=["aape-plus", "gda", "logistic"]), inputs, results=tmp_path, jobs=1)
+    for method in ("aape-plus", "gda", "logistic"):
+        found = load_checkpoint(tmp_path / "runs" / "w" / "checkpoints" / method)
+        answer = answers(found, Wanted(error_rate=0.3, none_of_these=True))
+        images = inputs.features.test().images.embeddings.float()  # type: ignore[union-attr]
+        rows = answer.of(found.logits(images).softmax(1), images)
+        assert all(len(row["set"]) >= 1 for row in rows)
+        assert all(row["label"] for row in rows), "they are no farther than those held out"

@@ -106,3 +106,77 @@ def test_what_systems_leave_in_a_folder_is_no_image(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert [p.relative_to(tmp_path).as_posix() for p in find_images([tmp_path])] == ["a.png", "sub/c.JPG"]
+
+
+def test_an_unsure_image_gets_no_label_but_a_reason_and_is_counted(trainer: Any) -> None:
+    done = trainer("predict", "new", "--csv", "--abstain-below", "1")
+    head, *lines = csv.reader(io.StringIO(done.stdout))
+    assert head[:4] == ["path", "label", "reason", "class_1"]
+    assert all(not line[1] and line[2].startswith("unsure: probability 0.") and line[3] for line in lines)
+    assert "4 of 4 images without a label: below 1" in done.stderr
+    lines = list(csv.DictReader(io.StringIO(trainer("predict", "new", "--csv", "--abstain-below", "0.01").stdout)))
+    assert all(line["label"] == line["class_1"] and not line["reason"] for line in lines)
+
+
+def test_sets_hold_the_likeliest_class_and_all_classes_where_too_few_images_were_held_out(trainer: Any) -> None:
+    some = trainer("predict", "new", "--json", "--error-rate", "0.3")
+    for row in json.loads(some.stdout):
+        assert row["set"][0] == row["classes"][0]["class"]
+        assert set(row["set"]) <= set(NAMES.values())
+    assert "sets that miss the right class in at most 30.0% of images like those held out: " in some.stderr
+    whole = trainer("predict", "new", "--csv", "--alpha", "0.01")
+    assert (
+        "every set holds all classes: 16 labelled images held out, and an error rate of 0.01 needs 99" in whole.stderr
+    )
+    for line in csv.DictReader(io.StringIO(whole.stdout)):
+        assert set(json.loads(line["set"])) == set(NAMES.values())
+
+
+def test_images_far_from_all_that_was_learned_from_get_no_label(trainer: Any) -> None:
+    far = trainer("predict", "new", "--json", "--none-of-these", "--abstain-below", "0.01", "--keep", "0.05")
+    rows = json.loads(far.stdout)
+    assert [row["reason"][:23] for row in rows if not row["label"]] == ["none of these: distance"] * 4
+    assert all(row["classes"] for row in rows)
+    assert "4 of 4 images without a label: too far from every class" in far.stderr
+    assert "0 of 4 images without a label: below 0.01" in far.stderr
+
+
+def test_an_unreadable_image_has_no_label_no_set_and_is_not_counted_twice(trainer: Any) -> None:
+    Path("bad.jpg").write_bytes(b"junk")
+    done = trainer("predict", "new/0.png", "bad.jpg", "--csv", "--none-of-these", "--error-rate", "0.3")
+    bad = list(csv.DictReader(io.StringIO(done.stdout)))[1]
+    assert (bad["label"], bad["reason"], bad["set"]) == ("", "", "")
+    assert "of 1 image without a label" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (("--error-rate", "0"), "--error-rate 0: expected a share above 0 and below 1"),
+        (("--alpha", "1.5"), "--error-rate 1.5: expected a share"),
+        (("--error-rate", "nan"), "--error-rate nan: expected a share"),
+        (("--abstain-below", "60"), "--abstain-below 60: expected a probability above 0 and at most 1"),
+        (("--none-of-these", "--keep", "95"), "--keep 95: expected a share"),
+    ],
+)
+def test_a_share_out_of_range_is_one_line(trainer: Any, args: tuple[str, ...], line: str) -> None:
+    with pytest.raises(UserError, match=line) as caught:
+        trainer("predict", "new", *args)
+    assert caught.value.exit_code == 2
+
+
+def test_a_checkpoint_made_without_held_out_images_says_what_it_cannot_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_stores(tmp_path / "cache", per_split={"train": 1, "test": 4})
+    features = load_features(tmp_path / "cache", "w", "lite")
+    run(fast(methods=["zero-shot"], shots=1), Inputs(features), results=tmp_path, jobs=1)
+    monkeypatch.setattr("pipeline.encoders.load_encoder", lambda name, device: Colours())
+    picture(COLOURS["red weave"], 1).save(tmp_path / "x.png")
+    for option in (["--error-rate", "0.1"], ["--none-of-these"]):
+        with pytest.raises(UserError, match=f"cannot serve {option[0]}: no labelled image was held out"):
+            CliRunner().invoke(
+                analysis.app,
+                ["predict", str(tmp_path / "x.png"), "--results", str(tmp_path), *option],
+                catch_exceptions=False,
+            )

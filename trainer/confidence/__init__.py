@@ -5,11 +5,12 @@ ICML 2017): the likeliest class stays the same, only how sure it is changes. It 
 classifier did not learn from; test images have no say.
 """
 
+from trainer.confidence.distance import Distance
 from trainer.confidence.held_out import Unseen, unseen
 from trainer.confidence.measures import BINS, Observed, measures, observe, reliability
 from trainer.confidence.temperature import Calibration, fit_temperature
 
 __all__ = [
-    "BINS", "Calibration", "Observed", "Unseen", "fit_temperature", "measures", "observe",
+    "BINS", "Calibration", "Distance", "Observed", "Unseen", "fit_temperature", "measures", "observe",
     "reliability", "unseen",
 ]  # fmt: skip

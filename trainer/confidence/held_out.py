@@ -20,6 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from trainer.confidence.conformal import right_class_scores
+from trainer.confidence.distance import Distance, distances, known_rows
 from trainer.confidence.temperature import Calibration, fit_temperature
 from trainer.data import ClassText, Images, Task
 from trainer.draws import select
@@ -41,11 +43,13 @@ class Unseen:
 
     Attributes:
         source: one of the three kinds.
+        train: what the classifier that scores them learned from.
         refit: None where the classifier itself scores them; else the task to fit the method on for that.
     """
 
     images: Images
     source: str
+    train: Images
     refit: Task | None = None
 
     def measured(self, predictor: Predictor, text: ClassText) -> tuple[Calibration, Validation]:
@@ -55,10 +59,20 @@ class Unseen:
         right = float((logits.argmax(1) == labels).double().mean())
         loss = round(float(cross_entropy(logits.double() / temperature, labels)), 6)
         about = f"{len(labels)} {self.source}"
+        scores = right_class_scores((logits.double() / temperature).softmax(1), labels).float().sort().values
         return (
-            Calibration(temperature, len(labels), self.source),
+            Calibration(temperature, len(labels), self.source, scores),
             Validation(accuracy=round(right, 8), loss=loss, images=about),
         )
+
+    def distance(self, train: Images) -> Distance:
+        """How far they lie from what the classifier learned from.
+
+        Args:
+            train: all that the classifier that serves learned from.
+        """
+        own = distances(self.images.embeddings, known_rows(self.train))
+        return Distance(known_rows(train), own.sort().values)
 
 
 def unseen(task: Task, left_over: Images, *, seed: int) -> Unseen | None:
@@ -70,14 +84,14 @@ def unseen(task: Task, left_over: Images, *, seed: int) -> Unseen | None:
     """
     classes = len(task.text)
     if bool((torch.bincount(left_over.labels, minlength=classes) > 0).all()):
-        return Unseen(_some(left_over, classes, seed=seed), LEFT_OVER)
+        return Unseen(_some(left_over, classes, seed=seed), LEFT_OVER, task.train)
     selection = select(task, seed=seed)
     if selection.val is None:
         return None
     val = _some(selection.val, classes, seed=seed)
     if not selection.held_out:
-        return Unseen(val, CHOSEN_ON)
-    return Unseen(val, HELD_OUT, Task(task.text, selection.train, selection.val))
+        return Unseen(val, CHOSEN_ON, task.train)
+    return Unseen(val, HELD_OUT, selection.train, Task(task.text, selection.train, selection.val))
 
 
 def _some(images: Images, classes: int, *, seed: int) -> Images:

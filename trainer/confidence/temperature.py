@@ -23,11 +23,13 @@ class Calibration:
         temperature: its logits are divided by it.
         images: labelled images that it was fitted on.
         source: what they were, for people.
+        scores: how little probability their right class has, for `trainer.confidence.conformal`; ascending.
     """
 
     temperature: float
     images: int
     source: str
+    scores: Float[Tensor, " n"] | None = None
 
 
 def fit_temperature(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> float:
