@@ -63,15 +63,21 @@ def connect(cache: Path, encoder: str) -> Any:
                     f"{store.file}: a link that leads out of {cache}: put the file itself there (where DVC made the "
                     "link: `dvc config cache.type reflink,hardlink,copy`, then `dvc checkout --relink`)"
                 )
-            store.provenance()  # a damaged file, or another store's, is told in one line
+            store.check_schema()  # a damaged file, or another store's, is told in one line
         columns = "*"
         if mine[0].embedded:
             columns = f"* REPLACE (embedding::FLOAT[{mine[0].provenance().width}] AS embedding)"
         names = ", ".join(_quoted(str(s.file)) for s in mine)
-        connection.execute(
-            f"CREATE VIEW {view} AS SELECT {columns} FROM read_parquet([{names}], hive_partitioning = true, "
-            "hive_types_autocast = false, union_by_name = true)"
-        )
+        try:
+            connection.execute(
+                f"CREATE VIEW {view} AS SELECT {columns} FROM read_parquet([{names}], hive_partitioning = true, "
+                "hive_types_autocast = false, union_by_name = true)"
+            )
+        except duckdb.Error as error:
+            raise UserError(
+                f"{mine[0].file}: DuckDB cannot read the {view} stores ({' '.join(str(error).split())[:200]}): run "
+                "`pipeline verify`"
+            ) from error
     connection.execute(f"SET allowed_directories = [{_quoted(str(inside))}]")
     for lock in LOCKS:
         connection.execute(f"SET {lock}")

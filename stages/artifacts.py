@@ -221,7 +221,7 @@ class Store:
         Raises:
             UserError: the store is missing, unreadable, changed, or not of this schema.
         """
-        self._check_schema()
+        self.check_schema()
         wanted = [*dict.fromkeys([*columns, *(where or {})])] if columns else None
         try:
             table = pq.read_table(self.file, columns=wanted, partitioning=None, page_checksum_verification=True)
@@ -237,7 +237,7 @@ class Store:
         Raises:
             UserError: the store is missing, unreadable, or not of this schema.
         """
-        self._check_schema()
+        self.check_schema()
         try:
             with pq.ParquetFile(self.file, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(ROW_GROUP, columns=list(columns) if columns else None):
@@ -303,7 +303,7 @@ class Store:
             raise self._damaged(error) from error
 
     def _pages(self) -> EmbeddingPages | None:
-        self._check_schema()
+        self.check_schema()
         width = self.provenance().width
         assert width is not None
         try:
@@ -318,9 +318,17 @@ class Store:
         if check and pages.damaged(first, stop):
             raise UserError(f"{self.file}: damaged (a page of embeddings has changed); write the store again")
 
-    def _check_schema(self) -> None:
+    def check_schema(self) -> None:
+        """Refuse a file that is not of this schema.
+
+        Raises:
+            UserError: the store is missing, unreadable, or not of this schema.
+        """
         found = self.provenance()
-        schema = pq.read_schema(self.file)
+        try:
+            schema = pq.read_schema(self.file)
+        except DAMAGE as error:
+            raise self._damaged(error) from error
         for name, kind in self.columns:
             if name not in schema.names:
                 raise UserError(f"{self.file}: column {name!r} is missing; write the store again")

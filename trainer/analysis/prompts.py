@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 
 from stages import TextStore, UserError
 from stages.artifacts import NO_LLM, partition_values
+from stages.names import dataset_name
 from trainer.aape import PromptTargets, distills, start_targets
 from trainer.aape.aggregator import AttentionAggregator
 from trainer.checkpoint import Checkpoint
@@ -58,6 +59,10 @@ def features_of(found: Checkpoint, cache: Path) -> Features:
         UserError: there are none, or they are of another encoder or class list.
     """
     dataset, encoder = str(found.provenance.get("dataset", "")), str(found.provenance["encoder"])
+    try:
+        dataset_name(dataset)
+    except UserError as error:
+        raise UserError(f"{found.path}: {error}: run `trainer run` again") from error
     features = load_features(cache, dataset, encoder, device="cpu")
     found.require_encoder(
         name=f"{encoder} of the stores in {cache}", fingerprint=features.encoder_fingerprint, width=features.width
