@@ -59,6 +59,9 @@ def make_pictures(folder: Path, *, images: int) -> list[str]:
 
 def make_clip(folder: Path) -> None:
     """A small open_clip model with random weights, as a folder that open_clip reads."""
+    from pipeline.torchvision_mend import mend_torchvision
+
+    mend_torchvision()
     import open_clip
 
     (folder / "clip").mkdir()
