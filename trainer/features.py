@@ -146,9 +146,11 @@ def load_features(
         text = {NO_LLM: _without_text(called, train)}
     said = [origin.note for origin in origins] + [store.provenance().llm_note for store in stores]
     notes = dict.fromkeys(note for note in said if note)
+    whole: dict[str, bool] = {}
     for source, store in zip(wanted, stores, strict=True):
         found, mask, without = _prompts(store, class_ids, text[NO_LLM], most=prompts)
         listed = ", ".join(names[class_ids[i]] for i in without[:5])
+        whole[source] = not without
         if without and not text[NO_LLM].is_text:
             line = f"{source}: left out: no prompt of {len(without)} classes ({listed}), and no template to stand in"
             notes[line] = None
@@ -169,7 +171,7 @@ def load_features(
         train=train,
         val=val,
         text=text,
-        sources=tuple(source for source in wanted if source in text),
+        sources=tuple(source for source in _in_order(wanted, whole, named=sources is not None) if source in text),
         notes=tuple(notes),
         store=images,
         device=target,
@@ -187,6 +189,11 @@ def load_features(
             if source in text
         },
     )
+
+
+def _in_order(wanted: list[str], whole: dict[str, bool], *, named: bool) -> list[str]:
+    """Prompt sources as they were named; where none were, those of all classes come before those of some."""
+    return wanted if named else sorted(wanted, key=lambda source: not whole[source])
 
 
 def require_encoder(store: ImageStore | TextStore, cache: Path, dataset: str, encoder: str) -> None:

@@ -33,6 +33,10 @@ def init(
     encoder: Annotated[
         str, typer.Option(help="lite, open_clip:ARCH/PRETRAINED or open_clip:ARCH/FILE.", metavar="ENCODER")
     ] = "lite",
+    encoder_name: Annotated[
+        str | None,
+        typer.Option(help="Encoder that made the embeddings, where the source holds these.", metavar="NAME"),
+    ] = None,
     scm: Annotated[
         bool, typer.Option("--scm/--no-scm", help="Under git; without it DVC alone, as where git is missing.")
     ] = True,
@@ -41,7 +45,16 @@ def init(
     from pipeline.project import init as run
 
     folders = split_folders(split_folder)
-    made = run(folder, source=source, split_folders=folders, name=name, llm=llm, encoder=encoder, scm=scm)
+    made = run(
+        folder,
+        source=source,
+        split_folders=folders,
+        name=name,
+        llm=llm,
+        encoder=encoder,
+        encoder_name=encoder_name,
+        scm=scm,
+    )
     say(f"{made.folder}: {', '.join(file.name for file in made.files)}; {made.said}")
     if source is None:
         say(f"fill in data.{made.dataset}.source in params.yaml")

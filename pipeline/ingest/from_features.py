@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.features.checks import read_features
+from pipeline.features.checks import FeatureSet, read_features
 from pipeline.features.stores import encoder_facts, manifest_table, write_stores
 from pipeline.ingest.base import Entry
 from pipeline.ingest.licence import licence_of
@@ -39,6 +39,22 @@ def is_features(source: str, data: DataParams) -> bool:
     )
 
 
+def named_features(dataset: str, source: str, data: DataParams) -> tuple[FeatureSet, str]:
+    """The checked arrays of a source, and the encoder that made them.
+
+    Raises:
+        UserError: the arrays are wrong (see `pipeline.features.check_features`), or no encoder is named.
+    """
+    found = read_features(Path(source), columns=data.columns, class_names=data.class_names)
+    if data.encoder_name is None:
+        raise UserError(
+            f"{source}: {len(found.rows)} embeddings of {found.width} numbers; say which encoder made them with "
+            f"--encoder-name, such as clip-vit-b-32 (data.{dataset}.encoder_name in the settings)",
+            exit_code=2,
+        )
+    return found, data.encoder_name
+
+
 def ingest_features(
     store: ManifestStore, source: str, *, classes: Callable[[dict[int, str]], str], data: DataParams, embed: EmbedParams
 ) -> tuple[pa.Table, list[str]]:
@@ -50,13 +66,7 @@ def ingest_features(
     Raises:
         UserError: the arrays are wrong (see `pipeline.features.check_features`), or no encoder is named.
     """
-    found = read_features(Path(source), columns=data.columns, class_names=data.class_names)
-    if data.encoder_name is None:
-        raise UserError(
-            f"{source}: {len(found.rows)} embeddings of {found.width} numbers; say which encoder made them with "
-            f"--encoder-name, such as clip-vit-b-32 (data.{store.dataset}.encoder_name in the settings)",
-            exit_code=2,
-        )
+    found, encoder = named_features(store.dataset, source, data)
     first = (found.views == 0).nonzero()[0].tolist()
     given = found.splits
     entries = [
@@ -80,7 +90,7 @@ def ingest_features(
         class_names=found.class_names,
         templates=found.templates,
         settings={"split": data.split.model_dump() if given is None else "as found"},
-        **encoder_facts(data.encoder_name, found.width),
+        **encoder_facts(encoder, found.width),
     )
     table = manifest_table(found, splits)
     written = store.write(table, provenance)

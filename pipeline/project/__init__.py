@@ -44,7 +44,7 @@ class Project:
 
 def init(
     folder: Path, *, source: str | None = None, split_folders: dict[str, str] | None = None, name: str | None = None,
-    llm: str = "smollm2", encoder: str = "lite", scm: bool = True,
+    llm: str = "smollm2", encoder: str = "lite", encoder_name: str | None = None, scm: bool = True,
 ) -> Project:  # fmt: skip
     """Make a project for one data set. No image is opened, and nothing is written before all is known to be right.
 
@@ -55,6 +55,7 @@ def init(
         name: name of the data set; default the source's, else the folder's.
         llm: as for `--llm`.
         encoder: as for `--encoder`.
+        encoder_name: who made the embeddings, where the source holds these.
         scm: False makes a DVC project without git.
 
     Raises:
@@ -67,16 +68,18 @@ def init(
     called = dataset_name(name) if name is not None else _name_from(source, folder)
     if "." in called:
         raise UserError(f"data-set name {called!r}: DVC reads a dot as a path of settings; use '-' or '_'", exit_code=2)
-    names, templates = ({}, ["a photo of a {}."]) if source is None else _look(called, source, split_folders)
+    names, templates = (
+        ({}, ["a photo of a {}."]) if source is None else _look(called, source, split_folders, encoder_name)
+    )
     on_disk = source is not None and Path(source).exists()
     values = {
         "NAME": scalar(called),
         "SOURCE": "null" if where is None else scalar(where),
-        "FOLDERS": _folder_line(split_folders),
+        "FOLDERS": _folder_line(split_folders) + _encoder_line(encoder_name),
         "DEPENDENCY": scalar(where.replace("${", "\\${")) if where is not None and on_disk else "",
         "TEMPLATES": "[" + ", ".join(quoted(text) for text in templates) + "]",
         "LLM": scalar(_placed(folder, llm) if is_gguf(Path(llm)) or (Path(llm) / "config.json").is_file() else llm),
-        "ENCODER": scalar(_placed_weights(folder, encoder)),
+        "ENCODER": scalar(encoder_name or _placed_weights(folder, encoder)),
         "CLASSES": _class_lines(names),
     }
     texts = {
@@ -149,18 +152,29 @@ def _folder_line(split_folders: dict[str, str] | None) -> str:
     return "\n    split_folders: {" + ", ".join(f"{quoted(name)}: {to}" for name, to in split_folders.items()) + "}"
 
 
-def _look(dataset: str, source: str, split_folders: dict[str, str] | None) -> tuple[dict[str, str], list[str]]:
+def _encoder_line(encoder_name: str | None) -> str:
+    return "" if encoder_name is None else f"\n    encoder_name: {scalar(encoder_name)}  # as the embeddings were named"
+
+
+def _look(
+    dataset: str, source: str, split_folders: dict[str, str] | None, encoder_name: str | None
+) -> tuple[dict[str, str], list[str]]:
     """Class names (in the source -> in sentences) and templates, as `pipeline ingest` takes them."""
     from pipeline.ingest import read_source
     from pipeline.ingest.base import check_listing
     from pipeline.ingest.exported import ExportedReader
+    from pipeline.ingest.from_features import is_features, named_features
     from pipeline.registry import prepare
     from stages.params import DataParams
 
-    own = DataParams.model_validate({} if split_folders is None else {"split_folders": split_folders})
+    given = {"split_folders": split_folders, "encoder_name": encoder_name}
+    own = DataParams.model_validate({key: value for key, value in given.items() if value is not None})
     place, data = prepare(dataset, source, own)
     if ExportedReader().matches(place):
         return {}, data.templates
+    if is_features(place, data):
+        found, _ = named_features(dataset, place, data)
+        return {name: name for name in found.class_names.values()}, data.templates
     listing = read_source(place, data.model_copy(update={"class_names": {}}))
     check_listing(source, listing)
     return {name: data.class_names.get(name, name) for name in listing.class_names.values()}, data.templates
