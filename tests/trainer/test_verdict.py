@@ -63,6 +63,7 @@ def test_the_best_is_chosen_by_validation_images_and_not_by_the_test() -> None:
     assert found.best.startswith(
         "aape-plus, 85.0 % ± 0.0 right on the test images; chosen of 4 methods by 40 images (90.0 %"
     )
+    assert found.best.endswith("; then logistic, 85.0 %)")
     assert found.beside.startswith("logistic regression on the same features, 90.0 %")
     assert "aape-plus -5.0 ± " in found.beside
     assert "the text brought +15.0 ± " in found.text

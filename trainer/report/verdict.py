@@ -136,7 +136,8 @@ def _best(facts: _Facts) -> str:
         losses = first.validation.loss, second.validation.loss
         how = "the smaller loss" if losses[0] != losses[1] and losses[0] is not None else "the order of the table"
         return f"{tested}; {chosen}, as {second.name}; {how} decides)"
-    return f"{tested}; {chosen})"
+    behind = "" if second.validation is None else f"; then {second.name}, {100 * second.validation.accuracy:.1f} %"
+    return f"{tested}; {chosen}{behind})"
 
 
 def _beside(facts: _Facts) -> str:
