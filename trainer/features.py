@@ -71,6 +71,7 @@ class Features(StoredFeatures):
         indices: published draws of the shots; None where they are drawn by seed.
         embedded_elsewhere: nothing can be embedded here beside what there is.
         prompts: prompt source -> the language model or file, and what pins it.
+        templates: the sentences whose embeddings name the classes, one `{}` each.
     """
 
     class_ids: tuple[int, ...]
@@ -81,6 +82,7 @@ class Features(StoredFeatures):
     indices: Indices | None = None
     embedded_elsewhere: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
+    templates: tuple[str, ...] = ()
 
     @property
     def has_templates(self) -> bool:
@@ -162,6 +164,7 @@ def load_features(
             line = f"{source}: no prompt was kept for {len(without)} classes ({listed}); their template stands in"
             notes[line] = None
     return Features(
+        templates=tuple(templates.provenance().templates) if templates.exists() else (),
         dataset=dataset,
         encoder=origins[1].encoder or encoder,
         encoder_fingerprint=origins[1].encoder_fingerprint or "",

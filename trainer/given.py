@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +42,10 @@ class GivenEncoder:
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """There are no pictures."""
+        raise NotImplementedError
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """There is no encoder."""
         raise NotImplementedError
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from trainer.checkpoint import Checkpoint
     from trainer.confidence.answers import Wanted
+    from trainer.new_classes import NewClasses
 
 
 class ImageEncoder(Protocol):
@@ -165,12 +166,20 @@ def _embed_pictures(files: Sequence[Path], encoder: ImageEncoder, *, batch: int,
 
 
 def predict_files(
-    files: Sequence[Path], checkpoint: Path, *, top: int, batch: int, device: str, wanted: Wanted | None = None
+    files: Sequence[Path],
+    checkpoint: Path,
+    *,
+    top: int,
+    batch: int,
+    device: str,
+    wanted: Wanted | None = None,
+    added: NewClasses | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Rows with `classes: [{class, probability}]` in the order of the files, and lines to say.
 
     Args:
         wanted: what is asked for beside the likeliest classes (`trainer.confidence.answers`).
+        added: classes to serve by their text alone (`trainer.new_classes`).
 
     Raises:
         UserError: the checkpoint is damaged or does not know what is asked for, or this machine's encoder is not the
@@ -179,6 +188,13 @@ def predict_files(
     from trainer.confidence.answers import Wanted, answers
 
     found, encoder = load_with_encoder(checkpoint, device=device, files=files)
+    notes: list[str] = []
+    if added is not None:
+        from trainer.new_classes import with_classes
+
+        given = isinstance(encoder, GivenEncoder)
+        text_side = load_with_encoder(checkpoint, device=device)[1] if given else encoder
+        found, notes = with_classes(found, text_side, added)
     answer = answers(found, wanted or Wanted())
     rows: list[Row] = []
     for each in embed_files(files, encoder, batch=batch, what="predicting"):
@@ -193,7 +209,7 @@ def predict_files(
                 ]
             for row, more in zip(each.readable, answer.of(shares, each.images), strict=True):
                 row |= more
-    return rows, [note for note in (encoder.note, *answer.notes) if note]
+    return rows, [note for note in (encoder.note, *notes, *answer.notes) if note]
 
 
 def unreadable(rows: Sequence[Row]) -> str | None:

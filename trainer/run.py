@@ -612,6 +612,7 @@ def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
         "shots": plan.protocol.shots,
         "up_to": plan.protocol.up_to,
         "validation": None if judged.validation is None else judged.validation.model_dump(),
+        "templates": list(features.templates) if isinstance(features, Features) else [],
         "notes": list(features.notes),
     }
     served = plan.protocol.served(judged.predictor)
