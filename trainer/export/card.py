@@ -14,9 +14,11 @@ from trainer.checkpoint import Checkpoint
 from trainer.paired import LOGISTIC
 from trainer.record import Estimate, Origin, RunRecord, summarize
 from trainer.report.tables import escaped
-from trainer.report.verdict import share95_of, verdict
+from trainer.report.verdict import share95_of
 
 NOT_KNOWN = "not known"
+LEFT_OUT = ("uncalibrated_", "adaptive_")
+"""Metrics that stand in the run's tables and not here."""
 LOADED = {
     "torch": [
         "import json, torch",
@@ -85,13 +87,12 @@ def _results(found: Checkpoint, record: RunRecord | None) -> Iterator[str]:
     for protocol, about in record.protocols.items():
         by_method = estimates.get(protocol, {})
         for metric, estimate in by_method.get(name, {}).items():
+            if metric.startswith(LEFT_OUT):
+                continue
             beside = by_method.get(LOGISTIC, {}).get(metric)
             yield f"| {escaped(about.title)} | {metric} | {_value(metric, estimate)} | {_value(metric, beside)} |"
     yield ""
-    yield (
-        f"Exported is the fit of seed {found.provenance.get('seed', NOT_KNOWN)}. {_of_images(record, name)}"
-        f"{_temperature(found)}"
-    )
+    yield (f"Exported is the fit of seed {found.provenance.get('seed', NOT_KNOWN)}. {_temperature(found)}")
 
 
 def _value(metric: str, estimate: Estimate | None) -> str:
@@ -101,15 +102,6 @@ def _value(metric: str, estimate: Estimate | None) -> str:
     scale, digits, unit = (1, 3, "") if metric in ("nll", "brier") else (100, 1, " %")
     spread = "" if estimate.ci95 is None else f" ± {scale * estimate.ci95:.{digits}f}"
     return f"{scale * estimate.mean:.{digits}f}{unit}{spread}"
-
-
-def _of_images(record: RunRecord, name: str) -> str:
-    both = share95_of(record, name)
-    return (
-        ""
-        if both is None
-        else f"With the choice of the test images counted in, accuracy is ± {100 * both:.1f} points. "
-    )
 
 
 def _temperature(found: Checkpoint) -> str:
@@ -128,7 +120,8 @@ def _limits(found: Checkpoint, record: RunRecord | None) -> Iterator[str]:
     yield f"- It learnt from {shots} images a class, and covers no pictures unlike them."
     if record is None:
         return
-    yield f"- {escaped(verdict(record).sure)}."
+    if (both := share95_of(record, _name(found))) is not None:
+        yield f"- {record.test_images} test images and the seeds leave its accuracy open by ± {100 * both:.1f} points."
     for each in next((fit.confused for fit in record.fits if fit.method == _name(found) and fit.confused), ()):
         taken = f"{each.images} of {each.of} test images were taken for {escaped(each.predicted)}"
         yield f"- {escaped(each.actual)}: {taken}."
