@@ -29,6 +29,7 @@ from trainer.record import (
     Prediction,
     ProtocolRecord,
     RunRecord,
+    csv_text,
     finished_runs,
     save_record,
     write_lines,
@@ -271,7 +272,7 @@ def test_what_needs_a_store_that_is_gone_is_left_out_and_said(made: Path, tmp_pa
     assert "Left out of this page" in text
     assert "No pictures: " in text
     assert "No explanations: " in text
-    assert "<b>The data</b>: " in text
+    assert "<b>The data, Sentences</b>: " in text
     assert "Confusion matrix of 4 classes" in text
     assert "data:image/jpeg" not in text
 
@@ -285,6 +286,42 @@ def test_a_damaged_file_costs_its_section_alone(made: Path, tmp_path: Path) -> N
     text = write_page(finished_runs(tmp_path / "results"), tmp_path / "results", made / "cache").read_text()
     assert "<b>Confidence</b>: " in text
     assert "broken is left out: " in text
+
+
+def test_captions_answers_and_what_was_found_are_shown_beside_their_pictures(
+    chromium: "Browser", made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made / "results", tmp_path / "results")
+    run_folder = tmp_path / "results" / "runs" / "w"
+    head = ("protocol", "method", "seed")
+    sheets = {
+        "retrieval.csv": [
+            ("direction", "image_id", "caption", "rank", "found"),
+            ("i2t", "test/0/0", "its own", "7", "another's"),
+            ("t2i", "test/0/1", "a query", "9", "test/2/0"),
+        ],
+        "captions.csv": [("image_id", "caption", "reference"), ("test/0/2", "<b>written</b>", "by a person")],
+        "answers.csv": [
+            ("image_id", "question", "answer", "usual_answer", "accuracy"),
+            ("test/0/3", "What is it?", "a weave", "cloth", "0.0"),
+        ],
+    }
+    for name, (columns, *rows) in sheets.items():
+        lines = [(*head, *columns), *(("p", method, "1", *row) for method in ("zero", "aape") for row in rows)]
+        (run_folder / name).write_text(csv_text(lines[0], lines[1:]))
+    file = write_page(finished_runs(tmp_path / "results"), tmp_path / "results", made / "cache")
+    watched = Watched(chromium, file)
+    page = watched.page
+    found = page.locator("#d1-retrieval .card")
+    assert found.count() == 2, "of one method alone"
+    found.nth(1).locator("summary").click()
+    assert found.nth(1).locator("figure img").evaluate("image => image.naturalWidth") == 60
+    assert "Found first: test/2/0" in (found.nth(1).text_content() or "")
+    assert "<b>written</b>" in (page.locator("#d1-captions").text_content() or "")
+    assert "answer: a weave" in (page.locator("#d1-answers").text_content() or "")
+    assert "By aape" in (page.locator("#d1-answers .lead").text_content() or "")
+    assert watched.said == []
+    page.context.close()
 
 
 def big_run(results: Path, classes: int, *, images: int = 2) -> RunRecord:

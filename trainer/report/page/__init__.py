@@ -39,7 +39,7 @@ class Part:
 
     Attributes:
         id: of its anchor.
-        left_out: title of a section, and why it is not there.
+        left_out: titles of sections, and why they are not there.
     """
 
     id: str
@@ -78,7 +78,7 @@ def render(parts: list[Part], of_page: list[Section]) -> str:
     )  # fmt: skip
     environment.filters["spoken"] = spoken
     return environment.get_template("page.html").render(
-        title="Classifier report",
+        title="Results" + (f": {parts[0].name}" if len(parts) == 1 else ""),
         datasets=parts,
         of_page=of_page,
         version=code_version(),
@@ -132,13 +132,14 @@ def _part(number: int, of: DataSet) -> Part:
 
 def _made(makers: Mapping[str, Callable[[Of], Section | None]], of: Of) -> tuple[list[Section], list[tuple[str, str]]]:
     """The sections that can be made, and why the others cannot."""
-    sections, left_out = [], []
+    sections: list[Section] = []
+    reasons: dict[str, list[str]] = {}
     for title, make in makers.items():
         try:
             found = make(of)
         except UserError as error:
-            left_out.append((title, str(error)))
+            reasons.setdefault(str(error), []).append(title)
             continue
         if found is not None:
             sections.append(found)
-    return sections, left_out
+    return sections, [(", ".join(titles), reason) for reason, titles in reasons.items()]

@@ -108,13 +108,22 @@ class Fold:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A small picture, as a data URI."""
+
+    source: str
+    about: str
+    kind: ClassVar[str] = "picture"
+
+
+@dataclass(frozen=True)
 class Card:
     """One image, or what stands for it, with what opens on click.
 
     Attributes:
         picture: a data URI of a small JPEG; None where there is none.
         lines: below the picture, the first one stronger.
-        blocks: what opens.
+        blocks: what opens; without any the card does not open.
     """
 
     title: str
@@ -145,7 +154,7 @@ class Browser:
     kind: ClassVar[str] = "browser"
 
 
-Block = Text | Table | Chart | Facts | Code | Fold | Cards | Browser
+Block = Text | Table | Chart | Facts | Code | Fold | Picture | Cards | Browser
 
 
 @dataclass(frozen=True)

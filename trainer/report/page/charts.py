@@ -125,7 +125,10 @@ def intervals(rows: Sequence[tuple[str, float, float | None]], *, title: str, ab
         "layer": [
             {
                 "mark": {"type": "rule", "strokeWidth": 2.5, "opacity": 0.55},
-                "encoding": {"x": {"field": "low", "title": title, **x}, "x2": {"field": "high"}},
+                "encoding": {
+                    "x": {"field": "low", "title": title, "axis": {"tickCount": 7}, **x},
+                    "x2": {"field": "high"},
+                },
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 75, "opacity": 1},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import ImageStore, ManifestStore, UserError
+from stages.text import csv_rows
 from trainer.checkpoints import folder_name, kept_in, kept_ranked
 from trainer.record import CLASSES, PREDICTIONS, ClassCount, Estimates, Prediction, RunRecord, read_lines, summarize
 
@@ -47,6 +49,30 @@ class DataSet:
     def estimates(self) -> Estimates:
         """Means and intervals."""
         return summarize(self.record)
+
+    @property
+    def judges_classes(self) -> bool:
+        """Whether there are classes; a data set of captions alone has none."""
+        return bool(self.record.classes)
+
+    def sheet(self, file: str, columns: Sequence[str]) -> list[dict[str, str]]:
+        """A CSV file of the run with one method's rows, or with none where the run has no such file.
+
+        The method is AAPE where it is among them, else the first; its first seed, and the last of its protocols.
+        """
+        path = self.run / file
+        if not path.is_file():
+            return []
+        lines = [row for _, row in csv_rows(path)]
+        wanted = ("protocol", "method", "seed", *columns)
+        head = lines[0] if lines else []
+        if not set(wanted) <= set(head) or any(len(row) != len(head) for row in lines):
+            raise UserError(f"{path}: expected the columns {', '.join(wanted)}: run `trainer run` again")
+        rows = [dict(zip(head, row, strict=True)) for row in lines[1:]]
+        methods = list(dict.fromkeys(row["method"] for row in rows))
+        ours = [method for method in methods if method.partition("@")[0] == "aape"]
+        own = [row for row in rows if row["method"] in (ours or methods)[:1]]
+        return [row for row in own if (row["protocol"], row["seed"]) == (own[-1]["protocol"], own[0]["seed"])]
 
     @cached_property
     def best(self) -> str:

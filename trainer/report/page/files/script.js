@@ -94,7 +94,7 @@ for (const box of document.querySelectorAll(".table")) {
 for (const box of document.querySelectorAll(".cards-of")) {
   const input = box.querySelector(":scope > .filter [data-filter]"), cards = [...box.querySelectorAll(".cards > li")];
   if (!input) continue;
-  const texts = cards.map((card) => plain(card.querySelector("summary").textContent));
+  const texts = cards.map((card) => plain(card.querySelector("summary, .face").textContent));
   input.addEventListener("input", () => {
     const words = plain(input.value).split(/\s+/).filter(Boolean);
     cards.forEach((card, at) => { card.hidden = !words.every((word) => texts[at].includes(word)); });

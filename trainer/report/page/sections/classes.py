@@ -12,6 +12,8 @@ DRAWN_CLASSES = 40
 
 def section(of: DataSet) -> Section | None:
     """Accuracy of every class, and what it is taken for most often."""
+    if not of.judges_classes:
+        return None
     taken: dict[str, Counter[str]] = defaultdict(Counter)
     for line in of.predictions:
         if line.actual != line.predicted:

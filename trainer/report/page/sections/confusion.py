@@ -22,6 +22,8 @@ NUMBERED_CLASSES = 12
 
 def section(of: DataSet) -> Section | None:
     """Test images, by the method that is best on validation images."""
+    if not of.judges_classes:
+        return None
     lines, names = of.predictions, [line.name for line in of.classes]
     images = Counter(line.actual for line in lines)
     pairs = Counter((line.actual, line.predicted) for line in lines if line.actual != line.predicted)

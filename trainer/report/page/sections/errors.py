@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import UserError
 from trainer.record import Prediction
 from trainer.report.page.blocks import Block, Card, Cards, Cell, Column, Section, Table, Text
 from trainer.report.page.dataset import DataSet
-from trainer.report.page.thumbnails import thumbnail
+from trainer.report.page.thumbnails import thumbnails
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +23,8 @@ SENTENCES = 3
 
 def section(of: DataSet) -> Section | None:
     """Cards that open; None where every image is right."""
+    if not of.judges_classes:
+        return None
     wrong = sorted(
         (line for line in of.predictions if line.actual != line.predicted),
         key=lambda line: (-line.probability, line.image_id),
@@ -33,7 +34,7 @@ def section(of: DataSet) -> Section | None:
     shown = wrong[:MOST]
     blocks: list[Block] = []
     explained, why_not = _explained(of, shown)
-    pictures, without = _pictures(of, shown)
+    pictures, without = thumbnails(of, [line.image_id for line in shown])
     said = [line for line in (without, why_not) if line]
     if said:
         blocks.append(Text(said))
@@ -59,29 +60,6 @@ def section(of: DataSet) -> Section | None:
         "a picture to see which sentences are near to the image, of the class it was taken for and of its own."
     )
     return Section("errors", "Worst errors", blocks, lead)
-
-
-def _pictures(of: DataSet, lines: list[Prediction]) -> tuple[dict[str, str], str]:
-    """image_id -> data URI, and one line on those without."""
-    from stages.provenance import ManifestProvenance
-
-    try:
-        origin: ManifestProvenance = of.manifest_origin
-        table = of.manifest.select(["image_id", "path"]).to_pydict()
-    except UserError as error:
-        return {}, f"No pictures: {error}."
-    if origin.root is None:
-        return {}, "No pictures: this data set came as embeddings, without image files."
-    paths = dict(zip(table["image_id"], table["path"], strict=True))
-    found, away = {}, []
-    for line in lines:
-        try:
-            found[line.image_id] = thumbnail(Path(origin.root), paths[line.image_id])
-        except (KeyError, OSError, ValueError) as error:
-            away.append(f"{line.image_id} ({getattr(error, 'strerror', None) or error})")
-    if not away:
-        return found, ""
-    return found, f"{len(away)} of {len(lines)} pictures cannot be read any more, such as {away[0]}."
 
 
 def _explained(of: DataSet, lines: list[Prediction]) -> tuple[dict[str, list[Block]], str]:

@@ -15,6 +15,8 @@ HEADS = {"ece": "ECE", "adaptive_ece": "adaptive ECE", "nll": "NLL", "brier": "B
 
 def section(of: DataSet) -> Section | None:
     """The diagram of the best method, and the measures of all before and with their temperature."""
+    if not of.judges_classes:
+        return None
     bins = [each for each in read_lines(of.run / RELIABILITY, Reliability) if each.count]
     if not bins:
         raise UserError("the run measured no confidence on test images (no reliability.csv)")

@@ -15,9 +15,11 @@ TITLES = {
 
 def section(of: DataSet) -> Section | None:
     """The verdict."""
+    notes = of.record.notes
+    if not of.judges_classes:
+        return Section("verdict", "Notes", [Text(notes, points=True)]) if notes else None
     found = verdict(of.record)
     blocks: list[Block] = [Facts([(TITLES[label], getattr(found, label)) for label in LABELS])]
-    notes = of.record.notes
     if notes:
         blocks.append(Fold(f"{len(notes)} note{'s' * (len(notes) != 1)} of this run", [Text(notes, points=True)]))
     return Section("verdict", "Verdict", blocks)
