@@ -10,6 +10,7 @@ from aape.base import Classifier
 from aape.classes import Classes
 from aape.estimators import CLASSES, AAPEClassifier, AAPEPlusClassifier, MethodClassifier, classifier, load
 from aape.stores import StoredFeatures, StoredImages, open_features
+from aape.writing import write_features
 
 __all__ = [
     "AAPEClassifier",
@@ -21,6 +22,7 @@ __all__ = [
     "classifier",
     "load",
     "open_features",
+    "write_features",
     *sorted({made.__name__ for made in CLASSES.values()} - {"AAPEClassifier", "AAPEPlusClassifier"}),
 ]
 

@@ -45,8 +45,12 @@ class GivenEncoder:
         raise NotImplementedError
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """There is no encoder."""
-        raise NotImplementedError
+        """No encoder is loaded.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{self.name} is not loaded for embeddings, and no sentence can be embedded: name image files")
 
 
 def given_rows(

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from aape import AAPEPlusClassifier, classifier, open_features
+from aape import AAPEPlusClassifier, classifier, open_features, write_features
 from aape.base import IMAGES_ALONE
 from aape.estimators import CLASSES
+from pipeline.verify import verify
 from stages.training import TrainParams
 from tests.trainer.small_stores import NAMES, WIDTH, make_stores
 from trainer import features as trainer_features
@@ -43,6 +45,31 @@ def test_the_stores_come_as_arrays_and_fit_as_they_are(tmp_path: Path) -> None:
         data.classes("llama")
     with pytest.raises(ValueError, match="9 shots asked, but 4 of 4 classes have fewer"):
         data.few_shot(9)
+
+
+def test_arrays_are_written_as_stores_and_come_back_as_directions(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.normal(size=(3, 8))
+    y = np.repeat([0, 1, 2], 10)
+    X, names = centres[y] + rng.normal(size=(30, 8)), ["heron", "ibis", "stork"]
+    lines = write_features(
+        "birds", embedding=X, class_id=y, class_names=names, encoder="my-encoder", text_template=torch.tensor(centres),
+        image_id=[f"{i}.jpg" for i in range(30)], cache=tmp_path, precision="float32",
+    )  # fmt: skip
+    assert "30 of 30 rows of embedding are not of length 1: each is divided by its length" in lines
+    data = open_features(tmp_path, dataset="birds")
+    assert (data.encoder, data.class_names) == ("my-encoder", ("heron", "ibis", "stork"))
+    rows = [int(name.removesuffix(".jpg")) for name in data.train.image_ids]
+    np.testing.assert_allclose(data.train.X, X[rows] / np.linalg.norm(X[rows], axis=1, keepdims=True), atol=1e-6)
+    text = data.classes().templates
+    assert text is not None
+    np.testing.assert_allclose(text[:, 0], centres / np.linalg.norm(centres, axis=1, keepdims=True), atol=1e-6)
+    assert [fault.text for fault in verify(tmp_path).faults] == []
+    with pytest.raises(ValueError, match="text_template is 7 wide and embedding 8"):
+        write_features(
+            "more", embedding=X, class_id=y, encoder="my-encoder", text_template=np.ones((3, 7)), cache=tmp_path
+        )
+    assert not list(tmp_path.rglob("*more*")), "nothing is written of what is refused"
 
 
 @pytest.mark.parametrize("name", ["aape", "aape-plus", "tip-adapter"])
