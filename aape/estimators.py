@@ -173,7 +173,7 @@ class AAPEClassifier(_OneMethod):
         self.detach = detach
 
     def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in TrainParams.model_fields if name != "captions"}
+        return {name: getattr(self, name) for name in TrainParams.model_fields if name not in ("captions", "language")}
 
 
 class AAPEPlusClassifier(NamedClassifier):
