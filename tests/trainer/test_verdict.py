@@ -2,16 +2,22 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from small_stores import fast, make_stores
 
 from stages.params import EvaluationParams
 from stages.training import TrainParams
+from trainer.features import load_features
+from trainer.inputs import Inputs
 from trainer.paired import difference95, pairs, share95
-from trainer.record import FitRecord, ProtocolRecord, RunRecord
+from trainer.record import FitRecord, Origin, ProtocolRecord, RunRecord, load_record, save_record
+from trainer.report.tables import markdown_verdict, text_verdict
 from trainer.report.verdict import Verdict, verdict
+from trainer.run import run
 
 RNG = np.random.default_rng(0)
 
@@ -143,3 +149,28 @@ def test_intervals_are_never_zero_and_none_where_nothing_is_common() -> None:
     assert difference95({0: np.ones(0, dtype=bool)}, {0: np.ones(0, dtype=bool)}) is None
     assert share95(1.0, 1) > 0.3
     assert math.isclose(share95(0.5, 10_000), 0.0098, abs_tol=1e-4)
+
+
+@pytest.mark.parametrize(("stores", "said"), [
+    ({"per_split": {"train": 1, "test": 1}}, "nothing told the methods apart before the test"),
+    ({"per_split": {"train": 2, "test": 8}, "noise": 0.0}, "more test images"),
+    ({"per_split": {"train": 6, "val": 2, "test": 8}, "noise": 1e9}, "no better than chance (25.0 %)"),
+    ({"per_split": {"train": 4, "val": 2, "test": 6}, "names": {0: "<b>", 1: "a\n|"}}, "points"),
+    ({"per_split": {"train": 4}}, "nothing could be measured"),
+], ids=["two images a class", "classes apart", "noise alone", "two classes", "no test image"])  # fmt: skip
+def test_odd_data_ends_in_five_lines_and_in_tables(stores: dict[str, Any], said: str, tmp_path: Path) -> None:
+    make_stores(tmp_path, **stores)
+    settings = fast(methods=["aape-plus", "aape-plus-no-text", "logistic", "zero-shot"], seeds=[1, 2], up_to=True)
+    found = run(settings, Inputs(load_features(tmp_path, "w", "lite")), jobs=1)
+    assert said in verdict(found).next
+    assert len(text_verdict(found).splitlines()) == 6
+    assert len(markdown_verdict(found).strip().splitlines()) == 7
+    assert "<b>" not in markdown_verdict(found)
+
+
+def test_ten_thousand_classes_have_a_verdict_at_once(tmp_path: Path) -> None:
+    counts = {split: (2,) * 10_000 for split in ("train", "val", "test")}
+    found = record(FOUR, images=20_000).model_copy(update={"classes": 10_000, "origin": Origin(images=counts)})
+    save_record(found, tmp_path)
+    assert (tmp_path / "run.json").stat().st_size < 1_000_000
+    assert len(verdict(load_record(tmp_path)).lines) == 5
