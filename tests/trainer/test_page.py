@@ -37,6 +37,7 @@ from trainer.record import (
 from trainer.report import report
 from trainer.report.page import json_for_script, spoken, write_page
 from trainer.report.page.dataset import DataSet
+from trainer.report.page.readable import readable
 from trainer.report.page.sections.confusion import by_similarity, counts
 from trainer.report.page.sections.prompts import within, worths
 from trainer.report.page.sections.provenance import run_command
@@ -378,6 +379,12 @@ def test_the_command_of_the_page_makes_the_same_results_again(made: Path, typed:
     typed(program, *again, "--no-report", "--jobs", "1", cwd=tmp_path)
     before, after = (folder / "runs" / "w" / "run.json" for folder in (made / "results", tmp_path))
     assert after.read_bytes() == before.read_bytes()
+
+
+def test_what_cannot_be_seen_is_written_out_and_what_shapes_letters_stays() -> None:
+    assert readable("\u202eweave\x00\ud800") == "\\u202eweave\\x00\\ud800"
+    kept = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f468\u200d\U0001f469 a\xa0b"
+    assert readable(kept) == kept
 
 
 def test_a_line_of_ours_is_escaped_and_its_commands_are_set_as_code() -> None:

@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 from markupsafe import Markup, escape
 
 from stages import UserError
-from stages.command import visible
 from stages.files import write_text
 from stages.provenance import code_version
 from trainer.record import RunRecord
 from trainer.report.page.blocks import Section
 from trainer.report.page.dataset import DataSet
+from trainer.report.page.readable import readable
 from trainer.report.page.sections import OF_DATASET, OF_PAGE
 
 FILES = Path(__file__).with_name("files")
@@ -106,7 +106,7 @@ def json_for_script(value: Any) -> Markup:
 def _readable(value: Any) -> Any:
     """The same with every control and direction character, and half of a character, written out."""
     if isinstance(value, str):
-        return visible(value)
+        return readable(value)
     if isinstance(value, list | tuple):
         return [_readable(each) for each in value]
     if isinstance(value, dict):
@@ -118,7 +118,7 @@ def _printable(value: Any) -> Any:
     """What Jinja2 prints: our own markup as it is, text with what cannot be seen written out."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return "\n".join(map(visible, value.split("\n")))
+    return "\n".join(map(readable, value.split("\n")))
 
 
 def _part(number: int, of: DataSet) -> Part:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from stages.command import visible
+from trainer.report.page.readable import readable
 
 SVG = "http://www.w3.org/2000/svg"
 ELEMENTS = frozenset({"svg", "g", "path", "text", "tspan", "line", "rect", "circle", "defs", "clipPath", "title"})
@@ -76,7 +76,7 @@ def draw(spec: dict[str, Any], *, about: str) -> Markup:
         if label and element.tag == f"{{{SVG}}}path" and not label.startswith(("X-axis", "Y-axis")):
             element.set("data-tip", label)
     root.set("role", "img")
-    root.set("aria-label", visible(about))
+    root.set("aria-label", readable(about))
     text = re.sub(r"\d+\.\d{3,}", _rounded, ElementTree.tostring(root, encoding="unicode"))
     return Markup(_named(text, hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:8]))
 
@@ -100,13 +100,13 @@ def intervals(rows: Sequence[tuple[str, float, float | None]], *, title: str, ab
     ordered = sorted(rows, key=lambda row: -row[1])
     values = [
         {
-            "method": visible(method),
+            "method": readable(method),
             "mean": mean,
             "low": max(0.0, mean - (half or 0)),
             "high": min(100.0, mean + (half or 0)),
             "colour": colour(method),
             "value": f"{mean:.1f}",
-            "tip": _tip(visible(method), mean, half),
+            "tip": _tip(readable(method), mean, half),
         }
         for method, mean, half in ordered
     ]
@@ -186,7 +186,7 @@ def lines(
     for number, method in enumerate(methods):
         own, ours = colour(method), colour(method) in (OURS, PLUS)
         points = [
-            {"x": place, "y": mean, "tip": _tip(f"{visible(method)}, {x} {place:g}", mean, half)}
+            {"x": place, "y": mean, "tip": _tip(f"{readable(method)}, {x} {place:g}", mean, half)}
             for name, place, mean, half in rows
             if name == method
         ]
@@ -211,7 +211,7 @@ def lines(
         ]  # fmt: skip
     ends = [(mean, method) for method, place, mean, _ in rows if place == last]
     for at, mean, method in apart(ends, least=LETTER * (top - bottom) / HEIGHT, bottom=bottom, top=top):
-        name = f"{visible(method)} {mean:.1f}"
+        name = f"{readable(method)} {mean:.1f}"
         strong = "bold" if colour(method) in (OURS, PLUS) else "normal"
         layers.append(
             {
@@ -253,7 +253,7 @@ def heatmap(names: Sequence[str], cells: Sequence[tuple[int, int, int, int]], *,
         cells: row, column, images, images of the row; those with images alone.
         numbers: write the counts into the cells.
     """
-    shown = _apart([visible(name) for name in names])
+    shown = _apart([readable(name) for name in names])
     values = [
         {
             "actual": shown[row],
@@ -304,7 +304,7 @@ def heatmap(names: Sequence[str], cells: Sequence[tuple[int, int, int, int]], *,
 
 def bars(rows: Sequence[tuple[str, float]], *, title: str, about: str) -> Markup:
     """Horizontal bars in percent, in the order of the rows."""
-    shown = _apart([visible(name) for name, _ in rows])
+    shown = _apart([readable(name) for name, _ in rows])
     values = [
         {"name": name, "value": value, "tip": f"{name}: {value:.1f} %"}
         for name, (_, value) in zip(shown, rows, strict=True)

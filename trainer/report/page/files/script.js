@@ -10,14 +10,17 @@ const plain = (text) => text.normalize("NFKD").toLowerCase();
 
 // Data sets as tabs: one is shown, the one that the address names
 const articles = [...document.querySelectorAll("article.dataset")];
+let current = articles[0];
 const show = () => {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  const shown = (target && target.closest("article.dataset")) || articles[0];
+  const shown = (target && target.closest("article.dataset")) || current;
+  const moved = shown !== current;
+  current = shown;
   for (const each of articles) each.hidden = each !== shown;
   for (const link of document.querySelectorAll("[data-tab]"))
     link.hash === `#${shown.id}` ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
-  if (target && target !== shown) target.scrollIntoView();
-  else if (target) scrollTo(0, 0);
+  if (moved && target !== shown) target.scrollIntoView();
+  else if (target === shown) scrollTo(0, 0);
 };
 if (articles.length) {
   addEventListener("hashchange", show);

@@ -6,6 +6,8 @@ from stages.extras import installed
 from trainer.report.page.blocks import Block, Cell, Chart, Column, Section, Table
 from trainer.report.page.dataset import DataSet
 
+LISTED_CLASSES = 2000
+"""With more classes the easiest are left out of the table; classes.csv has them all."""
 DRAWN_CLASSES = 40
 """With more classes the picture is left out; the table has them all."""
 
@@ -26,7 +28,7 @@ def section(of: DataSet) -> Section | None:
             Cell(f"{each.right} of {each.images}", each.images),
             Cell("; ".join(f"{name} ({n})" for name, n in _most(taken[each.name]))),
         ]
-        for each in found
+        for each in found[:LISTED_CLASSES]
     ]  # fmt: skip
     blocks: list[Block] = []
     judged = [(each.name, 100 * each.accuracy) for each in found if each.accuracy is not None]
@@ -39,10 +41,15 @@ def section(of: DataSet) -> Section | None:
         Column("class"), Column("accuracy", number=True), Column("right", number=True), Column("taken for most often"),
     ]  # fmt: skip
     blocks.append(
-        Table(f"The {len(rows)} classes, the hardest first", columns, rows, filtered=len(rows) > 12,
+        Table(f"The {of_all(len(rows), len(found))} classes, the hardest first", columns, rows, filtered=len(rows) > 12,
               first=20 if len(rows) > 25 else None)
     )  # fmt: skip
     return Section("classes", "Classes", blocks, f"Test images, by {of.best}.")
+
+
+def of_all(shown: int, there: int) -> str:
+    """`100`, or `2000 of 10000`."""
+    return str(there) if shown == there else f"{shown} of {there}"
 
 
 def _most(taken: Counter[str]) -> list[tuple[str, int]]:

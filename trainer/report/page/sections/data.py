@@ -9,6 +9,7 @@ from stages.artifacts import SPLITS
 from stages.provenance import ImageProvenance
 from trainer.report.page.blocks import Block, Cell, Column, Section, Table, Text
 from trainer.report.page.dataset import DataSet
+from trainer.report.page.sections.classes import LISTED_CLASSES, of_all
 
 SHOWN = 5
 """Examples of a finding."""
@@ -27,13 +28,11 @@ def section(of: DataSet) -> Section | None:
     by_class: dict[int, Counter[str]] = defaultdict(Counter)
     for class_id, split in zip(rows["class_id"], rows["split"], strict=True):
         by_class[class_id][split] += 1
+    listed = sorted(names, key=lambda i: by_class[i]["train"])[:LISTED_CLASSES]
     table = Table(
-        "Images of every class",
+        f"Images of {of_all(len(listed), len(names))} classes" + ", the smallest" * (len(listed) < len(names)),
         [Column("class"), *(Column(split, number=True) for split in SPLITS)],
-        [
-            [Cell(name), *(Cell(str(by_class[i][s]), by_class[i][s]) for s in SPLITS)]
-            for i, name in sorted(names.items())
-        ],
+        [[Cell(names[i]), *(Cell(str(by_class[i][s]), by_class[i][s]) for s in SPLITS)] for i in sorted(listed)],
         filtered=len(names) > 12,
         first=10 if len(names) > 15 else None,
     )
