@@ -34,7 +34,7 @@ from trainer.methods import METHODS, Method, Predictor, methods
 from trainer.packing import canonical
 
 PROTOTYPES = "image prototypes"
-IMAGES_ALONE = ("nearest-centroid", "logistic")
+IMAGES_ALONE = ("nearest-centroid", "logistic", "aape-plus-no-text")
 """Methods whose result does not depend on class text."""
 TILE = 4096
 """Images scored at once."""
@@ -278,7 +278,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if classes.source:
             text = classes.tensors(train.labels.device).select(rows)
             return self._by_template(text) if text.prompts is None and _needs_prompts(method) else text
-        if method.name not in IMAGES_ALONE:
+        if method.needs != "images":
             warnings.warn(
                 f"{type(self).__name__} was given no class text: the mean image of each class stands in for it "
                 f"(text_source_ = {PROTOTYPES!r}). Give fit templates= or prompts=, embedded by the same encoder.",
@@ -287,7 +287,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         sums = train.embeddings.new_zeros(len(rows), self.n_features_in_)
         template = normalize(sums.index_add_(0, train.labels, train.embeddings), dim=-1)
-        text = ClassText(tuple(classes.names[row] for row in rows), template)
+        text = ClassText(tuple(classes.names[row] for row in rows), template, is_text=method.needs != "images")
         return text.named_by_template() if _needs_prompts(method) else text
 
     def _rows(self, classes: Classes) -> list[int]:
