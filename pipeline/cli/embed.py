@@ -53,9 +53,10 @@ def embed_text(
             if summary.fault:
                 faults.append(summary.fault)
                 continue
-            what = "templates" if summary.llm == NO_LLM else f"sentences of {summary.llm}"
+            own = ", ".join(f"{count} {kind}s" for kind, count in summary.kinds.items()) or "no text"
+            what = own if summary.llm == NO_LLM else f"{summary.rows} sentences of {summary.llm}"
             again = " (up to date)" if summary.skipped else ""
-            say(f"{name}: {summary.rows} {what} embedded with {summary.encoder}{again}")
+            say(f"{name}: {what} embedded with {summary.encoder}{again}")
     if model is not None:
         say_note(model.note)
     if as_json:

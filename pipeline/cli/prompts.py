@@ -141,13 +141,17 @@ def _given(**flags: Any) -> dict[str, Any]:
 
 def _with_classes(names: list[str], cache: Path) -> list[str]:
     """The data sets that a language model can be asked about; the others are named."""
-    from stages import ManifestStore
+    from stages import ManifestStore, PromptStore
+    from stages.files import user_errors
+    from stages.names import slug
 
     found = []
     for name in names:
         if ManifestStore(cache, name).provenance().class_names:
             found.append(name)
         else:
+            with user_errors(cache):  # `dvc repro` looks for what this command leaves
+                (cache / PromptStore.name / f"dataset={slug(name)}").mkdir(parents=True, exist_ok=True)
             say(
                 f"{name}: no classes to ask about; its captions come in with "
                 f"`pipeline import-prompts --dataset {name} --captions`"

@@ -1,5 +1,6 @@
 """Sentences to text stores: templates, captions, questions and answers in one, prompts in one a source."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,8 +126,10 @@ def _embed_rows(
     store: TextStore, origin: TextProvenance, rows: pa.Table, encoder: "Encoder", embed: EmbedParams
 ) -> EmbedSummary:
     source = origin.llm or NO_LLM
+    kinds = dict(sorted(Counter(rows["kind"].to_pylist()).items()))
+    about = store.dataset, "text", encoder.name, len(rows), encoder.note
     if is_current(store, origin):
-        return EmbedSummary(store.dataset, "text", encoder.name, len(rows), encoder.note, llm=source, skipped=True)
+        return EmbedSummary(*about, llm=source, skipped=True, kinds=kinds)
     rows = store.in_order(rows)
     twice = len(rows) - pc.count_distinct(rows["prompt_id"]).as_py()
     if twice:
@@ -149,4 +152,4 @@ def _embed_rows(
             kept += len(chunk)
             bar.update(len(chunk))
         done.finish(done.tables(len(parts)), provenance=origin)
-    return EmbedSummary(store.dataset, "text", encoder.name, len(rows), encoder.note, llm=source)
+    return EmbedSummary(*about, llm=source, kinds=kinds)
