@@ -19,15 +19,15 @@ class CaptionParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    hidden: Size = Field(512, description="entries of h's bottleneck")
+    hidden: Size = Field(128, description="entries of h's bottleneck")
     batch: Annotated[int, Field(ge=2, le=1_000_000)] = Field(
         256, description="images a step, all with their captions; the others of a batch are the negatives"
     )
-    epochs: Count = Field(40, description="passes over the images")
+    epochs: Count = Field(20, description="passes over the images")
     max_steps: Count = Field(5000, description="most batches of a run; it has fewer epochs where those would take more")
     optimizer: Literal["sgd", "adamw"] = Field("adamw", description="sgd as CoOp, or adamw")
     lr_grid: list[Positive] = Field(
-        [1e-3, 3e-4],
+        [1e-3],
         min_length=1,
         description="peak rates tried when lr is auto; without held-out images the first that does not diverge",
     )

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_shipped_settings_are_sound() -> None:
     params = load_params(ROOT / "params.yaml")
-    assert params.datasets == ["textile", "caltech101"]
+    assert params.datasets == ["textile", "caltech101", "coco-small"]
     assert params.of("caltech101").source == "examples/caltech101"
 
 

@@ -135,7 +135,7 @@ def test_a_cross_validation_judges_each_image_by_a_fit_that_did_not_see_it(cache
     assert sorted(torch.cat(fitted.out).tolist()) == list(range(40))
     asked = quick(folds={"photos": 4}, methods=["ridge", "zero-shot"])
     record = run(asked, load_inputs(asked, "photos", cache=cache))
-    assert any("cross-validated in 4 parts over all images" in note for note in record.notes)
+    assert any("cross-validated in 4 parts of all images" in note for note in record.notes)
     assert record.test_images == 40
 
 

@@ -21,7 +21,7 @@ from trainer.checkpoint import load_learned
 from trainer.methods import Registry
 from trainer.pairs import CaptionTask, Pairs, check_pairs, distinct
 from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits, same_weights
-from trainer.ranks import Ranks, merged, ranks, retrieval_metrics
+from trainer.ranks import DIRECTIONS, Ranks, merged, ranks, retrieval_metrics
 from trainer.retrieval import CAPTION_METHODS, GROUPS, CrossFitted, Folded, FoldedTask, elsewhere
 
 FILE = "retrieval.csv"
@@ -76,7 +76,7 @@ class Retrieval(Protocol):
             found.append(method)
             for place, there in self.places.items():
                 found += elsewhere(method, place, fitted=isinstance(there, Path))
-        return [CrossFitted(each) if features.folds is not None and each.learns else each for each in found]
+        return found if features.folds is None else [CrossFitted(each) for each in found]
 
     def unfit(self, features: CaptionFeatures) -> str | None:
         """Too few images to learn from."""
@@ -89,8 +89,8 @@ class Retrieval(Protocol):
         """Lines on the draw."""
         if features.folds is not None:
             return [
-                f"{features.dataset}: cross-validated in {features.folds} parts over all images, whatever their split: "
-                "each is embedded by a fit that did not see it; a checkpoint is fitted on all"
+                f"{features.dataset}: cross-validated in {features.folds} parts of all images, whatever their split: "
+                "each is judged among the images of its own part, by a fit without them; a checkpoint is fitted on all"
             ]
         if len(features.val) < 2:
             return [f"{features.dataset}: no validation images: choices are made on training images held out by seed"]
@@ -119,11 +119,8 @@ class Retrieval(Protocol):
     ) -> Score:
         """Both directions over the test images and all their captions."""
         pairs = tests.of(features)
-        if isinstance(predictor, Folded):
-            found = predictor.ranks(pairs)
-        else:
-            pairs = merged(pairs) if getattr(predictor, "merges", False) else pairs
-            found = ranks(pairs, predictor.embed)
+        pairs = merged(pairs) if getattr(predictor, "merges", False) else pairs
+        found = predictor.ranks(pairs) if isinstance(predictor, Folded) else ranks(pairs, predictor.embed)
         return Score(retrieval_metrics(found), sheets={FILE: _sheet(pairs, found)} if pairs.texts else {})
 
     def served(self, predictor: Any) -> Any:
@@ -134,6 +131,13 @@ class Retrieval(Protocol):
         """How much the test images can tell, and which cannot be told apart."""
         pairs = tests.of(features)
         lines = []
+        if features.folds is not None:
+            whole = retrieval_metrics(ranks(pairs, lambda x: x))
+            i2t, t2i = (f"{100 * whole[f'{way}_r@1']:.1f} %" for way in DIRECTIONS)
+            lines.append(
+                f"{features.dataset}: raw cosines among all {len(pairs)} images at once: R@1 {i2t} image to text, "
+                f"{t2i} text to image"
+            )
         if len(pairs) < SMALL:
             margin = 196 * (0.25 / max(1, len(pairs))) ** 0.5
             lines.append(

@@ -1,4 +1,4 @@
-"""Cross-validation: every image is embedded by a fit that did not see it, for sets too small to be split."""
+"""Cross-validation: every image is judged by a fit that did not see it, for sets too small to be split."""
 
 from __future__ import annotations
 
@@ -69,20 +69,24 @@ class Folded:
         queries: Tensor = self.whole.embed(x)
         return queries
 
-    def ranks(self, pairs: Pairs) -> Ranks:
-        """Where what was looked for stands among all images and captions, by the fit that did not see the query.
+    @property
+    def merges(self) -> bool:
+        """Whether each image's captions are matched as one, their mean."""
+        return bool(getattr(self.whole, "merges", False))
 
-        The whole gallery is embedded by that same fit: embeddings of several fits are not compared with each other.
+    def ranks(self, pairs: Pairs) -> Ranks:
+        """Where what was looked for stands among the images and captions of its own part, by the fit without that part.
+
+        As the field's "COCO 1K", five galleries of a fifth each: trained images in the gallery would stand in the way
+        of the others, and queries of several fits are not comparable.
         """
-        found = ranks(pairs, self.parts[0].embed)
-        for predictor, rows in zip(self.parts[1:], self.out[1:], strict=True):
-            own = ranks(pairs, predictor.embed)
-            captions, _ = pairs.captions_of(rows.cpu())
-            for name in ("image_to_text", "first_text"):
-                getattr(found, name)[rows] = getattr(own, name)[rows]
-            for name in ("text_to_image", "first_image"):
-                getattr(found, name)[captions] = getattr(own, name)[captions]
-        return found
+        sizes = len(pairs), len(pairs), len(pairs.owner), len(pairs.owner)
+        i2t, first_text, t2i, first_image = (torch.zeros(n, dtype=torch.long, device=pairs.device) for n in sizes)
+        for predictor, rows in zip(self.parts, self.out, strict=True):
+            own, captions = ranks(pairs.take(rows), predictor.embed), pairs.captions_of(rows.cpu())[0].to(rows.device)
+            i2t[rows], first_text[rows] = own.image_to_text, captions[own.first_text]
+            t2i[captions], first_image[captions] = own.text_to_image, rows[own.first_image]
+        return Ranks(i2t, t2i, first_text, first_image)
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class CrossFitted:
         return self.of.name
 
     def fit(self, task: FoldedTask, *, seed: int) -> Folded:
-        """One fit more than there are parts."""
+        """One fit more than there are parts, or a single one where nothing is learned here."""
         whole = self.of.fit(CaptionTask(task.train, None, task.elsewhere), seed=seed)
-        found = [(out, self.of.fit(part, seed=seed)) for out, part in task.parts]
+        found = [(out, self.of.fit(part, seed=seed) if self.of.learns else whole) for out, part in task.parts]
         return Folded(whole, [each for _, each in found], [out for out, _ in found], whole.history, dict(whole.info))
