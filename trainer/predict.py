@@ -38,8 +38,6 @@ class ImageEncoder(Protocol):
 
     def encode_images(self, pixels: Tensor) -> Tensor: ...
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor: ...
-
 
 Row = dict[str, Any]
 """An image: `{path, error, classes}`; a file that cannot be read has an error and no class."""
@@ -66,8 +64,16 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def load_encoder_of(name: str, *, device: str) -> ImageEncoder:
-    """An encoder by its name.
+class TextEncoder(Protocol):
+    """The side of an encoder that reads sentences."""
+
+    fingerprint: str
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor: ...
+
+
+def load_text_encoder(name: str, *, device: str) -> TextEncoder:
+    """An encoder by its name, for its text.
 
     Raises:
         UserError: it is unknown, or its weights are not there.

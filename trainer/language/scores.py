@@ -15,7 +15,7 @@ from stages.extras import missing_extra
 from stages.names import slug
 from trainer.language.metrics import PREFIX, bleu4, cider_d, clip_score, ref_clip_score, rouge_l
 from trainer.language.words import words
-from trainer.predict import ImageEncoder, load_encoder_of
+from trainer.predict import TextEncoder, load_text_encoder
 
 
 def caption_metrics(said: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -43,10 +43,10 @@ class SpaceScores:
 
     def __init__(self, name: str, fingerprint: str) -> None:
         self.name = name
-        self._encoder: ImageEncoder | None = None
+        self._encoder: TextEncoder | None = None
         self._known: dict[str, Tensor] = {}
         try:
-            encoder = load_encoder_of(name, device="cpu")
+            encoder = load_text_encoder(name, device="cpu")
         except UserError as error:
             self.reason: str | None = str(error)
         except ModuleNotFoundError as error:
