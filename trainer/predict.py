@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from trainer.checkpoint import Checkpoint
+    from trainer.checkpoint import Checkpoint, Learned
     from trainer.confidence.answers import Wanted
     from trainer.new_classes import NewClasses
 
@@ -89,13 +89,23 @@ def load_with_encoder(checkpoint: Path, *, device: str, files: Sequence[Path] = 
     Raises:
         UserError: the checkpoint is damaged, or this machine's encoder is not the one it was trained with.
     """
-    from pipeline.encoders import load_encoder
     from trainer.checkpoint import load_checkpoint
 
     found = load_checkpoint(checkpoint)
+    return found, encoder_of(found, checkpoint, device=device, files=files)
+
+
+def encoder_of(found: Learned, checkpoint: Path, *, device: str, files: Sequence[Path] = ()) -> ImageEncoder:
+    """The encoder that something was trained with; none is loaded where all files hold embeddings.
+
+    Raises:
+        UserError: this machine's encoder is not the one it was trained with.
+    """
+    from pipeline.encoders import load_encoder
+
     name, fingerprint = str(found.provenance["encoder"]), str(found.provenance["encoder_fingerprint"])
     if files and all(map(are_embeddings, files)):
-        return found, GivenEncoder(name, int(found.provenance["width"]), fingerprint)
+        return GivenEncoder(name, int(found.provenance["width"]), fingerprint)
     if fingerprint.startswith(NAMED) and not name.startswith(("lite", "open_clip:")):
         raise UserError(
             f"{checkpoint}: trained on embeddings of {name}, an encoder that is not at hand: give embeddings by it "
@@ -103,7 +113,7 @@ def load_with_encoder(checkpoint: Path, *, device: str, files: Sequence[Path] = 
         )
     encoder = load_encoder(name, device=device)
     found.require_encoder(name=encoder.name, fingerprint=encoder.fingerprint, width=encoder.width)
-    return found, encoder
+    return encoder
 
 
 class Batch(NamedTuple):

@@ -39,13 +39,14 @@ def some_pairs(counts: Sequence[int], *, width: int = WIDTH, seed: int = 0, nois
 def make_caption_stores(
     cache: Path, *, dataset: str = "photos", per_split: Mapping[str, int] | None = None, captions: int = 3,
     change: Mapping[str, Sequence[str]] | None = None, noise: float = 0.5, fingerprint: str = "f", width: int = WIDTH,
-    same: Sequence[tuple[int, int]] = (),
+    same: Sequence[tuple[int, int]] = (), questions: Mapping[str, Sequence[Mapping[str, object]]] | None = None,
 ) -> None:  # fmt: skip
     """Stores as `pipeline` writes them: captions lie near their image, turned by one matrix for all data sets.
 
     Args:
         change: image id -> other captions than the usual ones.
         same: pairs of images with the same embedding.
+        questions: image id -> what is asked about it, as the manifest keeps it.
     """
     counts = per_split or {"train": 24, "val": 6, "test": 10}
     ids = [f"{split}/{i:02d}.jpg" for split, count in counts.items() for i in range(count)]
@@ -57,7 +58,15 @@ def make_caption_stores(
         vectors[other] = vectors[one]
     manifest = ManifestStore(cache, dataset)
     rows = [
-        {"image_id": i, "path": i, "class_id": None, "class_name": None, "split": s, "captions": list(texts[i])}
+        {
+            "image_id": i,
+            "path": i,
+            "class_id": None,
+            "class_name": None,
+            "split": s,
+            "captions": list(texts[i]),
+            "questions": list((questions or {}).get(i, ())),
+        }
         for i, s in zip(ids, splits, strict=True)
     ]
     written = manifest.write(
