@@ -73,8 +73,9 @@ def finished(llm: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_one_run_gives_the_rows_of_captioning_and_of_vqa(finished: tuple[RunRecord, Path]) -> None:
     record, folder = finished
     rows = {(fit.protocol, fit.method): fit.metrics for fit in record.fits}
-    assert [method for protocol, method in rows if protocol == "captioning"] == ["prefix", "prefix-aape", "prefix-twice"]
-    assert [method for protocol, method in rows if protocol == "vqa"][-1] == "no-image"
+    rows_of = {name: [method for protocol, method in rows if protocol == name] for name in ("captioning", "vqa")}
+    assert rows_of["captioning"] == ["prefix", "prefix-aape", "prefix-twice"]
+    assert rows_of["vqa"] == [*rows_of["captioning"], "no-image"]
     for (protocol, _), metrics in rows.items():
         named = {"cider_d", "bleu_4", "rouge_l"} if protocol == "captioning" else {"vqa_accuracy", "choice_accuracy"}
         assert named <= metrics.keys()
@@ -92,17 +93,18 @@ def test_aape_and_its_control_have_the_same_number_of_parameters(finished: tuple
     assert count["prefix-aape"] == count["prefix-twice"] > count["prefix"]
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_the_test_split_says(
+def test_the_same_seed_gives_the_same_bytes_whatever_people_said_of_the_test_images(
     finished: tuple[RunRecord, Path], llm: Path, tmp_path: Path
 ) -> None:
-    make_caption_stores(tmp_path / "cache", questions=QUESTIONS)
+    make_caption_stores(tmp_path / "cache", questions=QUESTIONS, change={"test/00.jpg": ["something else", "b", "c"]})
     ran(settings(llm), tmp_path / "cache", tmp_path / "results")
     again = tmp_path / "results" / "runs" / "photos"
-    names = [file.relative_to(again) for file in again.rglob("*") if file.is_file() and file.name != "timing.json"]
-    assert len(names) > 10
-    for name in names:
-        if name.name != "sums.json":
-            assert (again / name).read_bytes() == (finished[1] / name).read_bytes(), name
+    kept = [file.relative_to(again) for file in again.rglob("checkpoint.safetensors")]
+    assert len(kept) == 7
+    for name in (*kept, Path("answers.csv"), Path("curves.csv")):
+        assert (again / name).read_bytes() == (finished[1] / name).read_bytes(), name
+    said = [(folder / "captions.csv").read_text().splitlines() for folder in (again, finished[1])]
+    assert [a == b for a, b in zip(*said, strict=True)].count(False) == 3, "another reference for each of three methods"
 
 
 def test_a_checkpoint_of_another_language_model_is_refused(finished: tuple[RunRecord, Path], tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_a_checkpoint_of_another_language_model_is_refused(finished: tuple[RunRe
 
 
 def test_a_method_that_no_run_kept_is_named_with_those_that_there_are(finished: tuple[RunRecord, Path]) -> None:
-    with pytest.raises(UserError, match="no checkpoint of 'prefix-ape'.*did you mean 'prefix-aape'"):
+    with pytest.raises(UserError, match=r"no checkpoint of 'prefix-ape'.*did you mean 'prefix-aape'"):
         choose_speaker(finished[1].parents[1], "photos", "prefix-ape")
     with pytest.raises(UserError, match="no checkpoint that speaks: run `trainer run --protocol captioning`"):
         choose_speaker(finished[1], None, None)
@@ -136,7 +138,7 @@ def test_a_learned_map_makes_captions_likelier_and_tells_images_apart(llm: Path)
     found = find_language_model(str(llm), precision="float32")
     fitted = fit_prefix(coloured(24, 1), coloured(8, 2), asked, found, second="none", aape=None, seed=1)
     losses = [entry["val_loss"] for entry in fitted.history if "val_loss" in entry]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.65 * losses[0]
     prefixes = fitted.prefix(coloured(8, 3).images.all())
     same, other = (prefixes[0] - prefixes[4]).norm(), (prefixes[0] - prefixes[1]).norm()
     assert float(same) < 0.5 * float(other)

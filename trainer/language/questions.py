@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -60,7 +59,7 @@ def read_questions(features: CaptionFeatures, split: str) -> Questions:
     """The questions of a split whose images have an embedding, in the manifest's order."""
     source = features.rows
     manifest = ManifestStore(source.images.cache, features.dataset)
-    rows = manifest.read(["image_id", "questions"], where=pc.field("split") == split).to_pylist()
+    rows = manifest.read(["image_id", "questions"], where={"split": [split]}).to_pylist()
     place = {image_id: i for i, image_id in enumerate(source.image_ids.tolist())}
     every = [
         (place[row["image_id"]], Asked(
