@@ -12,6 +12,7 @@ Three kinds, the first that there is:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,16 +83,22 @@ def unseen(task: Task, left_over: Images, *, seed: int) -> Unseen | None:
         task: what it was fitted on.
         left_over: labelled images of the task's classes in neither its train nor its val.
     """
+    return next(every_kind(task, left_over, seed=seed), None)
+
+
+def every_kind(task: Task, left_over: Images, *, seed: int) -> Iterator[Unseen]:
+    """All kinds of images that a classifier can be measured on, the best one first; `unseen` has the arguments."""
     classes = len(task.text)
     if bool((torch.bincount(left_over.labels, minlength=classes) > 0).all()):
-        return Unseen(_some(left_over, classes, seed=seed), LEFT_OVER, task.train)
+        yield Unseen(_some(left_over, classes, seed=seed), LEFT_OVER, task.train)
     selection = select(task, seed=seed)
-    if selection.val is None:
-        return None
-    val = _some(selection.val, classes, seed=seed)
-    if not selection.held_out:
-        return Unseen(val, CHOSEN_ON, task.train)
-    return Unseen(val, HELD_OUT, selection.train, Task(task.text, selection.train, selection.val))
+    if selection.val is not None and not selection.held_out:
+        yield Unseen(_some(selection.val, classes, seed=seed), CHOSEN_ON, task.train)
+        none = task.val.take(torch.arange(0, device=task.val.labels.device))
+        selection = select(Task(task.text, task.train, none), seed=seed)
+    if selection.val is not None:
+        val = _some(selection.val, classes, seed=seed)
+        yield Unseen(val, HELD_OUT, selection.train, Task(task.text, selection.train, selection.val))
 
 
 def _some(images: Images, classes: int, *, seed: int) -> Images:
