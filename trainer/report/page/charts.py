@@ -259,7 +259,7 @@ def heatmap(names: Sequence[str], cells: Sequence[tuple[int, int, int, int]], *,
             "actual": shown[row],
             "predicted": shown[column],
             "n": str(n),
-            "share": 0.14 + 0.86 * n / whole,
+            "share": (0.14 + 0.86 * n / whole) if row == column else (0.28 + 0.72 * n / whole),
             "colour": OURS if row == column else CONTROL,
             "ink": "var(--ink)" if n / whole < 0.65 else "var(--on-ours)" if row == column else "var(--on-control)",
             "tip": (f"{shown[row]}: {n} of {whole} right" if row == column

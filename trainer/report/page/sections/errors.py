@@ -72,7 +72,8 @@ def _explained(of: DataSet, lines: list[Prediction]) -> tuple[dict[str, list[Blo
     try:
         features, found = of.features, of.checkpoint
         test = features.test()
-        reference = find_reference(found, features)
+        main = of.record.sources[:1]
+        reference = find_reference(found, features.with_main_source(main[0]) if main else features)
     except UserError as error:
         return {}, f"No explanations: {error}."
     where = {image_id: at for at, image_id in enumerate(test.image_ids)}
