@@ -164,8 +164,9 @@ def select(task: Task, *, seed: int) -> Selection:
 
     With validation images of every class: at most min(shots, MOST_TO_CHOOSE_BY) a class of them. Of a class without
     any, a quarter of its shots, at most MOST_TO_CHOOSE_BY and at least one, is held out, and the method is fitted again
-    on all shots with what was chosen: a choice is never made on some classes alone. Of a single shot nothing can be
-    held out. A few such classes (FEW) have no say; with more of them a method takes its default.
+    on all shots with what was chosen: a choice is never made on some classes alone. Classes with validation images set
+    as many shots aside meanwhile: learned from more of them, a choice would be made against the others. Of a single
+    shot nothing can be held out. A few such classes (FEW) have no say; with more of them a method takes its default.
     """
     classes = len(task.text)
     counts = torch.bincount(task.train.labels, minlength=classes).cpu()
@@ -180,11 +181,13 @@ def select(task: Task, *, seed: int) -> Selection:
         alone = "" if bool(single[lacking].all()) else f" for {int(single.sum())} of them"
         note = f"none: one shot and no validation image of {whose}{alone}, defaults taken"
         return Selection(task.train, None, False, note)
-    count = torch.where(lacking & ~single, (counts // 4).clamp(1, MOST_TO_CHOOSE_BY), 0)
+    count = torch.where(counts < 2, 0, (counts // 4).clamp(1, MOST_TO_CHOOSE_BY))
     held, train = split_off(task.train, count.tolist(), seed=seed)
-    least, largest = int(count[lacking & ~single].min()), int(count.max())
+    held = held.take(lacking.to(held.labels.device)[held.labels].nonzero()[:, 0])
+    least, largest = int(count[lacking & ~single].min()), int(count[lacking].max())
     each = f"{least}" if least == largest else f"{least} to {largest}"
-    note = f"{each} of the training images of {whose} held out by seed, then fitted again on all"
+    aside = "" if bool(lacking.all()) else ", as many of the others set aside"
+    note = f"{each} of the training images of {whose} held out by seed{aside}, then fitted again on all"
     if bool(single.any()):
         note += f"; {int(single.sum())} with one shot have no say"
     return Selection(train, Images.join(val, held) if len(val) else held, True, note)

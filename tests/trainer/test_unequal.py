@@ -229,3 +229,19 @@ def test_settings_take_all_and_up_to_and_nothing_like_them() -> None:
 def test_equal_classes_are_drawn_as_ever_with_up_to() -> None:
     images = small_images(shots=5)
     assert (usual_shots(images.labels, 6), mean_shots(images.labels)) == (5, 5)
+
+
+def test_one_class_with_spare_images_changes_no_choice_of_logistic_regression() -> None:
+    """Learned from 16 shots of one class and 12 of the others, a strong ridge says the one class of every image."""
+    task = small_task(classes=10, shots=16)
+    spare = task.val.take((task.val.labels == 0).nonzero()[:, 0])
+    none, some = (
+        LogisticRegression().fit(replace(task, val=val), seed=1) for val in (spare.take(torch.arange(0)), spare)
+    )
+    assert float(some.info["C"]) < 100 * float(none.info["C"])
+    assert abs(float(some.info["val_accuracy"]) - float(none.info["val_accuracy"])) < 0.06
+    selection = select(replace(task, val=spare), seed=1)
+    assert selection.val is not None
+    weak, bias = fit_logistic(selection.train, 10, strength=1e-3)
+    right = ((selection.val.embeddings @ weak.T + bias).argmax(1) == selection.val.labels).double().mean()
+    assert right > 0.5, "a strong ridge is as good as any on equal classes"
