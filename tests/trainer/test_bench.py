@@ -52,6 +52,18 @@ def test_the_parts_of_the_benchmark_are_chosen_by_name(typed: Command, tmp_path:
     assert list(found[0]) == ["name", "ours", "reference", "ratio", "unit"]
 
 
+def test_a_fit_of_each_method_is_measured_in_a_process_of_its_own(typed: Command, tmp_path: Path) -> None:
+    small = ["--classes", 4, "--shots", 2, "--prompts", 2, "--widths", "8"]
+    words = ["bench", "methods", *small, "--methods", "aape-plus", "--json"]
+    found = json.loads(typed("trainer", *words, cwd=tmp_path).stdout)
+    assert [row["name"] for row in found] == [
+        "logistic, 4 classes, 2 shots, D=8", "logistic, 4 classes, 2 shots, D=8: peak memory",
+        "aape-plus, 4 classes, 2 shots, D=8", "aape-plus, 4 classes, 2 shots, D=8: peak memory",
+    ]  # fmt: skip
+    assert {row["unit"] for row in found} == {"CPU s", "MB"}
+    assert [row["ratio"] for row in found[:2]] == [1, 1]
+
+
 def test_a_ratio_above_one_always_means_that_ours_is_better() -> None:
     assert Ratio.of("rate", 20, 10, "images/s").ratio == 2
     assert Ratio.of("time", 10, 20, "s", less_is_better=True).ratio == 2

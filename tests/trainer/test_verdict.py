@@ -87,6 +87,7 @@ def test_few_test_images_make_no_difference_and_more_are_asked_for() -> None:
 
 @pytest.mark.parametrize(("methods", "part", "said"), [
     ({"zero-shot": (None, 0.5)}, "best", "the only method fitted"),
+    ({"zero-shot": (0.5, None)}, "best", "zero-shot, no test image to measure on; the only method fitted"),
     ({"zero-shot": (None, 0.5), "logistic": (None, 0.7)}, "best", "no method had validation images to be chosen by"),
     ({"zero-shot": (0.5, 0.27), "logistic": (0.4, 0.3)}, "next", "no better than chance (25.0 %)"),
     ({"zero-shot": (0.5, 0.5)}, "beside", "not fitted (--methods logistic)"),

@@ -8,7 +8,8 @@ import torch
 
 from trainer.bench.evaluation import evaluation_rows
 from trainer.bench.loading import loading_rows
-from trainer.bench.rows import PARTS, Ratio, Sizes
+from trainer.bench.methods import method_rows
+from trainer.bench.rows import METHODS, PARTS, Ratio, Sizes
 from trainer.bench.training import training_rows
 
 
@@ -22,5 +23,7 @@ def bench(sizes: Sizes, device: torch.device, parts: Sequence[str] = PARTS) -> I
         yield from evaluation_rows(sizes, device)
     for width in sizes.widths if "training" in parts else ():
         yield from training_rows(sizes, width, device)
+    if METHODS in parts:
+        yield from method_rows(sizes)
     if "loading" in parts:
         yield from loading_rows(sizes, device)

@@ -26,6 +26,7 @@ class Sizes:
         images, evaluated: images and classes of the evaluation, at the first width.
         rows: embeddings in the store that is loaded, at the first width.
         runs: repetitions; the median counts.
+        methods: that are fitted beside logistic regression.
     """
 
     classes: int = 100
@@ -38,6 +39,7 @@ class Sizes:
     evaluated: int = 1_000
     rows: int = 500_000
     runs: int = 3
+    methods: tuple[str, ...] = ("lp++", "aape-plus", "aape", "tip-adapter")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Ratio:
 
 PARTS = ("evaluation", "training", "loading")
 """What is measured, in this order: memory first, while nothing else has asked for any."""
+METHODS = "methods"
+"""A part that is measured where it is asked for by name."""
 
 
 def as_text(rows: Sequence[Ratio]) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from stages import command
-from stages.command import JsonOption, numbers, say
+from stages.command import JsonOption, numbers, say, words
 from stages.errors import UserError
 from trainer.cli.app import DeviceOption, app
 
@@ -13,7 +13,8 @@ from trainer.cli.app import DeviceOption, app
 @app.command()
 def bench(
     parts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PART]...", help="training, evaluation, loading; default all.")
+        list[str] | None,
+        typer.Argument(metavar="[PART]...", help="training, evaluation, loading, default these; or methods."),
     ] = None,
     classes: Annotated[int, typer.Option(min=2, help="Classes of the training run.")] = 100,
     shots: Annotated[int, typer.Option(min=1, help="Images a class.")] = 16,
@@ -27,12 +28,15 @@ def bench(
     evaluated: Annotated[int, typer.Option(min=2, help="Classes of the evaluation.")] = 1_000,
     rows: Annotated[int, typer.Option(min=1, help="Embeddings of the store that is loaded.")] = 500_000,
     runs: Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")] = 3,
+    methods: Annotated[
+        str, typer.Option(help="Methods to fit beside logistic, with commas.")
+    ] = "lp++,aape-plus,aape,tip-adapter",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Training, evaluation and loading as ratios against their plain forms, measured here and now."""
     from stages.device import pick_device
-    from trainer.bench import PARTS, Sizes, as_text
+    from trainer.bench import METHODS, PARTS, Sizes, as_text
     from trainer.bench import bench as rows_of
 
     found_widths = [width for width in numbers(widths) or [] if isinstance(width, int) and width > 0]
@@ -49,9 +53,11 @@ def bench(
         evaluated=evaluated,
         rows=rows,
         runs=runs,
+        methods=tuple(words(methods) or ()),
     )
     found = []
-    for row in rows_of(sizes, pick_device(device), command.picked(parts, PARTS, what="no benchmark")):
+    asked = command.picked(parts or PARTS, (*PARTS, METHODS), what="no benchmark")
+    for row in rows_of(sizes, pick_device(device), asked):
         found.append(row)
         say(f"{row.name}: {row.ratio} x")
     command.show([vars(row) for row in found], as_json=as_json, text=lambda: as_text(found))

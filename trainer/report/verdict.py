@@ -124,7 +124,8 @@ def _separable(pair: Paired) -> str:
 
 def _best(facts: _Facts) -> str:
     first, *others = facts.order
-    tested = f"{first.name}, {_percent(facts.estimate(first.name))} right on the test images"
+    measured = facts.estimate(first.name)
+    tested = f"{first.name}, {_percent(measured)}" + " right on the test images" * (measured is not None)
     if not others:
         return f"{tested}; the only method fitted"
     if first.validation is None:
