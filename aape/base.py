@@ -29,6 +29,7 @@ from aape.saving import UNKNOWN, described, read, save
 from stages.device import pick_device
 from stages.errors import nearest
 from stages.training import TrainParams
+from trainer.confidence import Calibration, unseen
 from trainer.data import ClassText, Images, Task
 from trainer.methods import METHODS, Method, Predictor, methods
 from trainer.packing import canonical
@@ -52,6 +53,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed_: the integer that `random_state` stood for.
         text_: the fitted classes as the trainer's tensors.
         predictor_: the fitted method.
+        calibration_: temperature of the probabilities, fitted on X_val; None where there was no X_val of every class.
     """
 
     device: str | None
@@ -63,6 +65,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     n_features_in_: int
     text_: ClassText
     predictor_: Predictor
+    calibration_: Calibration | None
 
     @property
     def method_name(self) -> str:
@@ -125,8 +128,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("text holds names, templates and prompts: give either text or these.")
         with plain_errors(), one_thread():
             self.text_ = self._class_text(text, train, method)
-            self.predictor_ = canonical(method.fit(Task(self.text_, train, val), seed=self.seed_))
-        self.info_ = dict(self.predictor_.info)
+            task = Task(self.text_, train, val)
+            self.predictor_ = canonical(method.fit(task, seed=self.seed_))
+            self.calibration_ = self._calibration(task)
+        self.info_ = dict(self.predictor_.info) | {"temperature": self._temperature}
         return self
 
     def decision_function(self, X: ArrayLike, *, text: Classes | None = None) -> Float[np.ndarray, "B ..."]:
@@ -135,7 +140,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
     def predict_proba(self, X: ArrayLike, *, text: Classes | None = None) -> Float[np.ndarray, "B C"]:
-        """Probabilities (B, C) in the order of `classes_`, or of the names of `text`."""
+        """Probabilities (B, C) in the order of `classes_`, or of the names of `text`.
+
+        Calibrated where `fit` was given X_val, and those of a checkpoint of `trainer run`.
+        """
         scores = self._logits(X, text)
         shares = np.exp(scores - scores.max(axis=1, keepdims=True))
         return np.asarray(shares / shares.sum(axis=1, keepdims=True))
@@ -185,7 +193,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "width": self.n_features_in_,
             "seed": self.seed_,
         }
-        save(Path(folder), self.predictor_, self.text_, saved, provenance=provenance)
+        save(Path(folder), self.predictor_, self.text_, saved, provenance=provenance, calibration=self.calibration_)
         return self
 
     @classmethod
@@ -203,7 +211,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if saved.feature_names is not None:
             made.feature_names_in_ = np.array(saved.feature_names, dtype=object)
         made.text_, made.predictor_ = checkpoint.text, checkpoint.predictor
-        made.info_ = dict(checkpoint.predictor.info)
+        made.calibration_ = checkpoint.calibration
+        made.info_ = dict(checkpoint.predictor.info) | {"temperature": checkpoint.temperature}
         return made
 
     @classmethod
@@ -326,7 +335,18 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             for start in range(0, len(rows), TILE):
                 tile = torch.from_numpy(rows[start : start + TILE]).to(device)
                 found.append(self.predictor_.logits(tile, served).double().cpu())
-        return torch.cat(found).numpy()
+        return torch.cat(found).numpy() / self._temperature
+
+    @property
+    def _temperature(self) -> float:
+        return 1.0 if self.calibration_ is None else self.calibration_.temperature
+
+    def _calibration(self, task: Task) -> Calibration | None:
+        """Fitted on validation images of every class; on parts of X, the method would have to be fitted once more."""
+        images = unseen(task, task.val.take(torch.arange(0, device=task.val.labels.device)), seed=self.seed_)
+        if images is None or images.refit is not None:
+            return None
+        return images.measured(self.predictor_, task.text)[0]
 
     def _other(self, classes: Classes) -> ClassText:
         method = self._method()

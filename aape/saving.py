@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from aape.arrays import plain_errors
 from stages.errors import UserError
 from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from trainer.confidence import Calibration
 from trainer.data import ClassText
 from trainer.methods import Predictor
 
@@ -50,7 +51,15 @@ class Saved(BaseModel):
         return np.array(self.labels, dtype=dtype)
 
 
-def save(folder: Path, predictor: Predictor, text: ClassText, saved: Saved, *, provenance: Mapping[str, Any]) -> None:
+def save(
+    folder: Path,
+    predictor: Predictor,
+    text: ClassText,
+    saved: Saved,
+    *,
+    provenance: Mapping[str, Any],
+    calibration: Calibration | None = None,
+) -> None:
     """Write a fitted estimator.
 
     Raises:
@@ -62,6 +71,7 @@ def save(folder: Path, predictor: Predictor, text: ClassText, saved: Saved, *, p
             predictor,
             text,
             provenance={**provenance, "method": saved.method, KEY: saved.model_dump(mode="json")},
+            calibration=calibration,
         )
 
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from aape import AAPEPlusClassifier, classifier, open_features, write_features
+from aape import AAPEPlusClassifier, classifier, load, open_features, write_features
 from aape.base import IMAGES_ALONE
 from aape.estimators import CLASSES
 from pipeline.verify import verify
 from stages.training import TrainParams
 from tests.trainer.small_stores import NAMES, WIDTH, make_stores
 from trainer import features as trainer_features
+from trainer.confidence import fit_temperature
 from trainer.data import Task
 from trainer.draws import few_shot
 from trainer.methods import METHODS, methods
@@ -82,9 +83,14 @@ def test_a_fit_gives_what_trainer_run_gives_but_for_the_rounding_of_float16(tmp_
     theirs = method.fit(Task(features.text["llm"], train, val), seed=3)
     data = open_features(tmp_path, dataset="w")
     ours = classifier(name, random_state=3, **settings).fit(**data.few_shot(4, seed=3), text=data.classes())
-    expected = theirs.logits(features.val.images.embeddings.float(), features.text["llm"]).softmax(1).numpy()
+    assert ours.calibration_ is not None
+    logits = theirs.logits(features.val.images.embeddings.float(), features.text["llm"])
+    assert ours.calibration_.temperature == pytest.approx(fit_temperature(logits, features.val.images.labels), rel=0.02)
+    expected = (logits / ours.info_["temperature"]).softmax(1).numpy()
     np.testing.assert_allclose(ours.predict_proba(data.val.X), expected, atol=0.01)
-    assert ours.info_.keys() == theirs.info.keys()
+    assert ours.info_.keys() == theirs.info.keys() | {"temperature"}
+    again = load(ours.save(tmp_path / "saved") and tmp_path / "saved")
+    np.testing.assert_allclose(again.predict_proba(data.val.X), ours.predict_proba(data.val.X), atol=1e-6)
 
 
 def test_the_test_split_is_read_by_its_own_call_and_by_nothing_else(
