@@ -9,9 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import ImageStore, ManifestStore, UserError
+from stages.sums import read_summed
 from stages.text import csv_rows
 from trainer.checkpoints import folder_name, kept_in, kept_ranked
-from trainer.record import CLASSES, PREDICTIONS, ClassCount, Estimates, Prediction, RunRecord, read_lines, summarize
+from trainer.record import (
+    AGAIN,
+    CLASSES,
+    PREDICTIONS,
+    ClassCount,
+    Estimates,
+    Prediction,
+    RunRecord,
+    read_lines,
+    summarize,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,8 +72,11 @@ class DataSet:
         The method is AAPE where it is among them, else the first; its first seed, and the last of its protocols.
         """
         path = self.run / file
-        if not path.is_file():
-            return []
+        try:
+            if read_summed(path, mend=AGAIN) is None:
+                return []
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
         lines = [row for _, row in csv_rows(path)]
         wanted = ("protocol", "method", "seed", *columns)
         head = lines[0] if lines else []

@@ -82,6 +82,9 @@ def _explained(of: DataSet, lines: list[Prediction]) -> tuple[dict[str, list[Blo
         return {}, "No explanations: the stores hold other images than those that were judged."
     images = test.images.embeddings[[where[line.image_id] for line in lines]].float()
     label = {name: at for at, name in enumerate(found.text.names)}
+    strange = next((name for line in lines for name in (line.actual, line.predicted) if name not in label), None)
+    if strange is not None:
+        return {}, f"No explanations: the predictions name a class {strange[:60]!r} that the classifier does not know."
     with torch.no_grad():
         scores = {"probability": found.logits(images).softmax(dim=-1)}
         if found.text.is_text:
