@@ -547,6 +547,22 @@ def encoder_of(cache: Path, dataset: str, wanted: str) -> str:
     return (manifest.provenance().encoder if manifest.exists() else None) or wanted
 
 
+def refuse_other_encoder(cache: Path, datasets: Sequence[str], asked: str | None) -> None:
+    """Refuse an encoder that is asked for by name where a data set came as embeddings of another one.
+
+    Raises:
+        UserError: names the data set and both.
+    """
+    for dataset in datasets:
+        own = encoder_of(cache, dataset, asked or "")
+        if asked is not None and slug(own) != slug(asked):
+            raise UserError(
+                f"{dataset} came as embeddings of {own}, and nothing of {asked} can be put beside them: "
+                "leave --encoder away",
+                exit_code=2,
+            )
+
+
 def only_encoder(cache: Path, wanted: str) -> str:
     """The one encoder whose embeddings the cache holds, where it holds none of the wanted one; else the wanted one."""
     there = {

@@ -73,15 +73,25 @@ def list_some(
 
 
 def take_from_arrays(
-    names: list[str], what: Literal["prompts", "text", "images"], settings: "Params", cache: Path
+    names: list[str],
+    what: Literal["prompts", "text", "images"],
+    settings: "Params",
+    cache: Path,
+    *,
+    asked: str | None = None,
 ) -> list[str]:
     """Take this part of the data sets that came as embeddings from their files; the names of the other data sets.
 
+    Args:
+        asked: the encoder that was named on the line.
+
     Raises:
-        UserError: a data set without a manifest; see `pipeline.features.take`.
+        UserError: a data set without a manifest, or with embeddings of another encoder; see `pipeline.features.take`.
     """
     from stages import ManifestStore
+    from stages.artifacts import refuse_other_encoder
 
+    refuse_other_encoder(cache, names, asked)
     others = []
     for name in names:
         if not ManifestStore(cache, name).provenance().from_arrays:

@@ -295,6 +295,9 @@ def test_the_commands_take_such_a_data_set_as_any_other(typed: Command, tmp_path
     for command in ("generate-prompts", "embed-text", "embed-images", "verify"):
         typed("pipeline", command, "--dataset", "d", cwd=tmp_path)
     assert contents(cache) == before
+    for name, command in (("pipeline", "embed-images"), ("pipeline", "embed-text"), ("trainer", "run")):
+        other = typed(name, command, "--dataset", "d", "--encoder", "lite", cwd=tmp_path, code=2)
+        assert "d came as embeddings of clip-x, and nothing of lite can be put beside them" in other.stderr
     found = typed("pipeline", "search", "--like", "1/0.jpg", "--dataset", "d", "--json", cwd=tmp_path)
     assert json.loads(found.stdout)[0]["image_id"] == "1/0.jpg"
     told = typed("pipeline", "search", "a weave", "--dataset", "d", cwd=tmp_path, code=1)

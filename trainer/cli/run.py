@@ -52,6 +52,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train every method on the cached features and judge it on the test split."""
+    from stages.artifacts import refuse_other_encoder
     from trainer.inputs import load_inputs
     from trainer.record import summarize
     from trainer.report import as_json as plain
@@ -77,7 +78,9 @@ def run(
         },
     )
     records = []
-    for name in command.chosen(dataset, settings):
+    names = command.chosen(dataset, settings)
+    refuse_other_encoder(features, names, encoder)
+    for name in names:
         inputs = load_inputs(settings, name, cache=features, device=device)
         record = run_dataset(settings, inputs, results=results, jobs=jobs)
         records.append(record)
