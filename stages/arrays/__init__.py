@@ -103,6 +103,8 @@ def _read(source: Path) -> dict[str, Values]:
         from stages.arrays.tables import read_tables
 
         return read_tables(tables)
+    if not source.is_file():  # would be read without end
+        raise UserError(f"{source}: a pipe or a device, no plain file")
     refuse_lfs_pointer(source)
     match source.suffix.lower():
         case ".npz":

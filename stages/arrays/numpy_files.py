@@ -14,6 +14,7 @@ from stages.arrays.limits import MOST_GROWTH, MOST_MEMBERS, SMALL, require_memor
 from stages.errors import UserError
 
 BLOCK = 2**24
+LONGEST_HEADER = 10_000
 LOCAL_HEADER = 30
 """Bytes of a zip member's own header before its name."""
 
@@ -63,6 +64,7 @@ def read_npz(file: Path) -> dict[str, Values]:
                 raise UserError(f"{file}: array {twice[:80]!r} stands there twice")
             headers = []
             for member, name in zip(members, names, strict=True):
+                _refuse_bomb(file, member)
                 with archive.open(member) as handle:
                     headers.append(_header(handle, f"{file}: {name[:80]}"))
                 _check_size(file, member, headers[-1])
@@ -85,12 +87,15 @@ def _name(file: Path, member: zipfile.ZipInfo) -> str:
 
 
 def _check_size(file: Path, member: zipfile.ZipInfo, header: Header) -> None:
-    """Refuse an array whose three sizes do not fit: its own, the archive's, and that of the packed bytes."""
+    """Refuse an array whose own size is not that of the archive."""
     if member.file_size != header.length + header.nbytes:
         raise UserError(
             f"{file}: {member.filename[:80]!r} is {member.file_size} bytes long, and its header says "
             f"{header.length + header.nbytes}"
         )
+
+
+def _refuse_bomb(file: Path, member: zipfile.ZipInfo) -> None:
     if member.file_size > max(SMALL, MOST_GROWTH * member.compress_size):
         raise UserError(
             f"{file}: {member.filename[:80]!r} unpacks from {member.compress_size} to {member.file_size} bytes, more "
@@ -128,9 +133,14 @@ def _mapped(file: Path, header: Header, start: int) -> np.ndarray:
 
 
 def _header(handle: IO[bytes], where: str) -> Header:
-    """Read the header alone; NumPy refuses one of more than 10,000 characters."""
+    """Read the header alone, once its length is known to be one that NumPy would take."""
     try:
         version = np.lib.format.read_magic(handle)  # type: ignore[no-untyped-call]
+        start = handle.tell()
+        length = int.from_bytes(handle.read(2 if version == (1, 0) else 4), "little")
+        if version not in ((1, 0), (2, 0), (3, 0)) or length > LONGEST_HEADER:
+            raise UserError(f"{where}: not a readable array (version {version}, a header of {length} bytes)")
+        handle.seek(start)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(handle)  # type: ignore[no-untyped-call]
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, EOFError) as error:

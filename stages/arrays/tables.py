@@ -74,7 +74,8 @@ def _column(files: Sequence[Path], name: str) -> Values:
     pieces = []
     for file in files:
         try:
-            column = pq.read_table(file, columns=[name], partitioning=None)[name]
+            text = [name] if _is_text(_schema(file).field(name).type) else None  # as it is stored: once each
+            column = pq.read_table(file, columns=[name], partitioning=None, read_dictionary=text)[name]
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{file}: damaged ({' '.join(str(error).split())[:120]})") from error
         pieces.append(_values(column, f"{file}: column {name[:80]!r}"))
@@ -93,12 +94,14 @@ def _column(files: Sequence[Path], name: str) -> Values:
 
 def _values(column: pa.ChunkedArray, where: str) -> Values:
     kind = column.type
+    if pa.types.is_dictionary(kind) and _is_text(kind.value_type):
+        require_memory(where, sum(map(_spelled_out, column.chunks)))
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
         kind = kind.value_type
     if column.null_count:
         raise UserError(f"{where}: {column.null_count} of {len(column)} rows are empty")
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if _is_text(kind):
         return [str(text) for text in column.to_pylist()]
     if _is_list(kind):
         return _vectors(column, where)
@@ -106,6 +109,17 @@ def _values(column: pa.ChunkedArray, where: str) -> Values:
         raise UserError(f"{where}: of type {kind}; expected numbers, vectors or text")
     found: Values = column.to_numpy()
     return found
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _spelled_out(chunk: pa.DictionaryArray) -> int:
+    """Bytes of the texts of a chunk, each as often as it stands there, as Python keeps them twice."""
+    lengths = np.asarray(pc.fill_null(pc.binary_length(chunk.dictionary), 0), np.int64)
+    rows = np.asarray(pc.drop_null(chunk.indices), np.int64)
+    return 2 * int(lengths[rows].sum()) + 60 * len(chunk)
 
 
 def _vectors(column: pa.ChunkedArray, where: str) -> np.ndarray:

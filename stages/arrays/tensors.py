@@ -5,6 +5,7 @@ Neither format has tensors of text. In `.safetensors` a text key stands in the f
 """
 
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,14 @@ def read_pt(file: Path) -> dict[str, Values]:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise UserError(f"{file}: its members are packed, which torch.save never does: not read")
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings(action="ignore"):  # of other pickle protocols, which are refused or read
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... by what is wrong
-        _, _, reason = ("WeightsUnpickler error: " + " ".join(str(error).split())).rpartition(
-            "WeightsUnpickler error: "
-        )
+        line = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2].partition(" Check the doc")[0]
+        line = line[:120] or type(error).__name__
         raise UserError(
-            f"{file}: not a file of tensors that can be read without running its code ({reason[:120]}): "
-            "save a dict of tensors and lists"
+            f"{file}: not a file of tensors that can be read without running its code ({line}): save a dict of tensors "
+            "and lists"
         ) from error
     if isinstance(found, torch.Tensor):
         return {UNNAMED: _array(found, str(file))}
