@@ -82,7 +82,7 @@ def test_few_test_images_make_no_difference_and_more_are_asked_for() -> None:
     assert "+5.0 ± " in found.beside
     assert "no difference beyond chance" in found.beside
     assert "the choice of the 20 test images" in found.sure
-    assert found.next.startswith("more test images: 550 leave about ± 3 points")
+    assert found.next.startswith("more test images: 550 would leave ± 3 points, these 20 leave ± 1")
 
 
 @pytest.mark.parametrize(("methods", "part", "said"), [

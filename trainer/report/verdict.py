@@ -21,6 +21,8 @@ HEARD = 0.02
 """Accuracy on classes never seen that the sentences must bring above the bare template."""
 CONFUSED_SHARE, CONFUSED_IMAGES = 0.1, 3
 """Share of a class, and images, that must be taken for one other class to be named."""
+SEEDS = 3
+"""Fewer seeds than this call for more."""
 ADVICE = 2
 """Things to do next that are said, at most."""
 LABELS = ("best", "beside", "text", "sure", "next")
@@ -239,9 +241,13 @@ def _advice(facts: _Facts) -> Iterator[str]:
         return
     if facts.order[0].validation is None and len(facts.order) > 1:
         yield "images for the split `val`, or more shots: nothing told the methods apart before the test"
-    if share95(accuracy, images) > WIDE:
+    open_ = share95(accuracy, images)
+    if open_ > WIDE:
         needed = math.ceil(accuracy * (1 - accuracy) * (NORMAL / WIDE) ** 2 / 10) * 10
-        yield f"more test images: {max(needed, images + 10)} leave about ± {100 * WIDE:.0f} points, these {images} more"
+        yield (
+            f"more test images: {max(needed, images + 10)} would leave ± {100 * WIDE:.0f} points, these {images} leave "
+            f"± {100 * open_:.1f}"
+        )
     steep = _steep(facts)
     if steep:
         yield steep
@@ -257,8 +263,8 @@ def _advice(facts: _Facts) -> Iterator[str]:
     worth = pair and facts.pair(*pair)
     if (gain is not None and gain[1] > HEARD) or (worth and worth.difference > worth.ci95):
         yield "better sentences (a larger --llm, or your own: `pipeline import-prompts`): here text is worth something"
-    if facts.seeds == 1:
-        yield "more seeds (--seeds 1,2,3): one shows no spread"
+    if facts.seeds < SEEDS:
+        yield "more seeds (--seeds 1,2,3): so few show little of the spread"
     about = facts.record.protocols[facts.protocol]
     if not steep:
         up_to = " --up-to" * (about.up_to or about.shots == "all")
