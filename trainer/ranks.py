@@ -63,9 +63,11 @@ def ranks(pairs: Pairs, query: Query, *, tile: tuple[int, int] | None = None) ->
     rows, columns = tile or TILE.get(pairs.device.type, TILE["cpu"])
     device, owner = pairs.device, pairs.owner.to(pairs.device)
     own = torch.empty(len(owner), device=device)
-    for start, images in pairs.images.tiles(rows):
-        where = slice(int(pairs.first[start]), int(pairs.first[start + len(images)]))
-        own[where] = (query(images)[owner[where] - start] * pairs.captions.read(where)).sum(-1)
+    for left, captions in pairs.captions.tiles(columns):
+        strip = slice(left, left + len(captions))
+        start = int(owner[left])  # captions lie image by image
+        queries = query(pairs.images.read(slice(start, int(owner[strip.stop - 1]) + 1)))
+        own[strip] = (queries[owner[strip] - start] * captions).sum(-1)
     best = torch.full((len(pairs),), -math.inf, device=device).scatter_reduce(0, owner, own, "amax")
     before = [torch.zeros(n, dtype=torch.long, device=device) for n in (len(pairs), len(owner))]
     highest = [torch.full((n,), -math.inf, device=device) for n in (len(pairs), len(owner))]

@@ -11,14 +11,18 @@ from stages.errors import UserError
 from stages.training import TrainParams
 from trainer.aape.aggregator import AttentionAggregator
 from trainer.aape.classifier import Classifier
+from trainer.aape.losses import symmetric_clip_loss
 from trainer.bench import Ratio, Sizes, as_text, bench
+from trainer.bench.captions import CAPTIONS, _among_others, made_pairs, plain_ranks
 from trainer.bench.generated import made_task
 from trainer.bench.plain import PlainAggregator, plain_cosines, plain_training
+from trainer.ranks import ranks
 from trainer.text import class_weights
 
 CPU = torch.device("cpu")
 SMALL = ["--classes", 6, "--shots", 4, "--prompts", 3, "--widths", "16,24", "--steps", 100, "--measured", 4,
-         "--images", 70, "--evaluated", 9, "--rows", 500, "--runs", 1, "--device", "cpu"]  # fmt: skip
+         "--images", 70, "--evaluated", 9, "--rows", 500, "--pairs", 40,
+         "--retrieved", 12, "--streamed", 60, "--runs", 1, "--device", "cpu"]  # fmt: skip
 
 
 @pytest.mark.timeout(1800)
@@ -29,6 +33,10 @@ def test_the_command_prints_a_row_for_training_evaluation_and_loading(typed: Com
         "evaluation 70 x 9, D=16: peak memory",
         *(f"{what}, D={width}" for width in (16, 24) for what in (
             "training, 100 steps", "training step", "accuracy after 4 steps")),
+        "captions: an epoch of 40 x 5, D=768",
+        "captions: 20 epochs and p^a, D=768",
+        "retrieval 12 x 60, D=768",
+        "retrieval 60 x 60, D=768, read in tiles: further memory",
         "loading 500 embeddings, D=16",
     ]  # fmt: skip
     assert all(set(row) == {"name", "ours", "reference", "ratio", "unit"} for row in rows)
@@ -126,3 +134,18 @@ def test_a_full_disk_while_loading_is_measured_is_one_line(monkeypatch: pytest.M
     sizes = Sizes(classes=4, shots=2, prompts=2, widths=(8,), measured=1, images=4, evaluated=3, rows=4, runs=1)
     with pytest.raises(UserError, match="the disk is full"):
         list(bench(sizes, CPU))
+
+
+def test_the_references_of_captions_and_retrieval_are_the_same_thing() -> None:
+    pairs = made_pairs(9, CPU)
+    found, (i2t, t2i) = ranks(pairs, lambda x: x), plain_ranks(pairs)
+    assert torch.equal(found.image_to_text, i2t)
+    assert torch.equal(found.text_to_image, t2i)
+    batch, own = pairs.batch(torch.arange(9)), torch.arange(9)
+    logits = 4 * torch.einsum("bd,cnd->bcn", batch.images, batch.captions.view(9, CAPTIONS, -1))
+    plain = [
+        (_among_others(logits, n) + torch.nn.functional.cross_entropy(logits[:, :, n].T, own)) / 2
+        for n in range(CAPTIONS)
+    ]
+    ours = symmetric_clip_loss(batch.images, batch.captions, batch.owner, 4.0)
+    assert torch.allclose(torch.stack(plain).mean(), ours, atol=1e-5)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from trainer.bench.captions import caption_rows, retrieval_rows
 from trainer.bench.evaluation import evaluation_rows
 from trainer.bench.loading import loading_rows
 from trainer.bench.methods import method_rows
@@ -25,5 +26,9 @@ def bench(sizes: Sizes, device: torch.device, parts: Sequence[str] = PARTS) -> I
         yield from training_rows(sizes, width, device)
     if METHODS in parts:
         yield from method_rows(sizes)
+    if "captions" in parts:
+        yield from caption_rows(sizes, device)
+    if "retrieval" in parts:
+        yield from retrieval_rows(sizes, device)
     if "loading" in parts:
         yield from loading_rows(sizes, device)

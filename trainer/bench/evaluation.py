@@ -43,15 +43,15 @@ def evaluation_rows(sizes: Sizes, device: torch.device) -> Iterator[Ratio]:
 
     with torch.no_grad():
         classifier(images[:PLAIN_BATCH], weights)  # loads what the first product needs
-    ours, our_peak = _measure(fast, device)
-    reference, plain_peak = _measure(plain, device)
+    ours, our_peak = measure(fast, device)
+    reference, plain_peak = measure(plain, device)
     what = f"evaluation {sizes.images:,} x {sizes.evaluated:,}, D={width}"
     yield Ratio.of(what, len(images) / ours, min(PLAIN_IMAGES, len(images)) / reference, "images/s")
     yield Ratio.of(f"{what}: peak memory", our_peak, plain_peak, "MB", less_is_better=True)
 
 
-def _measure(work: Callable[[], None], device: torch.device) -> tuple[float, float]:
-    """Seconds, and the peak of memory above the start in MB."""
+def measure(work: Callable[[], None], device: torch.device) -> tuple[float, float]:
+    """Seconds, and the peak of memory above the start, in MB."""
     before = _memory(device, reset=True)
     start = time.perf_counter()
     work()

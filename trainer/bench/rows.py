@@ -25,6 +25,9 @@ class Sizes:
         measured: least number of steps that are really taken, in whole epochs; times are extrapolated from them.
         images, evaluated: images and classes of the evaluation, at the first width.
         rows: embeddings in the store that is loaded, at the first width.
+        pairs: images with five captions each of the epoch of AAPE from captions.
+        retrieved: images of the retrieval, with five captions each.
+        streamed: captions of the gallery that is read in tiles.
         runs: repetitions; the median counts.
         methods: that are fitted beside logistic regression.
     """
@@ -38,6 +41,9 @@ class Sizes:
     images: int = 50_000
     evaluated: int = 1_000
     rows: int = 500_000
+    pairs: int = 10_000
+    retrieved: int = 1_000
+    streamed: int = 100_000
     runs: int = 3
     methods: tuple[str, ...] = ("lp++", "aape-plus", "aape", "tip-adapter")
 
@@ -64,7 +70,7 @@ class Ratio:
         return cls(name, round(ours, 4), round(reference, 4), round(ratio, 3), unit)
 
 
-PARTS = ("evaluation", "training", "loading")
+PARTS = ("evaluation", "training", "captions", "retrieval", "loading")
 """What is measured, in this order: memory first, while nothing else has asked for any."""
 METHODS = "methods"
 """A part that is measured where it is asked for by name."""

@@ -14,7 +14,10 @@ from trainer.cli.app import DeviceOption, app
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PART]...", help="training, evaluation, loading, default these; or methods."),
+        typer.Argument(
+            metavar="[PART]...",
+            help="training, evaluation, captions, retrieval, loading, default these; or methods.",
+        ),
     ] = None,
     classes: Annotated[int, typer.Option(min=2, help="Classes of the training run.")] = 100,
     shots: Annotated[int, typer.Option(min=1, help="Images a class.")] = 16,
@@ -27,6 +30,13 @@ def bench(
     images: Annotated[int, typer.Option(min=1, help="Images of the evaluation.")] = 50_000,
     evaluated: Annotated[int, typer.Option(min=2, help="Classes of the evaluation.")] = 1_000,
     rows: Annotated[int, typer.Option(min=1, help="Embeddings of the store that is loaded.")] = 500_000,
+    pairs: Annotated[int, typer.Option(min=2, help="Images with five captions of a caption epoch (COCO: 118000).")] = (
+        10_000
+    ),
+    retrieved: Annotated[
+        int, typer.Option(min=2, help="Images with five captions of the retrieval (COCO's test split: 5000).")
+    ] = 1_000,
+    streamed: Annotated[int, typer.Option(min=2, help="Captions of the gallery that is read in tiles.")] = 100_000,
     runs: Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")] = 3,
     methods: Annotated[
         str, typer.Option(help="Methods to fit beside logistic, with commas.")
@@ -52,6 +62,9 @@ def bench(
         images=images,
         evaluated=evaluated,
         rows=rows,
+        pairs=pairs,
+        retrieved=retrieved,
+        streamed=streamed,
         runs=runs,
         methods=tuple(words(methods) or ()),
     )
