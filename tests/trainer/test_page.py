@@ -1,17 +1,21 @@
 """`results/report.html` in headless Chromium: what a reader does with it, and what strangers' text cannot do."""
 
 import importlib.util
+import json
 import os
 import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import Command
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from stages import ManifestStore
@@ -36,6 +40,7 @@ from trainer.record import (
 )
 from trainer.report import report
 from trainer.report.page import json_for_script, spoken, write_page
+from trainer.report.page.charts import ELEMENTS, heatmap, short
 from trainer.report.page.dataset import DataSet
 from trainer.report.page.readable import readable
 from trainer.report.page.sections.confusion import by_similarity, counts
@@ -217,6 +222,10 @@ def test_everything_is_reached_from_the_keyboard_and_named_for_a_screen_reader(o
     assert page.locator("img:not([alt])").count() == 0
     unnamed = "all => all.filter((one) => !one.labels.length).length"
     assert page.locator("input, select").evaluate_all(unnamed) == 0
+    wide = page.locator(".scroll:visible").evaluate_all(
+        "all => all.map((one) => [one.scrollWidth > one.clientWidth + 1, one.tabIndex])"
+    )
+    assert {tuple(each) for each in wide} <= {(True, 0), (False, -1)}
     ids = page.locator("[id]").evaluate_all("all => all.map((one) => one.id)")
     assert len(ids) == len(set(ids))
 
@@ -413,6 +422,29 @@ def test_of_too_many_sentences_every_class_keeps_its_first_ones() -> None:
     assert within(rows, 200) == (rows, 0)
 
 
-def test_json_for_a_script_cannot_end_it() -> None:
-    text = str(json_for_script({"a": "</script>&\u2028\ud800"}))
+@given(st.lists(st.text(max_size=8), min_size=3, max_size=3))
+def test_json_for_a_script_cannot_end_it_and_keeps_every_text(texts: list[str]) -> None:
+    text = str(json_for_script({"rows": [*texts, "</script>&\u2028\ud800"]}))
     assert not set(text) & set("<>&\u2028\ud800")
+    assert json.loads(text)["rows"][:3] == [readable(each) for each in texts]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(max_size=12), min_size=2, max_size=4))
+def test_any_names_make_a_chart_that_holds_nothing_but_shapes_and_text(names: list[str]) -> None:
+    drawn = heatmap(names, [(i, i, 1, 1) for i in range(len(names))], about="".join(names), numbers=True)
+    root = ElementTree.fromstring(drawn)
+    assert {element.tag.rpartition("}")[2] for element in root.iter()} <= ELEMENTS
+    assert root.get("aria-label") == readable("".join(names))
+
+
+def test_names_in_a_chart_are_shortened_between_characters_never_changed_and_told_apart() -> None:
+    odd, faces = 'url(#x) id="y" 1.23456', "\U0001f600" * 60
+    root = ElementTree.fromstring(heatmap([odd, faces, faces], [(1, 0, 1, 1)], about="", numbers=True))
+    texts = [element.text for element in root.iter() if element.text]
+    assert odd in texts
+    assert texts.count(shown := short(faces, 30)) == 2, "on both axes"
+    assert len(shown) == 30
+    assert len([text for text in texts if text.endswith("(2)")]) == 2
+    tips = [element.get("data-tip") for element in root.iter() if element.get("data-tip")]
+    assert set(tips) == {f"{faces} taken for {odd}: 1 of 1"}

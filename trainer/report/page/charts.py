@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from stages import UserError
 from trainer.report.page.readable import readable
 
 SVG = "http://www.w3.org/2000/svg"
@@ -31,13 +33,16 @@ CONFIG: dict[str, Any] = {
         "titleFontWeight": "normal",
         "titleFontSize": 12,
         "labelFontSize": 12,
-        "labelLimit": 230,
+        "labelLimit": 0,
+        "labelPadding": 5,
         "gridColor": "var(--line)",
         "domain": False,
         "tickColor": "var(--line)",
     },
-    "legend": {"labelColor": "var(--ink)", "titleColor": "var(--soft)", "labelFontSize": 12, "labelLimit": 230},
+    "legend": {"labelColor": "var(--ink)", "titleColor": "var(--soft)", "labelFontSize": 12, "labelLimit": 0},
 }
+GEOMETRY = frozenset({"d", "transform", "x", "x1", "x2", "y", "y1", "y2", "width", "height", "viewBox"})
+"""Attributes whose numbers are rounded, for the size of the page."""
 OURS, PLUS, CONTROL, REFERENCE = "var(--ours)", "var(--plus)", "var(--control)", "var(--reference)"
 """As in `trainer.report.figures`: AAPE, AAPE+, AAPE's controls and variants, baselines."""
 
@@ -58,37 +63,69 @@ def draw(spec: dict[str, Any], *, about: str) -> Markup:
 
     Raises:
         ModuleNotFoundError: vl-convert-python is not installed.
-        ValueError: the drawing holds an element that no chart needs.
+        UserError: it cannot be drawn, or the drawing holds an element that no chart needs.
     """
     import vl_convert
 
-    drawn: str = vl_convert.vegalite_to_svg({"config": CONFIG, **spec}, vl_version="5.20")
-    ElementTree.register_namespace("", SVG)
-    root = ElementTree.fromstring(drawn)
+    try:
+        root = ElementTree.fromstring(vl_convert.vegalite_to_svg({"config": CONFIG, **spec}, vl_version="5.20"))
+    except (ValueError, ElementTree.ParseError) as error:
+        raise UserError(f"a chart cannot be drawn ({str(error).partition(chr(10))[0][:200]})") from error
+    ids = _ids(root, hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:8])
+    tips = set(_tips(spec))
     for element in root.iter():
         name = element.tag.removeprefix(f"{{{SVG}}}")
-        loads = [key for key in element.attrib if key.lower().startswith("on") or "href" in key.lower()]
-        if name not in ELEMENTS or loads:
-            raise ValueError(f"a chart with <{name} {' '.join(loads)}>")
         label = element.attrib.pop("aria-label", None)
-        for key in [key for key in element.attrib if key.startswith("aria-") or key == "role"]:
-            del element.attrib[key]  # one picture with one text; what it shows stands in a table
-        if label and element.tag == f"{{{SVG}}}path" and not label.startswith(("X-axis", "Y-axis")):
-            element.set("data-tip", label)
+        for key in list(element.attrib):
+            if key.startswith("aria-") or key == "role":
+                del element.attrib[key]  # one picture with one text; what it shows stands in a table
+            elif key.lower().startswith("on") or "href" in key.lower():
+                raise UserError(f"a chart cannot be shown: it holds the attribute {key}")
+            elif key in GEOMETRY:
+                element.set(key, re.sub(r"\d+\.\d{3,}", _rounded, element.attrib[key]))
+            elif key in ("id", "clip-path"):
+                element.set(key, re.sub(r"\w+(?=\)?$)", lambda found: ids.get(found[0], found[0]), element.attrib[key]))
+        if name not in ELEMENTS:
+            raise UserError(f"a chart cannot be shown: it holds the element {name}")
+        if label in tips:
+            element.set("data-tip", str(label))
     root.set("role", "img")
     root.set("aria-label", readable(about))
-    text = re.sub(r"\d+\.\d{3,}", _rounded, ElementTree.tostring(root, encoding="unicode"))
-    return Markup(_named(text, hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:8]))
+    ElementTree.register_namespace("", SVG)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _ids(root: ElementTree.Element, chart: str) -> dict[str, str]:
+    """Names of a chart's own for its parts: Vega counts on from drawing to drawing."""
+    found = [name for element in root.iter() if (name := element.get("id")) is not None]
+    return {name: f"c{chart}-{at}" for at, name in enumerate(found)}
+
+
+def _tips(spec: Any) -> Iterator[str]:
+    """What the rows of a specification say of themselves; Vega describes other marks in words of its own."""
+    if isinstance(spec, dict):
+        if isinstance(spec.get("tip"), str):
+            yield spec["tip"]
+        spec = list(spec.values())
+    if isinstance(spec, list):
+        for each in spec:
+            yield from _tips(each)
 
 
 def _rounded(match: re.Match[str]) -> str:
     return f"{float(match[0]):.2f}"
 
 
-def _named(text: str, chart: str) -> str:
-    """The drawing with ids of its own: Vega counts on from drawing to drawing."""
-    names = {name: f"{chart}-{at}" for at, name in enumerate(dict.fromkeys(re.findall(r'\bid="(\w+)"', text)))}
-    return re.sub(r'(\bid="|"url\(#)(\w+)', lambda found: found[1] + names[found[2]], text)
+def short(text: str, width: int) -> str:
+    """Text on one line of at most so many characters; what is longer loses its middle.
+
+    Vega would cut it itself, and between the two halves of a character too.
+    """
+    line = readable(text)
+    if len(line) <= width:
+        return line
+    tail = (width - 1) * 2 // 5
+    return f"{line[: width - 1 - tail]}…{line[len(line) - tail :]}"
 
 
 def intervals(rows: Sequence[tuple[str, float, float | None]], *, title: str, about: str) -> Markup:
@@ -100,7 +137,7 @@ def intervals(rows: Sequence[tuple[str, float, float | None]], *, title: str, ab
     ordered = sorted(rows, key=lambda row: -row[1])
     values = [
         {
-            "method": readable(method),
+            "method": name,
             "mean": mean,
             "low": max(0.0, mean - (half or 0)),
             "high": min(100.0, mean + (half or 0)),
@@ -108,7 +145,7 @@ def intervals(rows: Sequence[tuple[str, float, float | None]], *, title: str, ab
             "value": f"{mean:.1f}",
             "tip": _tip(readable(method), mean, half),
         }
-        for method, mean, half in ordered
+        for name, (method, mean, half) in zip(apart_names([method for method, *_ in ordered], 34), ordered, strict=True)
     ]
     low = min(max(0.0, mean - (half or 0)) for _, mean, half in rows)
     high = max(min(100.0, mean + (half or 0)) for _, mean, half in rows)
@@ -211,7 +248,7 @@ def lines(
         ]  # fmt: skip
     ends = [(mean, method) for method, place, mean, _ in rows if place == last]
     for at, mean, method in apart(ends, least=LETTER * (top - bottom) / HEIGHT, bottom=bottom, top=top):
-        name = f"{readable(method)} {mean:.1f}"
+        name = f"{short(method, 34)} {mean:.1f}"
         strong = "bold" if colour(method) in (OURS, PLUS) else "normal"
         layers.append(
             {
@@ -253,7 +290,8 @@ def heatmap(names: Sequence[str], cells: Sequence[tuple[int, int, int, int]], *,
         cells: row, column, images, images of the row; those with images alone.
         numbers: write the counts into the cells.
     """
-    shown = _apart([readable(name) for name in names])
+    shown = apart_names(names, 22 if len(names) > 12 else 30)
+    full = [readable(name) for name in names]
     values = [
         {
             "actual": shown[row],
@@ -262,14 +300,14 @@ def heatmap(names: Sequence[str], cells: Sequence[tuple[int, int, int, int]], *,
             "share": (0.14 + 0.86 * n / whole) if row == column else (0.28 + 0.72 * n / whole),
             "colour": OURS if row == column else CONTROL,
             "ink": "var(--ink)" if n / whole < 0.65 else "var(--on-ours)" if row == column else "var(--on-control)",
-            "tip": (f"{shown[row]}: {n} of {whole} right" if row == column
-                    else f"{shown[row]} taken for {shown[column]}: {n} of {whole}"),
+            "tip": (f"{full[row]}: {n} of {whole} right" if row == column
+                    else f"{full[row]} taken for {full[column]}: {n} of {whole}"),
         }
         for row, column, n, whole in cells
     ]  # fmt: skip
     step = 40 if len(names) <= 12 else 24 if len(names) <= 40 else 10
     size = 12 if len(names) <= 12 else 11 if len(names) <= 40 else 8.5
-    axis = {"grid": False, "ticks": False, "labelFontSize": size, "labelLimit": 130, "labelOverlap": False}
+    axis = {"grid": False, "ticks": False, "labelFontSize": size, "labelOverlap": False}
     domain = {"domain": shown}
     spec: dict[str, Any] = {
         "width": {"step": step},
@@ -296,7 +334,11 @@ def heatmap(names: Sequence[str], cells: Sequence[tuple[int, int, int, int]], *,
         spec["layer"].append(
             {
                 "mark": {"type": "text", "fontSize": 12, "font": FONT},
-                "encoding": {"text": {"field": "n"}, "color": {"field": "ink", "type": "nominal", "scale": None}},
+                "encoding": {
+                    "text": {"field": "n"},
+                    "color": {"field": "ink", "type": "nominal", "scale": None},
+                    "description": {"field": "tip"},
+                },
             }
         )
     return draw(spec, about=about)
@@ -304,10 +346,10 @@ def heatmap(names: Sequence[str], cells: Sequence[tuple[int, int, int, int]], *,
 
 def bars(rows: Sequence[tuple[str, float]], *, title: str, about: str) -> Markup:
     """Horizontal bars in percent, in the order of the rows."""
-    shown = _apart([readable(name) for name, _ in rows])
+    shown = apart_names([name for name, _ in rows], 34)
     values = [
-        {"name": name, "value": value, "tip": f"{name}: {value:.1f} %"}
-        for name, (_, value) in zip(shown, rows, strict=True)
+        {"name": name, "value": value, "tip": f"{readable(full)}: {value:.1f} %"}
+        for name, (full, value) in zip(shown, rows, strict=True)
     ]
     spec = {
         "width": 520,
@@ -355,11 +397,13 @@ def reliability(rows: Sequence[tuple[float, float, int]], *, about: str) -> Mark
     return draw(spec, about=about)
 
 
-def _apart(names: Sequence[str]) -> list[str]:
-    """Names none of which reads like another: Vega-Lite would draw two of one name as one."""
-    seen: dict[str, int] = {}
-    found = []
+def apart_names(names: Sequence[str], width: int) -> list[str]:
+    """Short names none of which reads like another: Vega-Lite would draw two of one name as one."""
+    found: list[str] = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        ends = (f" ({number})" for number in count(2))
+        shown = short(name, width)
+        while shown in found:
+            shown = short(name, width - 4) + next(ends)
+        found.append(shown)
     return found

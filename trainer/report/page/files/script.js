@@ -176,6 +176,13 @@ for (const box of document.querySelectorAll(".browser")) {
   update();
 }
 
+// What scrolls sideways is reached by the keyboard; what does not is no stop on the way
+const scrolling = new ResizeObserver((entries) => {
+  for (const { target } of entries)
+    target.scrollWidth > target.clientWidth + 1 ? target.setAttribute("tabindex", "0") : target.removeAttribute("tabindex");
+});
+for (const box of document.querySelectorAll(".scroll")) scrolling.observe(box);
+
 // What the pointer rests on in a chart; the same numbers stand in the table beside it
 const tip = document.getElementById("tip");
 document.addEventListener("pointermove", (event) => {
