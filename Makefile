@@ -5,11 +5,21 @@ export DVC_NO_ANALYTICS := 1
 unexport PYTHONDONTWRITEBYTECODE  # compiled modules are kept: a process starts in half the time
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test paper setup browser lint clean
+.PHONY: repro repro-language test paper setup browser lint clean
 
 repro: setup            ## both stages on the embedded default, then the tables
 	@dvc repro
 	@cat results/tables.md
+
+repro-language: LANGUAGE := --results results/language
+repro-language: setup   ## captioning and VQA with the packaged language model, within ten minutes on two cores
+	@for name in coco-small caltech101; do pipeline ingest $$name || exit 1; done
+	@pipeline import-prompts --dataset caltech101
+	@for name in coco-small caltech101; do \
+	pipeline embed-text --dataset $$name && pipeline embed-images --dataset $$name || exit 1; done
+	@trainer run --dataset caltech101 --protocol few-shot --methods aape --sources written --seeds 1 --no-report $(LANGUAGE)
+	@trainer run --dataset coco-small --protocol captioning,vqa --shots 4 $(LANGUAGE) \
+	--set evaluation.learnt_on=[results/language/runs/caltech101/checkpoints/aape]
 
 test: setup browser lint ## every check, the real language model included
 	@pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -30,7 +30,7 @@ class LanguageParams(BaseModel):
         0.1, description="peak learning rate (AdamW, half a cosine), as a share of the spread of input embeddings"
     )
     weight_decay: Number = Field(0.01, ge=0, description="weight decay of the map")
-    batch: Annotated[int, Field(ge=1, le=100_000)] = Field(8, description="images a step, one caption of each")
+    batch: Annotated[int, Field(ge=1, le=100_000)] = Field(16, description="images a step, one caption of each")
     epochs: Count = Field(8, description="passes over the images, one caption of each drawn anew")
     caption_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
         24, description="longest caption, tokens: learned from, longer ones are cut, and written"
@@ -38,3 +38,8 @@ class LanguageParams(BaseModel):
     beams: Annotated[int, Field(ge=1, le=64)] = Field(1, description="width of the beam search; 1 is greedy")
     answer_tokens: Annotated[int, Field(ge=1, le=512)] = Field(10, description="longest answer to a question, tokens")
     decode_batch: Count = Field(64, description="prompts at once")
+
+    @property
+    def beams_text(self) -> str:
+        """How words are chosen."""
+        return "greedy" if self.beams == 1 else f"{self.beams} beams"

@@ -188,6 +188,7 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
         _judge(Fitted(each, predictor, seconds, validation, calibration), inputs, tests)
         for each, (predictor, seconds), (calibration, validation) in zip(plan, done, measured, strict=True)
     )
+    notes += [line for each in judged for line in each.score.notes]
     for protocol in protocols:
         notes += protocol.remarks(inputs.of(protocol.reads), tests)
     notes = [*dict.fromkeys(notes), *_unmeasured(judged)]

@@ -1,5 +1,6 @@
 """Captioning and VQA from stores to tables, with a language model of a few thousand weights."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,11 @@ def ran(params: Params, cache: Path, results: Path) -> RunRecord:
     return run(params, load_inputs(params, "photos", cache=cache, device="cpu"), results=results, jobs=1)
 
 
+def rows_in(file: Path) -> list[list[str]]:
+    with file.open(newline="", encoding="utf-8") as lines:
+        return list(csv.reader(lines))
+
+
 @pytest.fixture(scope="module")
 def finished(llm: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Path]:
     results = tmp_path_factory.mktemp("results")
@@ -80,10 +86,8 @@ def test_one_run_gives_the_rows_of_captioning_and_of_vqa(finished: tuple[RunReco
         named = {"cider_d", "bleu_4", "rouge_l"} if protocol == "captioning" else {"vqa_accuracy", "choice_accuracy"}
         assert named <= metrics.keys()
         assert all(value is not None for value in metrics.values())
-    said = (folder / "captions.csv").read_text().splitlines()
-    assert len(said) == 1 + 3 * 10
-    answers = (folder / "answers.csv").read_text().splitlines()
-    assert len(answers) == 1 + 4 * 3, "the question that nobody answered is left out"
+    assert len(rows_in(folder / "captions.csv")) == 1 + 3 * 10
+    assert len(rows_in(folder / "answers.csv")) == 1 + 4 * 3, "the question that nobody answered is left out"
     assert "1 test questions have no answer and are not judged" in " ".join(record.notes)
     assert "fewer than 4 answers" in " ".join(record.notes)
 
@@ -103,7 +107,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_people_said_of_the_test_ima
     assert len(kept) == 7
     for name in (*kept, Path("answers.csv"), Path("curves.csv")):
         assert (again / name).read_bytes() == (finished[1] / name).read_bytes(), name
-    said = [(folder / "captions.csv").read_text().splitlines() for folder in (again, finished[1])]
+    said = [rows_in(folder / "captions.csv") for folder in (again, finished[1])]
     assert [a == b for a, b in zip(*said, strict=True)].count(False) == 3, "another reference for each of three methods"
 
 
@@ -217,7 +221,7 @@ def test_h_of_elsewhere_is_a_row_of_its_own(llm: Path, cache: Path, tmp_path: Pa
 
 def test_the_map_starts_at_words_or_at_random(llm: Path) -> None:
     from trainer.language.model import load_language_model
-    from trainer.language.prefix import PrefixMap, caption_tokens
+    from trainer.language.prefix import START_WORDS, PrefixMap, caption_tokens
 
     language = load_language_model(find_language_model(str(llm), precision="float32"), torch.device("cpu"))
     examples = caption_tokens(language, coloured(12, 1), LanguageParams(prefix_tokens=3))
@@ -230,6 +234,6 @@ def test_the_map_starts_at_words_or_at_random(llm: Path) -> None:
     ]  # fmt: skip
     for each, ridge in zip(made, (True, False), strict=True):
         start(each, language, examples, "image", None, ridge=ridge)
-    words = language.embed(torch.tensor(language.tokens("A photo of")[:3])).flatten()
+    words = language.embed(torch.tensor(language.tokens(START_WORDS)[-3:])).flatten()
     assert torch.allclose(made[0].bias, words)
     assert not torch.allclose(made[1].bias, words)

@@ -53,7 +53,7 @@ def test_prompts_of_any_length_side_by_side_say_what_each_says_alone(small: Path
     for prompt, said in zip(prompts, together, strict=True):
         alone = language.model.generate(
             inputs_embeds=prompt[None], attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=12, num_beams=beams, do_sample=False, pad_token_id=language.pad,
+            max_new_tokens=12, min_new_tokens=1, num_beams=beams, do_sample=False, pad_token_id=language.pad,
             eos_token_id=language.stops,
         )  # fmt: skip
         assert language.text(said) == language.text(alone[0].tolist())

@@ -141,10 +141,13 @@ def registry(methods: dict[str, Callable[[TrainParams], Any]]) -> Registry:
     return Registry(methods, {"all": tuple(methods), "standard": tuple(methods)})
 
 
-def with_places(methods: Sequence[Any], places: Sequence[str], *, learns_here: bool) -> list[Any]:
+def with_places(
+    methods: Sequence[Any], places: Sequence[str], *, tunable: Sequence[str], learns_here: bool
+) -> list[Any]:
     """Each method, and behind it what it becomes with each place where something was learned.
 
     Args:
+        tunable: places whose h can go on learning here.
         learns_here: whether the data set has images to learn from; without any the map is learned at the place too.
     """
     found: list[Any] = []
@@ -159,5 +162,6 @@ def with_places(methods: Sequence[Any], places: Sequence[str], *, learns_here: b
                 found.append(replace(method, name=f"{method.name}{AT}{place}", place=place, whole=True))
             elif method.second == "aape":
                 found.append(replace(method, name=f"{method.name}{AT}{place}", place=place))
-                found.append(replace(method, name=f"{method.name}-tuned{AT}{place}", place=place, tuned=True))
+                if place in tunable:
+                    found.append(replace(method, name=f"{method.name}-tuned{AT}{place}", place=place, tuned=True))
     return found

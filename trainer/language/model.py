@@ -218,10 +218,10 @@ class LanguageModel:
         return means
 
     def options(self, most: int, beams: int) -> dict[str, Any]:
-        """What `generate` is told: no sampling, whatever the model's own generation settings say."""
+        """What `generate` is told: one token at least, no sampling, whatever the model's own settings say."""
         return {
-            "max_new_tokens": most, "num_beams": beams, "do_sample": False, "temperature": None, "top_p": None,
-            "top_k": None, "pad_token_id": self.pad, "eos_token_id": self.stops, "use_cache": True,
+            "max_new_tokens": most, "min_new_tokens": 1, "num_beams": beams, "do_sample": False, "temperature": None,
+            "top_p": None, "top_k": None, "pad_token_id": self.pad, "eos_token_id": self.stops, "use_cache": True,
             **({"length_penalty": 1.0, "early_stopping": False} if beams > 1 else {}),
         }  # fmt: skip
 

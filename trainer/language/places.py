@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from stages.errors import UserError
 from stages.params import EvaluationParams, is_folder
 from trainer.aape.captions import CaptionAAPE
 from trainer.captions import CaptionFeatures
@@ -24,9 +25,27 @@ Places = Mapping[str, CaptionFeatures | Path]
 
 
 def places(asked: EvaluationParams, others: Sequence[CaptionFeatures]) -> Places:
-    """The places of `evaluation.learnt_on`; a folder by its last name."""
-    folders = [Path(place) for place in asked.learnt_on if is_folder(place)]
-    return {each.dataset: each for each in others} | {folder.name: folder for folder in folders}
+    """The places of `evaluation.learnt_on`; a checkpoint by the data set that it was learned on.
+
+    Raises:
+        UserError: a folder holds no checkpoint, or two are of one data set.
+    """
+    found: dict[str, CaptionFeatures | Path] = {each.dataset: each for each in others}
+    for folder in (Path(place) for place in asked.learnt_on if is_folder(place)):
+        name = str(read_provenance(folder).get("dataset", folder.name))
+        if name in found:
+            raise UserError(f"evaluation.learnt_on: two places of the data set {name!r}: name one", exit_code=2)
+        found[name] = folder
+    return found
+
+
+def tunable(where: Places) -> list[str]:
+    """Places whose h can go on learning from captions: it was learned from captions there."""
+    return [
+        name
+        for name, place in where.items()
+        if not isinstance(place, Path) or str(read_provenance(place).get("protocol", "")).startswith("retrieval")
+    ]
 
 
 def language_task(features: CaptionFeatures, where: Places) -> CaptionTask:
@@ -68,6 +87,20 @@ def language_of(predictor: Any, device: torch.device) -> LanguageModel:
     found = find_language_model(predictor.settings.llm, precision=predictor.settings.precision)
     require_language(predictor, found, where=f"the prefix of {predictor.language}")
     return load_language_model(found, device)
+
+
+def spoken_by(predictor: Any) -> tuple[str, ...]:
+    """Which language model a predictor speaks with, and its honest line where it has one."""
+    found = find_language_model(predictor.settings.llm, precision=predictor.settings.precision)
+    lines = [f"language model {predictor.language}: frozen, {predictor.settings.beams_text}", found.note]
+    cut, captions = (predictor.info.get(name, 0) for name in ("captions_cut", "captions"))
+    if cut:
+        most = predictor.settings.caption_tokens
+        lines.append(
+            f"{cut} of {captions} training captions are longer than language.caption_tokens={most}: what is behind is "
+            "not learned"
+        )
+    return tuple(filter(None, lines))
 
 
 def caption(predictor: Prefix, x: Float[Tensor, "B D"], *, what: str = "captions") -> list[str]:

@@ -32,7 +32,7 @@ from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, c
 
 Second = Literal["none", "aape", "image"]
 """What one more embedding is mapped from: nothing, h(x), or x once more (the control)."""
-START_WORDS = "A photo of"
+START_WORDS = " Image caption:"
 """What the embeddings begin as, with `start: ridge`: words that a caption may follow."""
 RIDGE = 0.1
 """Strength of the ridge start, as a share of the mean eigenvalue of the images' covariance."""
@@ -154,7 +154,7 @@ class TokenPairs:
     """Images with their captions as tokens; what the common training loop takes (`trainer.training.Examples`).
 
     Attributes:
-        tokens: of every caption of `pairs`, without an end.
+        tokens: of every caption of `pairs`; an end stands behind those that are whole.
     """
 
     pairs: Pairs
@@ -235,23 +235,28 @@ class PrefixLearner(Learner):
 def behind(
     language: LanguageModel, prefix: Float[Tensor, "B prefix entries"], captions: Sequence[Sequence[int]]
 ) -> tuple[Float[Tensor, "B tokens entries"], Bool[Tensor, "B tokens"], Int[Tensor, "B tokens"]]:
-    """Inputs, mask and targets: start, prefix, then each caption, padded on the right; every caption ends."""
+    """Inputs, mask and targets: start, prefix, then each caption but its last token, padded on the right."""
     start = len(language.start) + prefix.shape[1]
-    longest = max(map(len, captions))
+    longest = max(map(len, captions)) - 1
     ids = torch.zeros(len(captions), longest, dtype=torch.long)
     mask = torch.ones(len(captions), start + longest, dtype=torch.bool)
     targets = torch.full((len(captions), start + longest), -1)
     for row, caption in enumerate(captions):
-        ids[row, : len(caption)] = torch.tensor(caption, dtype=torch.long)
-        mask[row, start + len(caption) :] = False
-        targets[row, start - 1 : start + len(caption)] = torch.tensor([*caption, language.end])
+        ids[row, : len(caption) - 1] = torch.tensor(caption[:-1], dtype=torch.long)
+        mask[row, start + len(caption) - 1 :] = False
+        targets[row, start - 1 : start + len(caption) - 1] = torch.tensor(caption)
     before = language.embed(torch.tensor(language.start, dtype=torch.long)).float().expand(len(captions), -1, -1)
     inputs = torch.cat([before, prefix, language.embed(ids).float()], dim=1)
     return inputs, mask.to(inputs.device), targets.to(inputs.device)
 
 
+def cut_captions(tokens: TokenPairs, language: LanguageModel) -> int:
+    """Captions that are longer than what is learned of them: their end is no part of it."""
+    return sum(each[-1] != language.end for each in tokens.tokens)
+
+
 def caption_tokens(language: LanguageModel, pairs: Pairs, settings: LanguageParams) -> TokenPairs:
-    """The captions as tokens, longer ones cut at `caption_tokens`.
+    """The captions as tokens, each with its end; longer ones are cut at `caption_tokens`, and then have none.
 
     Raises:
         UserError: a prefix and a caption of that length do not fit into the model's context.
@@ -260,9 +265,8 @@ def caption_tokens(language: LanguageModel, pairs: Pairs, settings: LanguagePara
         len(language.start) + settings.prefix_tokens + 1 + settings.caption_tokens + 1,
         what=f"a prefix of {settings.prefix_tokens} and a caption of language.caption_tokens={settings.caption_tokens}",
     )
-    return TokenPairs(
-        pairs, tuple(tuple(language.tokens(text.strip())[: settings.caption_tokens]) for text in pairs.texts)
-    )
+    whole = ((*language.tokens(text.strip()), language.end) for text in pairs.texts)
+    return TokenPairs(pairs, tuple(tokens[: settings.caption_tokens + 1] for tokens in whole))
 
 
 def fit_prefix(
@@ -307,6 +311,7 @@ def fit_prefix(
     assert isinstance(fitted, PrefixLearner)
     info: Info = {
         **best.info, **({} if best.val is None else {"val_loss": -best.val[1]}), "selection": selection.note,
+        "captions_cut": cut_captions(whole, language), "captions": len(whole.tokens),
         "n_parameters": sum(each.numel() for each in fitted.map.parameters() if each.requires_grad),
         "fit_seconds": time.perf_counter() - began,
     }  # fmt: skip
@@ -346,7 +351,8 @@ def start(
     words = language.embed(torch.tensor(language.tokens(START_WORDS), dtype=torch.long)).float()
     k = len(map_.bias) // map_.entries
     map_.weight.add_(_ridge(x, means, language.spread).repeat(k, 1))
-    map_.bias.copy_(torch.cat([words[[i % len(words) for i in range(k)]].flatten()]))
+    last = [max(0, i - k + len(words)) for i in range(k)]  # a longer prefix repeats the first word
+    map_.bias.copy_(words[last].flatten())
     if map_.second_weight is not None and map_.second_bias is not None and vector is not None:
         map_.second_weight.add_(_ridge(vector, means, language.spread))
         map_.second_bias.copy_(words[-1])

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stages.command import say
 from stages.errors import UserError
 from stages.extras import missing_extra
 from stages.names import slug
@@ -55,8 +54,13 @@ class SpaceScores:
             same = encoder.fingerprint == fingerprint
             self._encoder = encoder if same else None
             self.reason = None if same else f"the {name} at hand has other weights than the stores were made with"
-        if self.reason is not None:
-            say(f"clipscore and refclipscore are left out, since captions cannot be embedded: {self.reason}")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why there are none, where that is so."""
+        if self.reason is None:
+            return ()
+        return (f"clipscore and refclipscore are left out, since captions cannot be embedded: {self.reason}",)
 
     def __call__(
         self, images: Float[Tensor, "B D"], said: Sequence[str], references: Sequence[Sequence[str]]

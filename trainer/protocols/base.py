@@ -54,11 +54,13 @@ class Score:
         metrics: metric name -> fraction of 1, or a number on a scale of its own (`trainer.metrics.OWN_SCALE`).
         predictions: predicted label of each test image, where the protocol judges all of them; else None.
         sheets: file name -> lines that the run keeps of the first seed.
+        notes: lines that every output repeats.
     """
 
     metrics: dict[str, float]
     predictions: Int[Tensor, " B"] | None = None
     sheets: Mapping[str, Sheet] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass

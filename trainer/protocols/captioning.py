@@ -14,7 +14,7 @@ from stages.params import EvaluationParams, is_folder
 from stages.training import TrainParams
 from trainer.captions import CaptionFeatures
 from trainer.language.methods import PREFIX_METHODS, registry, with_places
-from trainer.language.places import Places, caption, language_task, places
+from trainer.language.places import Places, caption, language_task, places, spoken_by, tunable
 from trainer.language.prefix import Prefix
 from trainer.language.scores import SpaceScores, caption_metrics
 from trainer.language.words import words
@@ -69,7 +69,8 @@ class Captioning(Protocol):
     def methods(self, names: Sequence[str], features: CaptionFeatures, *, settings: TrainParams) -> list[Any]:
         """The rows, and behind each what it becomes with each place."""
         made = self.registry().make(names, settings=settings)
-        return with_places(made, list(self.places), learns_here=len(features.train) >= 2)
+        here = len(features.train) >= 2
+        return with_places(made, list(self.places), tunable=tunable(self.places), learns_here=here)
 
     def unfit(self, features: CaptionFeatures) -> str | None:
         """Too few images to learn from, and nothing that was learned elsewhere."""
@@ -109,7 +110,8 @@ class Captioning(Protocol):
         own = captions_by_image(pairs)
         metrics = caption_metrics(said, own) | space_of(features)(x, said, own)
         rows = [(image_id, text, refs[0]) for image_id, text, refs in zip(pairs.image_ids, said, own, strict=True)]
-        return Score(metrics, sheets={FILE: Sheet(("image_id", "caption", "reference"), rows)})
+        notes = (*spoken_by(predictor), *space_of(features).notes)
+        return Score(metrics, sheets={FILE: Sheet(("image_id", "caption", "reference"), rows)}, notes=notes)
 
     def remarks(self, features: CaptionFeatures, tests: TestSplits) -> list[str]:
         """How much the test images can tell."""

@@ -6,12 +6,12 @@ question, drawn by seed. Beside the rows of captioning the language model answer
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from trainer.captions import CaptionFeatures
 from trainer.language.methods import VQA_METHODS, registry
-from trainer.language.places import language_of
+from trainer.language.places import language_of, spoken_by
 from trainer.language.questions import Asking, Questions, answers, choose_answers, prompts_of, read_questions
 from trainer.language.vqa import ANSWER_TYPES, answer_type, normalised, question_type, usual_answer, vqa_accuracy
 from trainer.methods import Registry
@@ -71,7 +71,7 @@ class VQA(Captioning):
         )
         said = answers(asking, test, prompts, what=f"answers to {features.dataset}")
         chosen = choose_answers(asking, test, prompts, what=f"choices of {features.dataset}")
-        return _score(test, said, chosen)
+        return replace(_score(test, said, chosen), notes=spoken_by(predictor))
 
     def remarks(self, features: CaptionFeatures, tests: TestSplits) -> list[str]:
         """How much the test questions can tell, and which were left out."""
