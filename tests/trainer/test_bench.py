@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Command
+from small_language import small_language_model
 
 from stages.errors import UserError
 from stages.training import TrainParams
@@ -149,3 +150,11 @@ def test_the_references_of_captions_and_retrieval_are_the_same_thing() -> None:
     ]
     ours = symmetric_clip_loss(batch.images, batch.captions, batch.owner, 4.0)
     assert torch.allclose(torch.stack(plain).mean(), ours, atol=1e-5)
+
+
+def test_captions_are_written_nearly_as_fast_as_by_the_model_alone(typed: Command, tmp_path: Path) -> None:
+    llm = small_language_model(tmp_path / "llm")
+    asked = ("--llm", llm, "--written", 6, "--json")
+    (row,) = json.loads(typed("trainer", "bench", "speaking", *SMALL, *asked, cwd=tmp_path).stdout)
+    assert row["name"] == f"captions, {llm}, 6 images"
+    assert row["ratio"] > 0

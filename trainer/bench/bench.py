@@ -10,7 +10,7 @@ from trainer.bench.captions import caption_rows, retrieval_rows
 from trainer.bench.evaluation import evaluation_rows
 from trainer.bench.loading import loading_rows
 from trainer.bench.methods import method_rows
-from trainer.bench.rows import METHODS, PARTS, Ratio, Sizes
+from trainer.bench.rows import METHODS, PARTS, SPEAKING, Ratio, Sizes
 from trainer.bench.training import training_rows
 
 
@@ -24,6 +24,10 @@ def bench(sizes: Sizes, device: torch.device, parts: Sequence[str] = PARTS) -> I
         yield from evaluation_rows(sizes, device)
     for width in sizes.widths if "training" in parts else ():
         yield from training_rows(sizes, width, device)
+    if SPEAKING in parts:
+        from trainer.bench.speaking import speaking_rows
+
+        yield from speaking_rows(sizes, device)
     if METHODS in parts:
         yield from method_rows(sizes)
     if "captions" in parts:

@@ -30,6 +30,8 @@ class Sizes:
         streamed: captions of the gallery that is read in tiles.
         runs: repetitions; the median counts.
         methods: that are fitted beside logistic regression.
+        llm: the language model that writes captions.
+        written: how many it writes.
     """
 
     classes: int = 100
@@ -46,6 +48,8 @@ class Sizes:
     streamed: int = 100_000
     runs: int = 3
     methods: tuple[str, ...] = ("lp++", "aape-plus", "aape", "tip-adapter")
+    llm: str = "smollm2"
+    written: int = 64
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,8 @@ class Ratio:
 
 PARTS = ("evaluation", "training", "captions", "retrieval", "loading")
 """What is measured, in this order: memory first, while nothing else has asked for any."""
-METHODS = "methods"
-"""A part that is measured where it is asked for by name."""
+METHODS, SPEAKING = "methods", "speaking"
+"""Parts that are measured where they are asked for by name."""
 
 
 def as_text(rows: Sequence[Ratio]) -> str:

@@ -37,7 +37,7 @@ def speaking_rows(sizes: Sizes, device: torch.device) -> Iterator[Ratio]:
         map_.requires_grad_(False).eval(), "none", None, width, settings.prefix_tokens, found.name, found.fingerprint,
         settings, 0,
     )  # fmt: skip
-    images = normalize(torch.randn(sizes.captions, width, generator=rng), dim=-1).to(device)
+    images = normalize(torch.randn(sizes.written, width, generator=rng), dim=-1).to(device)
     start = language.embed(torch.tensor(language.start, dtype=torch.long))
     prompts = [torch.cat([start, each.to(start.dtype)]) for each in predictor.prefix(images)]
     parts = [pad_left(prompts[at : at + settings.decode_batch]) for at in range(0, len(prompts), settings.decode_batch)]
@@ -55,6 +55,6 @@ def speaking_rows(sizes: Sizes, device: torch.device) -> Iterator[Ratio]:
             )  # fmt: skip
         wait(device)
 
-    seconds = in_turn(ours, reference, runs=sizes.runs)
-    rates = [sizes.captions / each for each in seconds]
-    yield Ratio.of(f"captions, {found.name}, {sizes.captions} images", *rates, "captions/s")
+    mine, theirs = in_turn(ours, reference, runs=sizes.runs)
+    name = f"captions, {found.name}, {sizes.written} images"
+    yield Ratio.of(name, sizes.written / mine, sizes.written / theirs, "captions/s")

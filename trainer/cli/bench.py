@@ -16,7 +16,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[PART]...",
-            help="training, evaluation, captions, retrieval, loading, default these; or methods.",
+            help="training, evaluation, captions, retrieval, loading, default these; or methods, speaking.",
         ),
     ] = None,
     classes: Annotated[int, typer.Option(min=2, help="Classes of the training run.")] = 100,
@@ -41,12 +41,14 @@ def bench(
     methods: Annotated[
         str, typer.Option(help="Methods to fit beside logistic, with commas.")
     ] = "lp++,aape-plus,aape,tip-adapter",
+    llm: Annotated[str, typer.Option(help="Language model that writes captions.")] = "smollm2",
+    written: Annotated[int, typer.Option(min=1, help="Captions that it writes.")] = 64,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Training, evaluation and loading as ratios against their plain forms, measured here and now."""
     from stages.device import pick_device
-    from trainer.bench import METHODS, PARTS, Sizes, as_text
+    from trainer.bench import METHODS, PARTS, SPEAKING, Sizes, as_text
     from trainer.bench import bench as rows_of
 
     found_widths = [width for width in numbers(widths) or [] if isinstance(width, int) and width > 0]
@@ -67,9 +69,11 @@ def bench(
         streamed=streamed,
         runs=runs,
         methods=tuple(words(methods) or ()),
+        llm=llm,
+        written=written,
     )
     found = []
-    asked = command.picked(parts or PARTS, (*PARTS, METHODS), what="no benchmark")
+    asked = command.picked(parts or PARTS, (*PARTS, METHODS, SPEAKING), what="no benchmark")
     for row in rows_of(sizes, pick_device(device), asked):
         found.append(row)
         say(f"{row.name}: {row.ratio} x")
