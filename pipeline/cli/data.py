@@ -11,6 +11,7 @@ from pipeline.cli.app import CACHE, SplitFolderOption, app, list_some, pairs, sp
 from stages import command
 from stages.command import CacheOption, DatasetOption, EncoderOption, JsonOption, ParamsOption, say
 from stages.errors import UserError
+from stages.text import counted
 
 
 @app.command()
@@ -99,7 +100,7 @@ def ingest(
         list_some("missing or unreadable, kept as rows with their error", [visible(t) for t in summary.unreadable])
         list_some("the same file in several splits", [visible(image_id) for image_id in summary.duplicates])
         if summary.ignored:
-            say(f"{name}: {summary.ignored} files passed over (no image by their name)")
+            say(f"{name}: {counted(summary.ignored, 'file')} passed over (no image by its name)")
         done.append(asdict(summary))
     if as_json:
         command.show(done, as_json=True, text=str)

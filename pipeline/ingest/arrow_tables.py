@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.ingest.columns import Table, find_columns, require_image
+from pipeline.ingest.columns import Table, find_columns, require_image, rivals
 from stages.errors import UserError
 
 
@@ -54,6 +54,7 @@ def read_arrow_table(file: Path, wanted: Mapping[str, str]) -> Table:
         holds=image if holds else None,
         names=[str(name) for name in names] if isinstance(names, list) else None,
         called=roles,
+        rivals=rivals(schema.names, roles, wanted),
     )
 
 

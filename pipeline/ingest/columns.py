@@ -32,6 +32,7 @@ class Table:
         holds: name of the column that holds the images themselves; the image column is then their paths or None.
         names: class names by class id, where the file says them.
         called: our name -> the column's own, for messages.
+        rivals: further columns that could be the class as well.
     """
 
     file: Path
@@ -41,6 +42,7 @@ class Table:
     holds: str | None = None
     names: list[str] | None = None
     called: Mapping[str, str] = field(default_factory=dict)
+    rivals: Sequence[str] = ()
 
     def where(self, row: int) -> str:
         """A row's place, for messages."""
@@ -60,7 +62,7 @@ def find_columns(header: Sequence[str], wanted: Mapping[str, str], *, where: str
             raise UserError(
                 f"{where}: no column {column!r} for {role}; {nearest(column, list(header)[:30])}", exit_code=2
             )
-    plain = {"".join(c for c in name.lower() if c not in " _-"): name for name in reversed(header)}
+    plain = {_plain(name): name for name in reversed(header)}
     found = dict(wanted)
     for role, names in ROLES.items():
         known = next((plain[name] for name in names if name in plain), None)
@@ -70,6 +72,17 @@ def find_columns(header: Sequence[str], wanted: Mapping[str, str], *, where: str
         if list(header).count(column) > 1:
             raise UserError(f"{where}: column {column!r} stands twice in the header")
     return found
+
+
+def rivals(header: Sequence[str], roles: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """Columns that could be the class as well as the one that is taken, unless the settings name it."""
+    if "class" in wanted or "class" not in roles:
+        return []
+    return [name for name in header if name not in roles.values() and _plain(name) in ROLES["class"]]
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c not in " _-")
 
 
 def require_image(file: Path, roles: Mapping[str, str], header: Sequence[str]) -> None:

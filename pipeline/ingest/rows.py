@@ -34,7 +34,7 @@ def add_table(records: Records, table: Table, places: Places, split: str | None,
             raise UserError(f"{table.file}: it holds its images itself; leave --images away", exit_code=2)
         base = f"{at.relative_to(places.root).as_posix()}/{table.holds}"
     numbers = _are_numbers(own.get("class", ()))
-    records.notes += _several_lines(table)
+    records.notes += [*_several_lines(table), *_rivals(table)]
     for row in range(len(table.lines)):
         cells = {role: values[row] for role, values in own.items()}
         try:
@@ -53,6 +53,17 @@ def add_table(records: Records, table: Table, places: Places, split: str | None,
             )
         except ValueError as error:
             raise UserError(f"{table.where(row)}: {error}") from error
+
+
+def _rivals(table: Table) -> list[str]:
+    """A line where another column could be the class too."""
+    if not table.rivals:
+        return []
+    others = ", ".join(map(repr, table.rivals))[:120]
+    return [
+        f"{table.file.name}: column {table.called['class']!r} is taken for the class, not {others} (--column "
+        f"class={table.rivals[0]} takes another)"
+    ]
 
 
 def _several_lines(table: Table) -> list[str]:

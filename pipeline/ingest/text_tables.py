@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.ingest.columns import Table, find_columns, require_image
+from pipeline.ingest.columns import Table, find_columns, require_image, rivals
 from stages.errors import UserError
 from stages.text import csv_rows, delimiter, read_text
 
@@ -101,7 +101,7 @@ def _table(
     require_image(file, roles, header)
     places = {role: header.index(column) for role, column in roles.items()}
     columns: dict[str, Sequence[Any]] = {role: [row[place] for row in rows] for role, place in places.items()}
-    return Table(file, columns, lines, counted=counted, called=roles)
+    return Table(file, columns, lines, counted=counted, called=roles, rivals=rivals(header, roles, wanted))
 
 
 def _first_entry(text: str) -> list[str]:

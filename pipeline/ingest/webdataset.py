@@ -26,6 +26,7 @@ from pipeline.ingest.trees import MOST_DEPTH, Folder, Tree
 from stages.errors import UserError
 from stages.names import is_left_behind
 from stages.params import DataParams
+from stages.text import counted
 
 DOTTED = tuple(f".{suffix}" for suffix in SIDECARS)
 
@@ -222,9 +223,7 @@ def _odd(shards: list[Shard]) -> list[str]:
     open_end = [shard.name for shard in shards if shard.name.lower().endswith(TAR) and not has_end(shard.file)]
     cut = f"{len(open_end)} archives have no end mark and may be cut off (first: {''.join(open_end[:1])[:120]})"
     gzipped = sum(shard.name.lower().endswith(GZIPPED) for shard in shards)
-    line = (
-        f"{gzipped} gzipped archives are read in place, unpacked once by each process: plain tars are quicker (gunzip)"
-    )
+    line = f"{counted(gzipped, 'gzipped archive')} read in place, unpacked once by each process: plain tars are quicker (gunzip)"
     return [line] * bool(gzipped) + [cut] * bool(open_end)
 
 

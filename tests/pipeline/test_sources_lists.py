@@ -266,3 +266,19 @@ def test_any_cells_are_a_listing_or_one_clear_line(
         assert not entry.path.startswith("/")
         assert ".." not in entry.path.split("/")
         assert found.class_names[entry.class_id or 0] == entry.class_name
+
+
+def test_a_second_column_that_could_be_the_class_is_said(weaves: Path, tmp_path: Path, typed: Command) -> None:
+    names = [f"{folder}/{i:02d}.png" for folder in ("red weave", "blue weave") for i in range(3)]
+    rows = "".join(f"{name},{k},{name.split()[0]}\n" for k, name in enumerate(names))
+    (tmp_path / "list.csv").write_text(f"path,label,class\n{rows}")
+    words = ["pipeline", "ingest", "w", "--source", "list.csv", "--set", f"data.w.images={weaves}"]
+    told = typed(*words, cwd=tmp_path).stderr
+    assert "list.csv: column 'class' is taken for the class, not 'label' (--column class=label takes another)" in told
+    assert "is taken for the class" not in typed(*words, "--column", "class=class", cwd=tmp_path).stderr
+
+
+def test_one_file_that_is_passed_over_is_one_file(weaves: Path, tmp_path: Path, typed: Command) -> None:
+    (weaves / "red weave" / "notes.txt").write_text("not a picture")
+    told = typed("pipeline", "ingest", "w", "--source", weaves, cwd=tmp_path).stderr
+    assert "w: 1 file passed over (no image by its name)" in told

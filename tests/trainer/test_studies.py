@@ -111,7 +111,8 @@ def test_the_commands_sweep_and_compare(tmp_path: Path, typed: Command) -> None:
     one = typed("trainer", "compare", "b", "--methods", "nearest-centroid,zero-shot", cwd=tmp_path).stdout
     assert "nearest-centroid" in one
     assert "no data set in common" in typed("trainer", "compare", "a", "nowhere", cwd=tmp_path, code=1).stderr
-    assert "--methods" in typed("trainer", "compare", "a", cwd=tmp_path, code=2).stderr
+    missing = typed("trainer", "compare", "a", cwd=tmp_path, code=2).stderr
+    assert "--methods FIRST,SECOND; a has: zero-shot, nearest-centroid" in missing
     assert "unknown key" in typed("trainer", "sweep", "--over", "train.nothing=1", cwd=tmp_path, code=2).stderr
 
 

@@ -74,13 +74,19 @@ def compare(
     """Two runs, or two methods of one run, side by side with paired tests over seeds and over test images."""
     from dataclasses import asdict
 
+    from trainer.record import finished_runs
     from trainer.studies.compare import compare as run
 
     pair = words(methods) or []
     if methods is not None and len(pair) != 2:
         raise UserError(f"--methods {methods!r}: expected two methods with a comma", exit_code=2)
     if second is None and not pair:
-        raise UserError("one results folder: name two methods with --methods FIRST,SECOND", exit_code=2)
+        there = dict.fromkeys(fit.method for record in finished_runs(first).values() for fit in record.fits)
+        raise UserError(
+            f"one results folder: name two methods with --methods FIRST,SECOND; {first} has: "
+            f"{', '.join(there) or 'no run yet'}",
+            exit_code=2,
+        )
     found = run(first, second or first, methods=(pair[0], pair[1]) if pair else None, metrics=words(metrics) or [])
 
     def percent(value: float | None) -> str:
