@@ -29,6 +29,7 @@ from stages.provenance import (
     TextProvenance,
     refuse_mixture,
 )
+from stages.text import counted
 
 PART = "part-0.parquet"
 SPLITS = ("train", "val", "test")
@@ -363,8 +364,8 @@ class Store:
         faults = []
         if digest.hexdigest() != found.content:
             faults.append(f"{self.file}: the rows are not those of the footer (edited by hand?); write the store again")
-        faults += [f"{self.file}: {bad} embeddings hold NaN or infinity"] * (bad > 0)
-        faults += [f"{self.file}: {off} embeddings do not have length 1"] * (off > 0)
+        faults += [f"{self.file}: {counted(bad, 'embedding holds', 'embeddings hold')} NaN or infinity"] * (bad > 0)
+        faults += [f"{self.file}: {counted(off, 'embedding does', 'embeddings do')} not have length 1"] * (off > 0)
         return faults
 
 

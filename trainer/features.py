@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from stages import ImageStore, ManifestStore, TextStore, UserError, nearest
 from stages.artifacts import NO_LLM, embedding_matrix, encoder_of, partition_values, read_together
 from stages.device import pick_device
+from stages.text import counted
 from trainer.data import LENGTH_TOLERANCE, ClassText, Images
 from trainer.indices import Indices, read_indices
 
@@ -244,7 +245,8 @@ def _check_unit(embeddings: Float[Tensor, "*rows D"], store: ImageStore | TextSt
         return
     bad = int((~torch.isfinite(lengths)).sum())
     if bad:
-        raise UserError(f"{store.file}: {bad} embeddings hold NaN or infinity: run `pipeline verify`, embed again")
+        hold = counted(bad, "embedding holds", "embeddings hold")
+        raise UserError(f"{store.file}: {hold} NaN or infinity: run `pipeline verify`, embed again")
     off = (lengths - 1).abs() > LENGTH_TOLERANCE
     raise UserError(
         f"{store.file}: {int(off.sum())} of {len(off)} embeddings are not of length 1 (first: length "

@@ -34,6 +34,7 @@ from stages import ManifestProvenance, ManifestStore, UserError
 from stages.artifacts import SPLITS
 from stages.command import progress
 from stages.params import DataParams, EmbedParams
+from stages.text import counted
 
 READERS: tuple[Reader, ...] = (
     PackageReader(), HubReader(), CoOpReader(), SavedReader(), AircraftReader(), SynsetReader(), ListReader(),
@@ -213,7 +214,11 @@ def _altered(facts: list[Fact]) -> list[str]:
     shown = ", ".join(f"{count} from {what}" for what, count in sorted(ranges.items(), key=lambda item: -item[1]))
     lines = [f"{ranges.total()} images of more than 8 bits a channel are scaled to 8: {shown}"] if ranges else []
     several = sum(fact[5] for fact in facts)
-    return [*lines, *[f"{several} files hold several frames or pages: the first of each is taken"] * bool(several)]
+    return [
+        *lines,
+        *[f"{counted(several, 'file holds', 'files hold')} several frames or pages: the first of each is taken"]
+        * bool(several),
+    ]
 
 
 def _of_classes(table: pa.Table) -> list[str]:
@@ -236,7 +241,10 @@ def _of_classes(table: pa.Table) -> list[str]:
         if 0 < len(names) < len(found)
     ]
     twice = sum(len(names) for names in classes.values() if len(set(names)) > 1)
-    return [*lines, *[f"{twice} images stand in two classes: the same file under both"] * bool(twice)]
+    return [
+        *lines,
+        *[f"{counted(twice, 'image stands', 'images stand')} in two classes: the same file under both"] * bool(twice),
+    ]
 
 
 def _require_images(source: str, root: Path, table: pa.Table, dataset: str, max_missing: float) -> None:

@@ -9,6 +9,7 @@ from pipeline.ingest.layouts import Layout, LayoutError, lay_out
 from pipeline.ingest.trees import Folder, Tree, kinds_in, read_tree
 from stages.errors import UserError
 from stages.params import DataParams
+from stages.text import counted
 
 
 class FolderReader:
@@ -115,4 +116,5 @@ def _empty(layout: Layout) -> list[str]:
     if not empty:
         return []
     shown = ", ".join(folder.name for folder in empty[:5])[:200] + (", ..." if len(empty) > 5 else "")
-    return [f"{len(empty)} folders hold no image and are no classes: {shown}"]
+    what = counted(len(empty), "folder holds no image and is no class", "folders hold no image and are no classes")
+    return [f"{what}: {shown}"]

@@ -26,6 +26,7 @@ from stages.errors import UserError
 from stages.files import read_file
 from stages.names import is_left_behind
 from stages.params import DataParams
+from stages.text import counted
 
 SAMPLED, PER_FOLDER = 200, 20
 """Images that are looked at, in all and of one folder, to tell whether a source is one of pairs."""
@@ -77,7 +78,7 @@ class PairReader:
         if not any(record.captions or record.label is not None for record in records.images.values()):
             raise UserError(f"{source}: {len(records.images)} images, and the texts beside them say nothing of them")
         if bare:
-            records.notes.append(f"{bare} images have no text beside them")
+            records.notes.append(f"{counted(bare, 'image has', 'images have')} no text of the same name")
         if alone:
             shown = alone[0].relative_to(root).as_posix()
             records.notes.append(

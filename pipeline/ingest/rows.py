@@ -11,6 +11,7 @@ from pipeline.ingest.places import URL, Places
 from pipeline.ingest.records import Records
 from pipeline.ingest.splits import split_named
 from stages.errors import UserError
+from stages.text import counted
 
 UNKNOWN = -1
 """The class id of images without a known class, in Hugging Face `datasets` and elsewhere."""
@@ -74,7 +75,8 @@ def _several_lines(table: Table) -> list[str]:
     rows = [n for n in range(len(table.lines)) if any("\n" in str(v[n]) or "\r" in str(v[n]) for v in own)]
     if not rows:
         return []
-    return [f"{len(rows)} rows run over several lines (first: {table.where(rows[0])}): look for a quote left open"]
+    run = counted(len(rows), "row runs", "rows run")
+    return [f"{run} over several lines (first: {table.where(rows[0])}): look for a quote left open"]
 
 
 def _text(value: Any, *, one_line: bool = True) -> str:

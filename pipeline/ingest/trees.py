@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.images import SUFFIXES
 from stages.errors import UserError
 from stages.names import is_left_behind
+from stages.text import counted
 
 MOST_DEPTH = 200
 """Folders in folders; deeper ones are refused."""
@@ -79,7 +80,8 @@ class Tree:
             )
         if self.unfollowed:
             notes.append(
-                f"{len(self.unfollowed)} links to folders are not followed (first: {self.unfollowed[0][:120]}); "
+                f"{counted(len(self.unfollowed), 'link to a folder is', 'links to folders are')} not followed (first: "
+                f"{self.unfollowed[0][:120]}); "
                 "put the folder itself there"
             )
         return notes

@@ -190,7 +190,7 @@ def _by_key(source: str, folder: Path, shards: list[Shard], data: DataParams) ->
         records.notes.append(f"{further.total()} further images of their keys are left out ({shown})")
     bare = sum(bool(group.images) and group.facts.is_empty for shard in shards for group in shard.groups.values())
     if bare:
-        records.notes.append(f"{bare} images have no text of their key")
+        records.notes.append(f"{counted(bare, 'image has', 'images have')} no text of the same key")
     if alone:
         records.notes.append(f"{len(alone)} texts belong to no image (first: {alone[0][:120]})")
     records.notes += _odd(shards)
@@ -221,9 +221,11 @@ def _require_one_image(key: str, group: Group) -> None:
 def _odd(shards: list[Shard]) -> list[str]:
     """Lines about archives that are read more slowly than they could be, or may be cut off."""
     open_end = [shard.name for shard in shards if shard.name.lower().endswith(TAR) and not has_end(shard.file)]
-    cut = f"{len(open_end)} archives have no end mark and may be cut off (first: {''.join(open_end[:1])[:120]})"
+    cut = f"{counted(len(open_end), 'archive has', 'archives have')} no end mark and may be cut off"
+    cut += f" (first: {''.join(open_end[:1])[:120]})"
     gzipped = sum(shard.name.lower().endswith(GZIPPED) for shard in shards)
-    line = f"{counted(gzipped, 'gzipped archive')} read in place, unpacked once by each process: plain tars are quicker (gunzip)"
+    read = counted(gzipped, "gzipped archive is", "gzipped archives are")
+    line = f"{read} read in place, unpacked once by each process: plain tars are quicker (gunzip)"
     return [line] * bool(gzipped) + [cut] * bool(open_end)
 
 

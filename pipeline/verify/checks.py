@@ -21,6 +21,7 @@ from stages import (
 )
 from stages.artifacts import NO_LLM, SPLITS, Store
 from stages.provenance import refuse_mixture
+from stages.text import counted
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _manifest(store: Store, origin: Provenance) -> list[str]:
     assert isinstance(origin, ManifestProvenance)
     unknown = set(found) - set(origin.class_names.items())
     return [
-        *[f"{twice} images stand in it twice"] * bool(twice),
+        *[f"{counted(twice, 'image stands', 'images stand')} in it twice"] * bool(twice),
         *[f"{strange} images are of no split ({', '.join(SPLITS)})"] * bool(strange),
         *[f"{len(unknown)} classes of the rows are not in the footer's list"] * bool(unknown),
     ]
@@ -150,7 +151,7 @@ def _prompts(store: Store, origin: Provenance) -> list[str]:
         s=store.read(["prompt_id", "class_id", "image_id", "text", "kept", "drop_reason"]), m=manifest,
     )  # fmt: skip
     return [
-        *[f"{twice} prompts stand in it twice"] * bool(twice),
+        *[f"{counted(twice, 'prompt stands', 'prompts stand')} in it twice"] * bool(twice),
         *[f"{silent} rows are dropped without a reason, or kept with one or without a text"] * bool(silent),
         *[f"{nowhere} rows are about classes that the manifest does not have"] * bool(nowhere),
         *[f"{strange} rows are about images that the manifest does not have"] * bool(strange),
@@ -160,7 +161,7 @@ def _prompts(store: Store, origin: Provenance) -> list[str]:
 def _text(store: Store, origin: Provenance) -> list[str]:
     s = store.read(["prompt_id", "kind", "class_id", "image_id", "text"])
     [(twice,)] = _ask("SELECT count(*) - count(DISTINCT prompt_id) FROM s", s=s)
-    found = [f"{twice} sentences stand in it twice"] * bool(twice)
+    found = [f"{counted(twice, 'sentence stands', 'sentences stand')} in it twice"] * bool(twice)
     if store.partitions["llm"] != NO_LLM:
         p = PromptStore(store.cache, store.dataset, store.partitions["llm"]).read(["prompt_id", "text", "kept"])
         [(missing, extra)] = _ask(

@@ -11,7 +11,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-CHUNK, PATIENCE = 25, 120.0
+CHUNK, PATIENCE = 100, 120.0
 """Trials of one process, and seconds that one of them may take."""
 PROCESSES = multiprocessing.get_context("forkserver")
 

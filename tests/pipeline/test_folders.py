@@ -224,7 +224,7 @@ def test_what_systems_leave_behind_is_no_class(tmp_path: Path) -> None:
     (tmp_path / "cat" / "._0.png").touch()
     listing = read(tmp_path)
     assert listing.class_names == {0: "cat", 1: "dog"}
-    assert "1 folders hold no image and are no classes: lion" in listing.notes
+    assert "1 folder holds no image and is no class: lion" in listing.notes
     assert any(note.startswith("6 hidden files or folders") for note in listing.notes)
     assert (listing.ignored, listing.outside) == (0, [])
 
@@ -269,7 +269,7 @@ def test_links_are_followed_down_to_classes_and_counted_below(tmp_path: Path) ->
     (tmp_path / "pets" / "train" / "dog" / "loop").symlink_to(tmp_path / "pets")
     listing = read(tmp_path / "pets")
     assert set(listing.class_names.values()) == {"cat", "cow", "dog"}
-    assert any("1 links to folders are not followed (first: train/dog/loop)" in note for note in listing.notes)
+    assert any("1 link to a folder is not followed (first: train/dog/loop)" in note for note in listing.notes)
 
 
 NAMES = ["train", "Train", "test", "test_set", "val", "seg_train", "a_test", "cat", "Cat", "dog", "caf\u00e9",

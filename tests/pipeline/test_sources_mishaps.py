@@ -65,7 +65,7 @@ def test_a_tar_that_stops_between_two_members_is_said(tmp_path: Path) -> None:
     data = file.read_bytes().rstrip(b"\0")
     file.write_bytes(data + b"\0" * (-len(data) % 512))
     cut = read_source(str(file), DATA)
-    assert "1 archives have no end mark and may be cut off (first: a.tar)" in cut.notes
+    assert "1 archive has no end mark and may be cut off (first: a.tar)" in cut.notes
 
 
 def test_images_beside_splits_in_a_wrapping_folder_are_outside(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_quote_left_open_is_refused_in_classes_and_said_in_captions(tmp_path: 
         read(write(source / "l.csv", "image,class", *rows), tmp_path)
     notes = read(write(source / "c.csv", "image,caption", *rows), tmp_path).notes
     assert len(notes) == 1
-    assert notes[0].startswith("1 rows run over several lines")
+    assert notes[0].startswith("1 row runs over several lines")
 
 
 def test_the_made_up_answers_of_a_sample_submission_are_no_labels(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_images_without_text_and_texts_without_image_are_counted(tmp_path: Path)
     assert [list(e.captions or ()) for e in found.entries] == [
         ["caption 0 of 0"], [], ["caption 2 of 0"], [], ["caption 2 of 1"],
     ]  # fmt: skip
-    assert "1 images have no text beside them" in found.notes
+    assert "1 image has no text of the same name" in found.notes
     assert "1 texts have no image beside them and are left out (first: 00001/000010000.txt)" in found.notes
     assert any(note.startswith("1 empty captions left out") for note in found.notes)
 

@@ -140,7 +140,7 @@ def test_images_without_a_text_and_empty_texts_are_counted(tmp_path: Path) -> No
     tar(tmp_path / "w.tar", {**{f"{key}.jpg": image(i) for i, key in enumerate("abcd")}, **texts})
     found = read(tmp_path / "w.tar")
     assert [list(e.captions or ()) for e in found.entries] == [["One.", "Two."], [], ["Three."], []]
-    assert "1 images have no text of their key" in found.notes
+    assert "1 image has no text of the same key" in found.notes
     assert "2 empty captions left out; 1 images have no other" in found.notes
 
 

@@ -219,10 +219,10 @@ def test_a_value_edited_by_hand_is_found(cache: Path, stores: Stores, name: str,
         ("images", lambda t: t.slice(1), "1 images do not have all their views"),
         ("images", lambda t: pa.concat_tables([t.slice(0, 2), t]).sort_by(list(ORDER)), "2 views of images stand"),
         ("text", lambda t: t.slice(3), "3 sentences are missing"),
-        ("text", lambda t: pa.concat_tables([t.slice(0, 1), t]), "1 sentences stand in it twice"),
+        ("text", lambda t: pa.concat_tables([t.slice(0, 1), t]), "1 sentence stands in it twice"),
         ("text-own", lambda t: t.slice(1), "1 sentences are missing"),
-        ("prompts", lambda t: pa.concat_tables([t.slice(0, 1), t]), "1 prompts stand in it twice"),
-        ("manifest", lambda t: pa.concat_tables([t.slice(0, 1), t]), "1 images stand in it twice"),
+        ("prompts", lambda t: pa.concat_tables([t.slice(0, 1), t]), "1 prompt stands in it twice"),
+        ("manifest", lambda t: pa.concat_tables([t.slice(0, 1), t]), "1 image stands in it twice"),
     ],
 )
 def test_rows_that_are_missing_or_stand_twice_are_counted(
@@ -243,8 +243,8 @@ def test_embeddings_that_are_no_unit_vectors_are_counted(cache: Path, stores: St
         return table.set_column(at, "embedding", embedding_array(vectors))
 
     rewrite(stores["images"], broken)
-    assert "1 embeddings hold NaN" in faults(cache)
-    assert "1 embeddings do not have length 1" in faults(cache)
+    assert "1 embedding holds NaN" in faults(cache)
+    assert "1 embedding does not have length 1" in faults(cache)
 
 
 def test_a_file_of_another_data_set_or_encoder_is_found_in_its_place(cache: Path, stores: Stores) -> None:

@@ -136,8 +136,8 @@ def test_verify_finds_rows_edited_by_hand_nan_and_wrong_length(tmp_path: Path) -
     vectors[2] *= 3
     store.write(image_table(store, vectors), origin())
     faults = "\n".join(store.verify())
-    assert "1 embeddings hold NaN" in faults
-    assert "1 embeddings do not have length 1" in faults
+    assert "1 embedding holds NaN" in faults
+    assert "1 embedding does not have length 1" in faults
     table = pq.read_table(store.file)
     edited = table.set_column(2, "class_id", pa.array([1] * 6, pa.int32()))
     edited = edited.replace_schema_metadata({b"aape": pq.read_metadata(store.file).metadata[b"aape"]})
