@@ -167,6 +167,8 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     protocols, notes = _measurable(inputs, protocols)
     plan, unable = _plan(inputs, protocols, params)
     notes += unable
+    if not plan:
+        raise UserError("; ".join(dict.fromkeys(notes)), exit_code=2)
     tasks = _tasks(inputs, plan)
     classifying = [protocol for protocol in protocols if protocol.reads == "classes"]
     notes += _spent(inputs.features, classifying) if inputs.features is not None and classifying else []
@@ -224,7 +226,7 @@ def _plan(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tupl
     """All fits, and lines on the methods that a protocol cannot judge.
 
     Raises:
-        UserError: no method is left, or one that was named lacks something.
+        UserError: a method that was named lacks something.
     """
     plan, notes, asked = [], [], params.evaluation
     for protocol in protocols:
@@ -249,8 +251,6 @@ def _plan(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tupl
             for method in able
             for source, key in _sources(features, method)
         ]
-    if not plan:
-        raise UserError("; ".join(dict.fromkeys(notes)), exit_code=2)
     return plan, list(dict.fromkeys(notes))
 
 

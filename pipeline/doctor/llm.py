@@ -12,7 +12,8 @@ from pipeline.prompts.engines.server import find_served
 from pipeline.prompts.gguf_files import GROWTH, is_gguf, models_folder, packaged_gguf
 from pipeline.prompts.hub import OFFLINE
 from pipeline.prompts.llms import PACKAGED, known_aliases, target_of
-from stages import PromptStore, UserError, nearest
+from pipeline.registry import card
+from stages import ManifestStore, PromptStore, UserError, nearest
 from stages.extras import installed, mend
 from stages.params import Params
 
@@ -35,12 +36,22 @@ def check_llm(params: Params, cache: Path, hub: Hub) -> LlmCheck:
     Where every data set has its prompts already, a model that cannot be had is a note and no fault.
     """
     llm = params.prompts.llm
-    needed = any(not PromptStore(cache, dataset, llm).exists() for dataset in params.datasets)
+    asked = [dataset for dataset in params.datasets if _has_classes(dataset, cache)]
+    needed = any(not PromptStore(cache, dataset, llm).exists() for dataset in asked)
     found = _server(llm, params) if params.prompts.server.url else _local_or_hub(llm, params, hub)
     check, download, convert = found
     if check.state == "fault" and not needed:
         check = Check(check.name, "note", f"{check.text}; every data set has its prompts already")
     return LlmCheck(check, needed, download, convert)
+
+
+def _has_classes(dataset: str, cache: Path) -> bool:
+    """Whether there are classes to ask about, as far as is known: a set of captions or questions has none."""
+    try:
+        return bool(ManifestStore(cache, dataset).provenance().class_names)
+    except UserError:  # no manifest yet
+        known = card(dataset)
+        return known is None or known.kind == "classification"
 
 
 def _local_or_hub(llm: str, params: Params, hub: Hub) -> tuple[Check, int | None, int]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.doctor.check import Check
 from pipeline.ingest.packaged import PACKAGES, PREFIX
+from pipeline.registry import card
 from stages import ManifestStore, PromptStore
 from stages.params import Params
 
@@ -14,7 +15,7 @@ def check_sources(params: Params, cache: Path) -> list[Check]:
     checks = []
     for dataset in params.datasets:
         source = params.of(dataset).source
-        found = _look(source)
+        found = _laid_out(dataset, source) or _look(source)
         if found.state == "fault" and ManifestStore(cache, dataset).exists():
             found = Check("", "note", f"{found.text}; its manifest is there already")
         checks.append(Check(f"data {dataset}", found.state, found.text, found.mend))
@@ -26,6 +27,19 @@ def check_sources(params: Params, cache: Path) -> list[Check]:
         mend = "" if done else "mend imports: in the settings file"
         checks.append(Check(f"sentences {item.name} of {item.dataset}", "note" if done else "fault", text, mend))
     return checks
+
+
+def _laid_out(dataset: str, source: str | None) -> Check | None:
+    """What a known data set lacks of its layout; None where there is nothing to say of it."""
+    known, where = card(dataset), f"`pipeline datasets {dataset}` says what has to lie where"
+    if known is None or source is None or "{" in source or source.startswith((PREFIX, "hf:")):
+        return None
+    if not Path(source).exists():
+        return Check("", "fault", f"{source} is not there ({known.title})", f"{where}, or mend data.{dataset}.source")
+    missing = known.check(Path(source)) if known.marked(Path(source)) else []
+    if not missing:
+        return None
+    return Check("", "fault", f"{source} is not the whole of {known.title}: {'; '.join(missing)}", where)
 
 
 def _look(source: str | None) -> Check:

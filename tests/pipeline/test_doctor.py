@@ -227,6 +227,22 @@ def test_sources_and_sentences_that_are_not_there_are_faults_until_their_stores_
     assert "data w" not in faults(doctor(settings, tmp_path / "cache", tmp_path))
 
 
+def test_a_known_set_of_captions_is_asked_for_its_layout_and_needs_no_language_model(tmp_path: Path) -> None:
+    folder = tmp_path / "coco"
+    folder.mkdir()
+    (folder / "dataset_coco.json").write_text("{}")
+    settings = params(
+        datasets=["coco", "nocaps"],
+        data={"coco": {"source": str(folder)}, "nocaps": {"source": str(tmp_path / "gone")}},
+    )
+    found = {check.name: check for check in doctor(settings, tmp_path / "cache", tmp_path)}
+    assert "not the whole of COCO captions (Karpathy's split): " in found["data coco"].text
+    assert "train2014" in found["data coco"].text
+    assert "`pipeline datasets coco` says what has to lie where" in found["data coco"].mend
+    assert "is not there (NoCaps (validation))" in found["data nocaps"].text
+    assert not check_llm(settings, tmp_path / "cache", Hub()).needed
+
+
 def test_a_disk_too_small_for_what_is_to_come_is_a_fault(
     weaves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,11 @@ def test_what_was_learnt_elsewhere_serves_as_it_is_and_fine_tuned_from_stores_or
     assert list(found) == ["aape", "aape@photos", "aape-tuned@photos", "ridge", "ridge@photos", "zero-shot"]
     run(quick(methods=["aape"]), inputs(tmp_path), results=tmp_path / "results")
     kept = tmp_path / "results" / "runs" / "photos" / "checkpoints" / "retrieval" / "aape"
+    make_caption_stores(tmp_path, dataset="nocaps", per_split={"test": 9})
+    alone = quick(learnt_on=["photos"], methods=["aape", "zero-shot"])
+    assert list(summarize(run(alone, load_inputs(alone, "nocaps", cache=tmp_path)))["retrieval"]) == [
+        "aape@photos", "zero-shot",
+    ]  # fmt: skip
     asked = quick(learnt_on=[str(kept)], methods=["aape"])
     again = summarize(run(asked, load_inputs(asked, "sketches", cache=tmp_path)))["retrieval"]
     assert again["aape@aape"] == found["aape@photos"], "the checkpoint is the fit of the same seed"
@@ -184,8 +189,11 @@ def test_what_is_odd_about_captions_is_counted_in_one_line_each(tmp_path: Path) 
 
 def test_without_captions_or_with_one_training_image_there_is_one_clear_line(tmp_path: Path) -> None:
     make_caption_stores(tmp_path, per_split={"train": 1, "test": 5})
-    with pytest.raises(UserError, match="retrieval is left out: 1 training images have captions, and 2 are needed"):
-        run(quick(), inputs(tmp_path))
+    record = run(quick(), inputs(tmp_path))
+    assert "photos: 1 training images with captions: methods that learn on them are left out" in record.notes
+    assert {fit.method for fit in record.fits} == {"zero-shot"}
+    with pytest.raises(UserError, match="methods that learn on them are left out"):
+        run(quick(methods=["aape"]), inputs(tmp_path))
     make_caption_stores(tmp_path, dataset="bare", captions=1, change={f"test/0{i}.jpg": [] for i in range(5)},
                         per_split={"test": 5})  # fmt: skip
     with pytest.raises(UserError, match="bare: no captions, which retrieval would need"):

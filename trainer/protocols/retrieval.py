@@ -76,13 +76,13 @@ class Retrieval(Protocol):
             found.append(method)
             for place, there in self.places.items():
                 found += elsewhere(method, place, fitted=isinstance(there, Path))
+        if not _learns(features):
+            found = [method for method in found if not method.learns]
         return found if features.folds is None else [CrossFitted(each) for each in found]
 
     def unfit(self, features: CaptionFeatures) -> str | None:
-        """Too few images to learn from."""
+        """Nothing here; but data sets of different weights are refused."""
         same_weights(features, [there for there in self.places.values() if isinstance(there, CaptionFeatures)])
-        if features.folds is None and len(features.train) < 2:
-            return f"{len(features.train)} training images have captions, and 2 are needed at least"
         return None
 
     def caveats(self, features: CaptionFeatures) -> list[str]:
@@ -91,6 +91,11 @@ class Retrieval(Protocol):
             return [
                 f"{features.dataset}: cross-validated in {features.folds} parts of all images, whatever their split: "
                 "each is judged among the images of its own part, by a fit without them; a checkpoint is fitted on all"
+            ]
+        if not _learns(features):
+            return [
+                f"{features.dataset}: {len(features.train)} training images with captions: methods that learn on them "
+                "are left out"
             ]
         if len(features.val) < 2:
             return [f"{features.dataset}: no validation images: choices are made on training images held out by seed"]
@@ -111,7 +116,8 @@ class Retrieval(Protocol):
         if features.folds is not None:
             return FoldedTask(features.all(), None, there, folds=features.folds, seed=seed)
         task = CaptionTask(features.train, features.val, there)
-        check_pairs(task)
+        if _learns(features):
+            check_pairs(task)
         return task
 
     def score(
@@ -150,6 +156,11 @@ class Retrieval(Protocol):
                 f"{features.dataset}: {same} judged images have the embedding of another: as ties they count against"
             )
         return lines
+
+
+def _learns(features: CaptionFeatures) -> bool:
+    """Whether there are images to learn from; NoCaps has none."""
+    return features.folds is not None or len(features.train) > 1
 
 
 def _sheet(pairs: Pairs, found: Ranks) -> Sheet:
