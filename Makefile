@@ -18,7 +18,7 @@ repro-language: setup   ## captioning and VQA with the packaged language model, 
 	@for name in coco-small caltech101; do \
 	pipeline embed-text --dataset $$name && pipeline embed-images --dataset $$name || exit 1; done
 	@trainer run --dataset caltech101 --protocol few-shot --methods aape --sources written --seeds 1 --no-report $(LANGUAGE)
-	@trainer run --dataset coco-small --protocol captioning,vqa --shots 4 $(LANGUAGE) \
+	@trainer run --dataset coco-small --protocol captioning,vqa --shots 2 $(LANGUAGE) \
 	--set evaluation.learnt_on=[results/language/runs/caltech101/checkpoints/aape]
 
 test: setup browser lint ## every check, the real language model included

@@ -30,10 +30,10 @@ class LanguageParams(BaseModel):
         0.1, description="peak learning rate (AdamW, half a cosine), as a share of the spread of input embeddings"
     )
     weight_decay: Number = Field(0.01, ge=0, description="weight decay of the map")
-    batch: Annotated[int, Field(ge=1, le=100_000)] = Field(16, description="images a step, one caption of each")
-    epochs: Count = Field(8, description="passes over the images, one caption of each drawn anew")
+    batch: Annotated[int, Field(ge=1, le=100_000)] = Field(4, description="images a step, one caption of each")
+    epochs: Count = Field(5, description="passes over the images, one caption of each drawn anew")
     caption_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
-        24, description="longest caption, tokens: learned from, longer ones are cut, and written"
+        20, description="longest caption, tokens: learned from, longer ones are cut, and written"
     )
     beams: Annotated[int, Field(ge=1, le=64)] = Field(1, description="width of the beam search; 1 is greedy")
     answer_tokens: Annotated[int, Field(ge=1, le=512)] = Field(10, description="longest answer to a question, tokens")

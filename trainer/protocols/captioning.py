@@ -20,7 +20,7 @@ from trainer.language.scores import SpaceScores, caption_metrics
 from trainer.language.words import words
 from trainer.methods import Registry
 from trainer.pairs import CaptionTask, Pairs
-from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits
+from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits, same_weights
 
 FILE = "captions.csv"
 """The caption that each method writes of each test image, below the run's folder."""
@@ -73,7 +73,12 @@ class Captioning(Protocol):
         return with_places(made, list(self.places), tunable=tunable(self.places), learns_here=here)
 
     def unfit(self, features: CaptionFeatures) -> str | None:
-        """Too few images to learn from, and nothing that was learned elsewhere."""
+        """Too few images to learn from, and nothing that was learned elsewhere.
+
+        Raises:
+            UserError: a data set to learn on was embedded with other weights.
+        """
+        same_weights(features, [there for there in self.places.values() if isinstance(there, CaptionFeatures)])
         if len(features.train) < 2 and not self.places:
             return (
                 f"{len(features.train)} training images have captions, and 2 are needed at least; or name in "
