@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from stages import UserError
 from stages.extras import installed
+from trainer.record import AGAIN, CLASSES, PREDICTIONS
 from trainer.report.page.blocks import Block, Cell, Chart, Column, Section, Table, Text
 from trainer.report.page.dataset import DataSet
 from trainer.report.tables import MOST_PAIRS
@@ -69,6 +70,9 @@ def section(of: DataSet) -> Section | None:
 def lines_of(of: DataSet) -> list[tuple[int, int]]:
     """(actual, predicted) of every test image, as places in the list of classes."""
     place = {line.name: at for at, line in enumerate(of.classes)}
+    strange = next((n for line in of.predictions for n in (line.actual, line.predicted) if n not in place), None)
+    if strange is not None:
+        raise UserError(f"{PREDICTIONS} names a class {strange[:60]!r} that {CLASSES} does not: {AGAIN}")
     return [(place[line.actual], place[line.predicted]) for line in of.predictions]
 
 
