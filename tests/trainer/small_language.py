@@ -25,13 +25,18 @@ def byte_tokenizer(**special: str) -> Any:
 
 
 def small_language_model(
-    folder: Path, *, tied: bool = True, context: int = 256, pad: bool = True, seed: int = 1, width: int = 32
+    folder: Path, *, tied: bool = True, context: int = 256, pad: bool = True, seed: int = 1, lacking: int = 0
 ) -> Path:
-    """A Llama of two layers that knows bytes, saved as a folder."""
+    """A Llama of two layers that knows bytes, saved as a folder.
+
+    Args:
+        lacking: tokens that its tokenizer knows and the model does not.
+    """
     tokenizer = byte_tokenizer(eos_token="<end>", **({"pad_token": "<pad>"} if pad else {}))
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(tokenizer) - lacking, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=context, tie_word_embeddings=tied, initializer_range=0.2,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip

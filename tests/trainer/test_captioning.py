@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from stages.language import LanguageParams
 from stages.params import Params
 from trainer.inputs import load_inputs
 from trainer.language.model import find_language_model
-from trainer.language.prefix import fit_prefix, start
+from trainer.language.prefix import Prefix, fit_prefix, start
 from trainer.language.questions import draw_examples, read_questions
 from trainer.language.serve import choose_speaker, speaker
 from trainer.pairs import Pairs
@@ -109,6 +110,27 @@ def test_the_same_seed_gives_the_same_bytes_whatever_people_said_of_the_test_ima
         assert (again / name).read_bytes() == (finished[1] / name).read_bytes(), name
     said = [rows_in(folder / "captions.csv") for folder in (again, finished[1])]
     assert [a == b for a, b in zip(*said, strict=True)].count(False) == 3, "another reference for each of three methods"
+
+
+def test_an_interrupted_run_goes_on_where_it_was_and_both_protocols_share_their_fits(
+    finished: tuple[RunRecord, Path], llm: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(*args: Any, **named: Any) -> Prefix:
+        if len(made) == 2:
+            raise UserError("the power is gone")
+        made.append(named["second"])
+        return fit_prefix(*args, **named)
+
+    monkeypatch.setattr("trainer.language.methods.fit_prefix", counted)
+    with pytest.raises(UserError, match="the power is gone"):
+        ran(settings(llm), cache, tmp_path)
+    made[:] = ["begun again"]
+    ran(settings(llm), cache, tmp_path)
+    assert made == ["begun again", "image"], "two of three were kept, and vqa learns nothing of its own"
+    for name in ("run.json", "captions.csv", "answers.csv"):
+        assert (tmp_path / "runs" / "photos" / name).read_bytes() == (finished[1] / name).read_bytes(), name
 
 
 def test_a_checkpoint_of_another_language_model_is_refused(finished: tuple[RunRecord, Path], tmp_path: Path) -> None:

@@ -71,6 +71,9 @@ def test_what_is_no_language_model_is_refused_in_one_line(small: Path, tmp_path:
     (folder / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(UserError, match=r"odd cannot be loaded \(.*\): get the model again"):
         loaded(folder)
+    folder = small_language_model(tmp_path / "mixed", lacking=3)
+    with pytest.raises(UserError, match=r"mixed: its tokenizer knows token \d+ and its model \d+ tokens"):
+        loaded(folder)
     folder = tmp_path / "pickled"
     folder.mkdir()
     (folder / "config.json").write_text((small / "config.json").read_text())
