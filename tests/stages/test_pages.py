@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stages import ImageStore, Provenance, UserError
 from stages.artifacts import embedding_array, embedding_matrix
-from stages.pages import embedding_pages
+from stages.pages import EmbeddingPages, embedding_pages
 
 
 def written(cache: Path, rows: int, width: int, precision: str, *, seed: int = 0) -> tuple[ImageStore, np.ndarray]:
@@ -77,3 +77,24 @@ def test_a_truncated_or_scrambled_file_is_refused_or_read_by_pyarrow(tmp_path: P
         store.file.write_bytes(whole[:cut])
         with pytest.raises(UserError, match="part-0"):
             store.embeddings()
+
+
+def test_any_rows_in_any_order_are_gathered_from_many_pages(tmp_path: Path) -> None:
+    store, vectors = written(tmp_path, 700, 1025, "float32")
+    pages = embedding_pages(store.file, width=1025)
+    assert pages is not None
+    assert len(pages.groups[0]) > 1
+    index = np.random.default_rng(1).integers(0, 700, size=2000)
+    assert np.array_equal(pages.gather(index), vectors[index])
+    assert np.array_equal(store.rows()(np.arange(700)), vectors)
+    assert pages.gather(np.empty(0, np.int64)).shape == (0, 1025)
+
+
+@settings(deadline=None, max_examples=25)
+@given(cuts=st.lists(st.integers(0, 20 * 6), max_size=6), index=st.lists(st.integers(0, 19), max_size=30))
+def test_a_row_that_lies_on_several_pages_is_gathered_whole(cuts: list[int], index: list[int]) -> None:
+    vectors = np.random.default_rng(0).normal(size=(20, 3)).astype("float16")
+    numbers = vectors.reshape(-1).view(np.uint8)
+    pages = EmbeddingPages(3, np.dtype("float16"), [np.split(numbers, sorted(cuts))])
+    rows = np.array(index, np.int64)
+    assert np.array_equal(pages.gather(rows), vectors[rows])
