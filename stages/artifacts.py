@@ -275,11 +275,14 @@ class Store:
     def rows(self) -> "Callable[[Int[np.ndarray, ' M']], Float[np.ndarray, 'M D']]":
         """Gives the embeddings of any rows, in any order; from the file as it is asked where its pages allow that.
 
+        All pages are compared with their checksums first.
+
         Raises:
-            UserError: the store is missing, unreadable, or not of this schema.
+            UserError: the store is missing, unreadable, damaged, or not of this schema.
         """
         pages = self._pages()
         if pages is not None:
+            self._refuse_damage(pages, 0, len(pages), check=True)
             return pages.gather
         matrix = self.embeddings()
         return lambda index: np.asarray(matrix[index])

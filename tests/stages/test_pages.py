@@ -95,6 +95,6 @@ def test_any_rows_in_any_order_are_gathered_from_many_pages(tmp_path: Path) -> N
 def test_a_row_that_lies_on_several_pages_is_gathered_whole(cuts: list[int], index: list[int]) -> None:
     vectors = np.random.default_rng(0).normal(size=(20, 3)).astype("float16")
     numbers = vectors.reshape(-1).view(np.uint8)
-    pages = EmbeddingPages(3, np.dtype("float16"), [np.split(numbers, sorted(cuts))])
+    pages = EmbeddingPages(3, np.dtype("float16"), [np.split(numbers, sorted(cuts))], [])
     rows = np.array(index, np.int64)
     assert np.array_equal(pages.gather(rows), vectors[rows])
