@@ -1,6 +1,8 @@
 """A contact sheet: the images that were found, side by side, with their scores and classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from itertools import groupby
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -15,6 +17,8 @@ MOST = 200
 """Images of a sheet."""
 SIDE, GAP, CAPTION, HEAD = 200, 16, 44, 104
 """Pixels: a thumbnail, the space around it, the text below it, the text above all."""
+_Face = Callable[[str], ImageFont.FreeTypeFont]
+"""Family of fonts -> its font in the size and weight of a line."""
 INK, PALE, BACKGROUND, GREY = "#1a1a1a", "#6b6b6b", "#ffffff", "#e3e3e3"
 
 
@@ -48,9 +52,9 @@ def contact_sheet(
         sheet.paste(_thumbnail(open_rgb(asked), side), (GAP, GAP))
         left += side + GAP
     width = sheet.width - left - GAP
-    draw.text((left, 18), _short(title, _font(20, bold=True), width), INK, _font(20, bold=True))
+    _write(draw, (left, 18), _short(title, _font(20, bold=True), width), INK, _font(20, bold=True))
     for line, note in enumerate(notes[:2]):
-        draw.text((left, 48 + 20 * line), _short(note, _font(13), width), PALE, _font(13))
+        _write(draw, (left, 48 + 20 * line), _short(note, _font(13), width), PALE, _font(13))
     unread = []
     for place, hit in enumerate(shown):
         x, y = GAP + place % columns * cell, HEAD + place // columns * (cell + CAPTION)
@@ -60,10 +64,10 @@ def contact_sheet(
             reason = visible(str(getattr(error, "strerror", None) or error))
             unread.append(f"{visible(hit.place)}: {reason}")
             draw.rectangle((x, y, x + SIDE - 1, y + SIDE - 1), GREY)
-            draw.multiline_text((x + 10, y + 10), _wrapped(reason, _font(13), SIDE - 20), PALE, _font(13))
+            _write(draw, (x + 10, y + 10), _wrapped(reason, _font(13), SIDE - 20), PALE, _font(13))
         caption = f"#{hit.rank} · {hit.score:.3f} · {hit.split}"
-        draw.text((x, y + SIDE + 4), _short(hit.class_name, _font(15, bold=True), SIDE), INK, _font(15, bold=True))
-        draw.text((x, y + SIDE + 23), _short(caption, _font(13), SIDE), PALE, _font(13))
+        _write(draw, (x, y + SIDE + 4), _short(hit.class_name, _font(15, bold=True), SIDE), INK, _font(15, bold=True))
+        _write(draw, (x, y + SIDE + 23), _short(caption, _font(13), SIDE), PALE, _font(13))
     with atomic_file(file) as work:
         sheet.save(work, format="PNG")
     return unread
@@ -80,28 +84,67 @@ def _thumbnail(picture: Image.Image, side: int) -> Image.Image:
     return ImageOps.pad(picture, (side, side), Image.Resampling.LANCZOS, color="#f4f4f4")
 
 
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and more; no Chinese, Japanese or Korean."""
-    import matplotlib
-
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
+def _font(size: int, *, bold: bool = False) -> _Face:
+    return partial(_loaded, size, bold)
 
 
-def _short(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _loaded(size: int, bold: bool, family: str) -> ImageFont.FreeTypeFont:
+    """A family in a size; matplotlib's own alone has a bold face."""
+    return _file(family, size, "bold" if bold and family == _own() else "normal")
+
+
+@cache
+def _file(family: str, size: int, weight: str) -> ImageFont.FreeTypeFont:
+    from stages import fonts
+
+    font = fonts.font_of(family, weight)
+    assert font is not None, family
+    return ImageFont.truetype(font.fname, size, index=font.face_index)
+
+
+def _own() -> str:
+    from stages import fonts
+
+    return fonts.OWN
+
+
+def _runs(text: str) -> list[tuple[str, str]]:
+    """The text cut where another family of fonts is needed: (family, piece); what no font has is drawn as a box."""
+    from stages import fonts
+
+    found = ((fonts.family_of(char) or fonts.OWN, char) for char in text)
+    return [(family, "".join(char for _, char in piece)) for family, piece in groupby(found, key=lambda each: each[0])]
+
+
+def _length(text: str, face: _Face) -> float:
+    """Pixels that a line takes."""
+    return sum(face(family).getlength(piece) for family, piece in _runs(text))
+
+
+def _write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, ink: str, face: _Face) -> None:
+    """One line, or several, from their upper left corner; pieces in other fonts stand on the same base line."""
+    base = face(_own()).getmetrics()[0]
+    for number, line in enumerate(text.split("\n")):
+        x, y = at[0], at[1] + base + number * 1.25 * base
+        for family, piece in _runs(line):
+            draw.text((x, y), piece, ink, face(family), anchor="ls")
+            x += face(family).getlength(piece)
+
+
+def _short(text: str, face: _Face, width: int) -> str:
     """One line of printable text that fits into `width` pixels."""
     line = visible(text)[:300]
-    if font.getlength(line) <= width:
+    if _length(line, face) <= width:
         return line
-    while line and font.getlength(line + "…") > width:
+    while line and _length(line + "…", face) > width:
         line = line[:-1]
     return line.rstrip() + "…"
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _wrapped(text: str, face: _Face, width: int) -> str:
     """Some lines of printable text, each of which fits into `width` pixels."""
     lines = [""]
     for word in text[:160].split():
         longer = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], longer] if font.getlength(longer) <= width else [*lines, word]
-    return "\n".join(_short(line, font, width) for line in lines if line)
+        lines = [*lines[:-1], longer] if _length(longer, face) <= width else [*lines, word]
+    return "\n".join(_short(line, face, width) for line in lines if line)

@@ -34,7 +34,7 @@ from pipeline.search import (
     sentence_stores,
 )
 from pipeline.search.approximate import Approximate
-from pipeline.search.sheet import HEAD, MOST, SIDE
+from pipeline.search.sheet import HEAD, MOST, SIDE, _runs
 from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, TextStore, UserError
 from stages.artifacts import embedding_array, embedding_matrix
 
@@ -344,3 +344,16 @@ def test_text_stores_without_images_can_be_searched(made: tuple[Path, Encoder], 
     hits = find_sentences(sentence_stores(copy, encoder.name, "weaves"), embed_query(encoder, text="x"), top=100)
     rows = sum(len(TextStore(cache, "weaves", encoder.name, s).read()) for s in ("none", "people"))
     assert len(hits) == rows
+
+
+def test_names_in_every_script_stand_on_a_sheet_in_a_font_that_has_them(weaves: Path, tmp_path: Path) -> None:
+    from stages.fonts import OWN
+
+    names = ["中文类别 weave", "cat 🐈", "ёж", "قطة"]
+    assert [family for family, _ in _runs(names[0])] == ["Noto Sans CJK SC", OWN]
+    assert "".join(piece for _, piece in _runs("".join(names))) == "".join(names)
+    hits = [hit(i, weaves, "red weave/00.png", name) for i, name in enumerate(names, 1)]
+    contact_sheet(hits, tmp_path / "s.png", title=f"{len(hits)} images like 中文")
+    drawn = np.asarray(open_rgb(tmp_path / "s.png"))[HEAD + SIDE : HEAD + SIDE + 22]
+    pieces = [drawn[:, 16 + i * (SIDE + 16) : 16 + i * (SIDE + 16) + 60].tobytes() for i in range(4)]
+    assert len(set(pieces)) == 4, "boxes would be alike"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from trainer.report import lettering
+from stages import fonts
 from trainer.report.figures import NAMED_CLASSES, confusion, save
 from trainer.report.lettering import labels, plain
 
@@ -31,8 +31,8 @@ SCRIPTS = [
 
 @pytest.fixture
 def no_further_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lettering, "_others", tuple)
-    monkeypatch.setattr(lettering, "_family", lettering._family.__wrapped__)
+    monkeypatch.setattr(fonts, "others", tuple)
+    monkeypatch.setattr(fonts, "family_of", fonts.family_of.__wrapped__)
 
 
 def test_names_in_many_scripts_are_drawn_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,23 +8,13 @@ is installed on the machine, else it is written as `<U+4E2D>`.
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
-from importlib.util import find_spec
 from itertools import accumulate, count
-from pathlib import Path
 
-from matplotlib import font_manager, get_data_path
 from matplotlib.figure import Figure
-from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
-OWN = "DejaVu Sans"
-"""Comes with matplotlib."""
-PACKAGES = ("manimgx_fonts", "noto_cjk_sans_otc")
-"""Of the extra `plots`; they hold font files and nothing else."""
-FIRST = "Noto Sans CJK SC"
-"""Of the faces that have all Chinese, Japanese and Korean characters, each in a form of its own."""
-REGULAR = (400, "normal", "regular")
+from stages import fonts
+
 WIDTH = 30
 """Columns of a class name, at most; Chinese, Japanese and Korean characters and emoji take two."""
 
@@ -60,9 +50,10 @@ def set_fonts(figure: Figure) -> None:
         _ = axes.get_xticklabels(), axes.get_yticklabels()
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     for text in texts:
-        needed = dict.fromkeys(family for char in text.get_text() if (family := _family(char)) not in (None, OWN))
+        families = dict.fromkeys(fonts.family_of(char) for char in text.get_text())
+        needed = [family for family in families if family not in (None, fonts.OWN)]
         if needed:
-            text.set_fontfamily([OWN, *needed])
+            text.set_fontfamily([fonts.OWN, *needed])
             text.set_fontweight("normal")  # the others have no bold
 
 
@@ -85,10 +76,10 @@ def _shown(char: str) -> str:
     """The character, its number where no font has it, or nothing where it shows nothing."""
     category = unicodedata.category(char)
     if char in "\u200c\u200d" or 0xFE00 <= ord(char) <= 0xFE0F:  # joiners and variants
-        return char if _family(char) else ""
+        return char if fonts.family_of(char) else ""
     if category == "Cf":
         return ""
-    return char if category[0] != "C" and _family(char) else f"<U+{ord(char):04X}>"
+    return char if category[0] != "C" and fonts.family_of(char) else f"<U+{ord(char):04X}>"
 
 
 def _columns(part: str) -> int:
@@ -100,52 +91,3 @@ def _columns(part: str) -> int:
 def _fitting(parts: Sequence[str], width: int) -> int:
     """How many of the first parts fit."""
     return sum(taken <= width for taken in accumulate(map(_columns, parts)))
-
-
-@cache
-def _family(char: str) -> str | None:
-    """The first family of fonts that has the character."""
-    if char in "\n\t" or all(_has(OWN, weight, char) for weight in ("normal", "bold")):
-        return OWN
-    return next((family for family in _others() if _has(family, "normal", char)), None)
-
-
-def _has(family: str, weight: str, char: str) -> bool:
-    font = _font(family, weight)
-    return font is not None and font.get_char_index(ord(char)) != 0
-
-
-@cache
-def _font(family: str, weight: str) -> FT2Font | None:
-    """The font that matplotlib takes for a family; None where it cannot be read."""
-    wanted = font_manager.FontProperties(family=[family], weight=weight)
-    try:
-        return font_manager.get_font(font_manager.findfont(wanted, fallback_to_default=False))
-    except (OSError, RuntimeError, ValueError):
-        return None
-
-
-@cache
-def _others() -> tuple[str, ...]:
-    """Families beside matplotlib's own: those of the extra, then the machine's, those for text before the rest.
-
-    Left out are slanted, bold and narrow ones, and matplotlib's further ones: for formulas, and one of boxes for all of
-    Unicode.
-    """
-    for package in PACKAGES:
-        spec = find_spec(package)
-        for folder in (spec and spec.submodule_search_locations) or []:
-            for file in sorted(Path(folder).glob("*.tt[cf]")):
-                font_manager.fontManager.addfont(file)
-    found = [
-        (not _of_extra(font.fname), font.name != FIRST, "Sans" not in font.name, font.name)
-        for font in font_manager.fontManager.ttflist
-        if (font.style, font.stretch) == ("normal", "normal") and font.weight in REGULAR
-        and not font.name.startswith((".", "Last"))
-        and not Path(font.fname).is_relative_to(get_data_path())
-    ]  # fmt: skip
-    return tuple(dict.fromkeys(name for *_, name in sorted(found)))
-
-
-def _of_extra(file: str) -> bool:
-    return Path(file).parent.name in PACKAGES
