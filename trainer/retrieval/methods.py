@@ -95,6 +95,11 @@ class RawCosines:
         return Raw(self.merges)
 
 
+REMEMBERED = 32
+"""Fits that are remembered: those of several methods on the parts of a cross-validation."""
+_LAST: dict[tuple[bytes, str, str | None, int], tuple[CaptionAAPE, CaptionAAPE]] = {}
+
+
 @dataclass(frozen=True)
 class FromCaptions:
     """AAPE learnt from captions, h(x) as the query as in the paper (protocol 5).
@@ -113,7 +118,15 @@ class FromCaptions:
         return self.fit_twice(task, seed=seed)[1]
 
     def fit_twice(self, task: CaptionTask, *, seed: int) -> tuple[CaptionAAPE, CaptionAAPE]:
-        """The fit without the images to choose by, and the fit."""
+        """The fit without the images to choose by, and the fit; the last ones are remembered, for blends."""
+        key = task.digest, self.settings.model_dump_json(), self.start, seed
+        if key not in _LAST:
+            _LAST[key] = self._fit(task, seed)
+            while len(_LAST) > REMEMBERED:
+                del _LAST[next(iter(_LAST))]
+        return _LAST[key]
+
+    def _fit(self, task: CaptionTask, seed: int) -> tuple[CaptionAAPE, CaptionAAPE]:
         start = None
         if self.start is not None:
             there = task.elsewhere[self.start]
