@@ -92,6 +92,11 @@ class CaptionFeatures(StoredFeatures):
     rows: _Source
     folds: int | None
 
+    @property
+    def single(self) -> bool:
+        """Whether no image has more than one caption."""
+        return len(np.unique(self.rows.image_of)) == len(self.rows.image_of)
+
     def test(self) -> Pairs:
         """Read the images that are judged: the test split, or with folds all of them.
 

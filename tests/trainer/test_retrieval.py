@@ -201,6 +201,9 @@ def test_without_captions_or_with_one_training_image_there_is_one_clear_line(tmp
 
 
 def test_no_more_captions_an_image_than_asked(cache: Path) -> None:
+    one = Inputs(None, captions=load_captions(cache, "photos", "lite", most=1))
+    record = run(quick(methods=["zero-shot", "caption-mean"]), one)
+    assert {fit.method for fit in record.fits} == {"zero-shot"}, "the mean of one caption is no row of its own"
     features = load_captions(cache, "photos", "lite", most=2)
     assert features.train.counts.tolist() == [2] * 24
     assert features.train.texts[:2] == ("photograph train/00.jpg, caption 0", "photograph train/00.jpg, caption 1")

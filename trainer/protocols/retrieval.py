@@ -78,6 +78,8 @@ class Retrieval(Protocol):
                 found += elsewhere(method, place, fitted=isinstance(there, Path))
         if not _learns(features):
             found = [method for method in found if not method.learns]
+        if features.single:  # the mean of one caption is that caption
+            found = [method for method in found if not getattr(method, "merges", False)]
         return found if features.folds is None else [CrossFitted(each) for each in found]
 
     def unfit(self, features: CaptionFeatures) -> str | None:
