@@ -88,20 +88,23 @@ class Retrieval(Protocol):
         return None
 
     def caveats(self, features: CaptionFeatures) -> list[str]:
-        """Lines on the draw."""
+        """Lines on the draw, and on what is left out."""
+        lines = [f"{features.dataset}: one caption an image: caption-mean is left out"] if features.single else []
         if features.folds is not None:
-            return [
+            lines.append(
                 f"{features.dataset}: cross-validated in {features.folds} parts of all images, whatever their split: "
                 "each is judged among the images of its own part, by a fit without them; a checkpoint is fitted on all"
-            ]
-        if not _learns(features):
-            return [
+            )
+        elif not _learns(features):
+            lines.append(
                 f"{features.dataset}: {len(features.train)} training images with captions: methods that learn on them "
                 "are left out"
-            ]
-        if len(features.val) < 2:
-            return [f"{features.dataset}: no validation images: choices are made on training images held out by seed"]
-        return []
+            )
+        elif len(features.val) < 2:
+            lines.append(
+                f"{features.dataset}: no validation images: choices are made on training images held out by seed"
+            )
+        return lines
 
     def task(self, features: CaptionFeatures, source: str, *, seed: int) -> CaptionTask:
         """All training images and the validation images; with folds all images, to be fitted on in parts."""
