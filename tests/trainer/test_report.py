@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from stages.params import EvaluationParams
 from stages.training import TrainParams
 from trainer.record import FitRecord, Prediction, ProtocolRecord, RunRecord
+from trainer.report import MOST_CLASSES, _draw, confusion_of
 from trainer.report.headline import headline, write_headline
 from trainer.report.tables import MOST_PAIRS, markdown_pairs
 
@@ -57,3 +60,15 @@ def test_the_classes_confused_most_are_listed_with_counts_and_names_as_they_are(
     ]  # fmt: skip
     assert markdown_pairs([judged("x", "x")]) == ""
     assert markdown_pairs([judged(str(n), "other") for n in range(100)]).count("1 of 1") == MOST_PAIRS
+
+
+def test_a_picture_of_the_confusion_is_drawn_of_as_many_classes_as_it_can_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [judged("a", "a"), judged("a", "b"), judged("a", "b"), judged("b", "a")]
+    assert confusion_of(lines, ["a", "b"]).tolist() == [[1, 2], [1, 0]]
+    many = [judged(str(n), str(n // 2)) for n in range(MOST_CLASSES + 1)]
+    for name, found in (("few", lines), ("many", many)):
+        _draw(record(name, ["aape"]), [], found, tmp_path)
+    assert [file.name for file in (tmp_path / "figures").glob("confusion-*")] == ["confusion-few.png"]
+    assert "many: no picture of the confusion of 1001 classes" in capsys.readouterr().err

@@ -1,11 +1,12 @@
 """`trainer report`: the runs of all data sets -> metrics.json, headline numbers, tables, plots, pictures, a page."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from stages import UserError
 from stages.command import say
@@ -39,6 +40,8 @@ __all__ = ["report", "text_tables", "text_verdict"]
 
 KINDS = ("comparison", "shots", "loss", "confusion")
 """What `figures/` has of a data set."""
+MOST_CLASSES = 1000
+"""Of a picture of the confusion: with more, a class is less than a dot wide, and the matrix fills the memory."""
 
 
 def report(results: Path, cache: Path = Path("cache")) -> tuple[dict[str, Estimates], str]:
@@ -123,12 +126,21 @@ def _draw(record: RunRecord, curves: list[Curve], predictions: list[Prediction],
     figures.comparison(record, results / "figures" / f"comparison-{name}.png")
     figures.by_shots(record, results / "figures" / f"shots-{name}.png")
     figures.losses(name, curves, results / "figures" / f"loss-{name}.png")
-    if predictions:
-        names = sorted({line.actual for line in predictions} | {line.predicted for line in predictions})
-        matrix = np.zeros((len(names), len(names)), dtype=int)
-        for line in predictions:
-            matrix[names.index(line.actual), names.index(line.predicted)] += 1
-        figures.confusion(name, matrix, names, results / "figures" / f"confusion-{name}.png")
+    names = sorted({line.actual for line in predictions} | {line.predicted for line in predictions})
+    if len(names) > MOST_CLASSES:
+        say(f"{name}: no picture of the confusion of {len(names)} classes: tables.md lists the pairs confused most")
+    elif predictions:
+        figures.confusion(name, confusion_of(predictions, names), names, results / "figures" / f"confusion-{name}.png")
+
+
+def confusion_of(predictions: Sequence[Prediction], names: Sequence[str]) -> Int[np.ndarray, "C C"]:
+    """How many images of class row were predicted as class column."""
+    place = {name: i for i, name in enumerate(names)}
+    matrix = np.zeros((len(names), len(names)), dtype=int)
+    np.add.at(
+        matrix, ([place[line.actual] for line in predictions], [place[line.predicted] for line in predictions]), 1
+    )
+    return matrix
 
 
 def _mean_curves(curves: dict[str, list[Curve]]) -> str:

@@ -267,14 +267,17 @@ def _advice(facts: _Facts) -> Iterator[str]:
         yield "more seeds (--seeds 1,2,3): so few show little of the spread"
     about = facts.record.protocols[facts.protocol]
     if not steep:
-        up_to = " --up-to" * (about.up_to or about.shots == "all")
-        command = f"trainer run --dataset {facts.record.dataset} --shots {_fewer(about.shots)}{about.shots}{up_to}"
+        up_to = " --up-to" * (about.up_to or about.shots in ("all", 1))
+        command = f"trainer run --dataset {facts.record.dataset} --shots {_numbers(about.shots)}{up_to}"
         yield f"`{command}` shows whether more images a class would help"
 
 
-def _fewer(shots: Shots) -> str:
-    numbers = (4, 16) if shots == "all" else (shots // 4, shots // 2)
-    return "".join(f"{each}," for each in numbers if each)
+def _numbers(shots: Shots) -> str:
+    """Numbers of shots that make a curve."""
+    if shots == 1:
+        return "1,2,4"
+    fewer = (4, 16) if shots == "all" else (shots // 4, shots // 2)
+    return ",".join(str(each) for each in (*fewer, shots) if each)
 
 
 def _steep(facts: _Facts) -> str | None:
