@@ -116,10 +116,11 @@ def export_features(
 ) -> None:
     """Copy manifest and image embeddings, no pixels, into a folder that `pipeline ingest` reads."""
     from pipeline.ingest.exported import export as run
+    from stages.artifacts import encoder_of
 
     settings = command.settings(params, {"encoder": encoder})
     names = command.chosen(dataset, settings)
     if len(names) > 1:
         raise UserError(f"one data set fits into {to}: choose with --dataset: {', '.join(names)}", exit_code=2)
-    for path in run(cache, names[0], settings.encoder, to):
+    for path in run(cache, names[0], encoder_of(cache, names[0], settings.encoder), to):
         say(f"wrote {path}")

@@ -92,12 +92,13 @@ def embed_images(
         manifest = ManifestStore(cache, name).provenance()
         features = manifest.features
         if features is not None:
-            store = ImageStore(cache, name, wanted)
+            own = manifest.encoder or wanted
+            store = ImageStore(cache, name, own)
             with store.locked("pipeline embed-images"):
-                rows = import_images(store, features, encoder=wanted, manifest=manifest)
-            say(f"{name}: {rows} image embeddings of {wanted} taken from {features}")
+                rows = import_images(store, features, encoder=own, manifest=manifest)
+            say(f"{name}: {rows} image embeddings of {own} taken from {features}")
             say_note(store.provenance().note)
-            done.append({"dataset": name, "store": "images", "encoder": wanted, "rows": rows, "imported": features})
+            done.append({"dataset": name, "store": "images", "encoder": own, "rows": rows, "imported": features})
             continue
         model = model or _encoder(settings, device, precision)
         summary = run(name, model, embed=settings.embed, cache=cache, max_missing=settings.of(name).max_missing)

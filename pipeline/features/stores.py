@@ -26,6 +26,7 @@ from stages import (
 )
 from stages.arrays import hash_arrays
 from stages.artifacts import NO_LLM, Store, embedding_array, partition_values
+from stages.command import progress_bar
 from stages.files import remove_tree
 from stages.params import DataParams, EmbedParams
 from stages.parts import is_current
@@ -275,10 +276,12 @@ def _write_embedded(
     """
     keys = [(key, "ascending") for key in store.sort_by]
     order = pc.sort_indices(rows, sort_keys=keys).to_numpy()
-    with store.locked("pipeline ingest"), store.writing(origin, precision=precision) as writer:
+    bar = progress_bar(f"{store.name} {store.dataset}", total=len(rows), unit="row")
+    with store.locked("pipeline ingest"), store.writing(origin, precision=precision) as writer, bar:
         for positions, vectors in unit_blocks(array, where[order]):
             piece = rows.take(pa.array(order[positions]))
             writer.add(piece.append_column("embedding", embedding_array(vectors, precision=precision)))
+            bar.update(len(positions))
 
 
 def _remove_others(found: FeatureSet, manifest: ManifestProvenance, cache: Path) -> str:

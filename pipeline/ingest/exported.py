@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, UserError, slug
 from stages.artifacts import Store
 from stages.files import refuse_lfs_pointer, user_errors, write_bytes
+from stages.provenance import FEATURES
 
 MANIFEST, IMAGES = "manifest.parquet", "images.parquet"
 
@@ -32,7 +33,10 @@ def _read(file: Path) -> tuple[pa.Table, Provenance]:
 def import_manifest(store: ManifestStore, source: str) -> pa.Table:
     """Take over the manifest of an exported data set; its images stay known by their embeddings alone."""
     table, origin = _read(Path(source) / MANIFEST)
-    store.write(table, origin.model_copy(update={"source": source, "features": source, "root": None}))
+    inputs = {
+        name: content for name, content in origin.inputs.items() if name != FEATURES
+    }  # this folder took its place
+    store.write(table, origin.model_copy(update={"source": source, "features": source, "root": None, "inputs": inputs}))
     return table
 
 

@@ -15,6 +15,7 @@ from conftest import Command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from small_cache import WIDTH, tiny_clip
 
 from pipeline.ingest import ingest
 from pipeline.verify import verify
@@ -302,5 +303,29 @@ def test_the_commands_take_such_a_data_set_as_any_other(typed: Command, tmp_path
     assert json.loads(found.stdout)[0]["image_id"] == "1/0.jpg"
     told = typed("pipeline", "search", "a weave", "--dataset", "d", cwd=tmp_path, code=1)
     assert "an encoder that is not at hand" in told.stderr
+    typed("pipeline", "export-features", "--dataset", "d", "--to", "out", cwd=tmp_path)
+    typed("pipeline", "ingest", "again", "--source", "out", cwd=tmp_path)
+    typed("pipeline", "embed-images", "--dataset", "again", cwd=tmp_path)
+    assert ImageStore(cache, "again", "clip-x").provenance().content == before["images/dataset=d/encoder=clip-x"]
     counted = typed("pipeline", "sql", "SELECT count(*) AS n FROM images", "--json", cwd=tmp_path)
-    assert json.loads(counted.stdout) == [{"n": 18}]
+    assert json.loads(counted.stdout) == [{"n": 36}]
+
+
+def test_a_damaged_store_is_made_again_from_the_file(typed: Command, tmp_path: Path) -> None:
+    ingest("d", str(npz(tmp_path, example())), data=NAMED, cache=tmp_path / "cache")
+    before = contents(tmp_path / "cache")
+    for folder in [name for name in before if name.startswith(("manifest", "images", "prompts/dataset=d/llm=people"))]:
+        file = tmp_path / "cache" / folder / "part-0.parquet"
+        data = bytearray(file.read_bytes())
+        data[60] ^= 255
+        file.write_bytes(data)
+        typed("pipeline", "verify", "--fix", cwd=tmp_path)
+        assert contents(tmp_path / "cache") == before
+
+
+def test_the_name_of_an_encoder_at_hand_lets_sentences_and_pictures_in(typed: Command, tmp_path: Path) -> None:
+    name = tiny_clip(tmp_path / "clip")
+    arrays = example(width=WIDTH)
+    ingest("d", str(npz(tmp_path, arrays)), data=DataParams(encoder_name=name), cache=tmp_path / "cache")
+    found = typed("pipeline", "search", "a weave", "--dataset", "d", "--top", "2", "--json", cwd=tmp_path)
+    assert len(json.loads(found.stdout)) == 2
