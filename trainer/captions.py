@@ -109,15 +109,15 @@ class CaptionFeatures(StoredFeatures):
         return self.rows.pairs(None)
 
 
-def has_captions(cache: Path, dataset: str) -> bool:
-    """Whether any image of a data set has captions."""
-    lengths = (pc.list_value_length(table["captions"]) for table in ManifestStore(cache, dataset).batches(["captions"]))
+def has_any(cache: Path, dataset: str, what: Literal["captions", "questions"]) -> bool:
+    """Whether any image of a data set has captions, or questions."""
+    lengths = (pc.list_value_length(table[what]) for table in ManifestStore(cache, dataset).batches([what]))
     return any((pc.max(length).as_py() or 0) > 0 for length in lengths)
 
 
 def load_captions(
     cache: Path, dataset: str, encoder: str, *, device: str = "auto", most: int | None = None, memory: Memory = "auto",
-    folds: int | None = None,
+    folds: int | None = None, bare: bool = False,
 ) -> CaptionFeatures:  # fmt: skip
     """Read the stores of a data set with captions and check that they belong together.
 
@@ -125,6 +125,7 @@ def load_captions(
         most: captions an image, at most, the first ones of the source.
         memory: GB that embeddings may take; more stay on disk, and are read as they are needed.
         folds: see `CaptionFeatures`.
+        bare: the images are read for their questions, and need no captions.
 
     Raises:
         UserError: a store is missing or of another origin, an embedding is not finite or not of length 1, or no image
@@ -142,7 +143,7 @@ def load_captions(
         raise UserError(
             f"{dataset}: the images are {width} wide and the captions {origins[2].width}: embed both with one encoder"
         )
-    source, notes = _source(dataset, images, texts, target, most=most, memory=memory, width=width)
+    source, notes = _source(dataset, images, texts, target, most=most, memory=memory, width=width, bare=bare)
     found = {split: source.pairs(split) for split in ("train", "val")}
     return CaptionFeatures(
         dataset=dataset,
@@ -167,7 +168,7 @@ def load_captions(
 
 def _source(
     dataset: str, images: ImageStore, texts: TextStore, device: torch.device, *, most: int | None, memory: Memory,
-    width: int,
+    width: int, bare: bool,
 ) -> tuple[_Source, list[str]]:  # fmt: skip
     """Where the pairs lie, and lines on what is left out or hard to tell apart."""
     pictures = images.read(["image_id", "split", "view"])
@@ -176,7 +177,7 @@ def _source(
     said = texts.read(["prompt_id", "kind", "image_id", "text"])
     said = said.append_column("row", pa.array(np.arange(len(said))))
     said = said.filter(pc.equal(said["kind"], "caption"))
-    if not len(said):
+    if not len(said) and not bare:
         raise UserError(f"{dataset}: no image has captions (looked in {texts.file})")
     place = pc.index_in(said["image_id"], value_set=pictures["image_id"].combine_chunks())
     alone = place.null_count
@@ -194,7 +195,7 @@ def _source(
         images, texts, pictures["image_id"].to_numpy(), pictures["split"].to_numpy(), rows, owner,
         said["row"].to_numpy(), said["text"], device, held,
     )  # fmt: skip
-    return source, list(_notes(dataset, source, said, alone=alone))
+    return source, list(_notes(dataset, source, said, alone=alone)) if len(said) else []
 
 
 def _notes(dataset: str, source: _Source, said: pa.Table, *, alone: int) -> Iterator[str]:

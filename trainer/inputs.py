@@ -8,7 +8,7 @@ from typing import Any
 from stages import ManifestStore, UserError
 from stages.names import slug
 from stages.params import Params
-from trainer.captions import CaptionFeatures, has_captions, load_captions
+from trainer.captions import CaptionFeatures, has_any, load_captions
 from trainer.features import Features, StoredFeatures, load_features
 from trainer.protocols import Reads, protocol_classes
 
@@ -20,16 +20,21 @@ class Inputs:
     Attributes:
         features: of the data set that is trained on, where it has classes and a protocol reads them.
         others: protocol name -> further data sets that it tests on, such as the targets of cross-dataset.
-        captions: the images with captions of the same data set, where it has some and a protocol reads them.
+        captions: the images with captions of the same data set, where it has some and a protocol reads them; none of
+            them has a caption where only its questions are read.
+        questions: whether its images have questions.
     """
 
     features: Features | None
     others: Mapping[str, tuple[Features | CaptionFeatures, ...]] = field(default_factory=dict)
     captions: CaptionFeatures | None = None
+    questions: bool = False
 
     def of(self, reads: Reads) -> Features | CaptionFeatures | None:
         """What a protocol reads; None where the data set has nothing of that kind."""
-        return self.features if reads == "classes" else self.captions
+        if reads == "classes":
+            return self.features
+        return self.captions if reads == "captions" or self.questions else None
 
     @property
     def known(self) -> StoredFeatures:
@@ -70,14 +75,16 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
         asking = ", ".join(each.name for each in protocols)
         raise UserError(f"{dataset}: no {lacking}, which {asking} would need; choose others with --protocols")
     features = load_training(params, dataset, cache=cache, device=device) if has.get("classes") else None
-    captions = _captions(params, dataset, cache=cache, device=device) if has.get("captions") else None
+    spoken = has.get("captions") or has.get("questions")
+    bare = bool(has.get("questions"))
+    captions = _captions(params, dataset, cache=cache, device=device, bare=bare) if spoken else None
     others: dict[str, tuple[Any, ...]] = {}
     loaded: dict[tuple[Reads, str], Any] = {}
     for each in protocols:
         names = each.tests_on(params.evaluation, dataset=dataset, datasets=params.datasets) if has[each.reads] else []
         for name in dict.fromkeys(names):
             found = loaded.get((each.reads, name))
-            if found is None and each.reads == "captions":
+            if found is None and each.reads != "classes":
                 found = replace(_captions(params, name, cache=cache, device=device), folds=None)
             elif found is None and (name in params.evaluation.targets or _has("classes", cache, name)):
                 found = load_features(
@@ -87,19 +94,19 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
             if found is not None:  # a data set that is listed for its captions is no target of a classifier
                 loaded[each.reads, name] = found
                 others[each.name] = (*others.get(each.name, ()), found)
-    return Inputs(features, others, captions)
+    return Inputs(features, others, captions, bare)
 
 
 def _has(reads: Reads, cache: Path, dataset: str) -> bool:
     """Whether a data set has what a protocol reads."""
     if reads == "classes":
         return bool(ManifestStore(cache, dataset).provenance().class_names)
-    return has_captions(cache, dataset)
+    return has_any(cache, dataset, reads)
 
 
-def _captions(params: Params, dataset: str, *, cache: Path, device: str) -> CaptionFeatures:
+def _captions(params: Params, dataset: str, *, cache: Path, device: str, bare: bool = False) -> CaptionFeatures:
     asked = params.evaluation
     return load_captions(
         cache, dataset, params.encoder, device=device, most=asked.captions_per_image, memory=asked.memory,
-        folds=asked.folds.get(dataset),
+        folds=asked.folds.get(dataset), bare=bare,
     )  # fmt: skip

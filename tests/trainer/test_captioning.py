@@ -231,6 +231,18 @@ def test_a_set_without_training_captions_is_captioned_by_what_was_learned_elsewh
     assert "no training captions: everything was learned elsewhere" in " ".join(record.notes)
 
 
+def test_a_set_of_questions_alone_is_answered_by_what_was_learned_elsewhere(llm: Path, tmp_path: Path) -> None:
+    make_caption_stores(tmp_path, dataset="photos", captions=0, questions=QUESTIONS)
+    make_caption_stores(tmp_path, dataset="others")
+    record = ran(settings(llm, learnt_on=["others"], shots=1), tmp_path, tmp_path / "results")
+    methods = [fit.method for fit in record.fits if fit.protocol == "vqa"]
+    assert methods == ["prefix@others", "prefix-aape@others", "prefix-twice@others", "no-image"]
+    with pytest.raises(UserError, match="photos: no captions, which captioning would need"):
+        ran(settings(llm, protocols=["captioning"]), tmp_path, tmp_path / "results")
+    with pytest.raises(UserError, match="others: no questions, which vqa would need"):
+        load_inputs(settings(llm, protocols=["vqa"]), "others", cache=tmp_path)
+
+
 def test_h_of_elsewhere_is_a_row_of_its_own(llm: Path, cache: Path, tmp_path: Path) -> None:
     make_caption_stores(tmp_path, questions=QUESTIONS)
     make_caption_stores(tmp_path, dataset="others")

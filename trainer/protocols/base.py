@@ -30,7 +30,7 @@ OWN, AVERAGE = "source", "average"
 """Metrics of protocols with several test splits: on the data set that was trained on, and the mean of the others."""
 
 
-Reads = Literal["classes", "captions"]
+Reads = Literal["classes", "captions", "questions"]
 """What a protocol needs of a data set."""
 
 

@@ -15,7 +15,7 @@ from trainer.language.places import language_of, spoken_by
 from trainer.language.questions import Asking, Questions, answers, choose_answers, prompts_of, read_questions
 from trainer.language.vqa import ANSWER_TYPES, answer_type, normalised, question_type, usual_answer, vqa_accuracy
 from trainer.methods import Registry
-from trainer.protocols.base import Score, Sheet, TestSplits, mean
+from trainer.protocols.base import Reads, Score, Sheet, TestSplits, mean
 from trainer.protocols.captioning import SMALL, Captioning
 
 FILE, TYPES = "answers.csv", "question_types.csv"
@@ -28,6 +28,7 @@ class VQA(Captioning):
 
     name: ClassVar[str] = "vqa"
     headline: ClassVar[tuple[str, ...]] = ("vqa_accuracy",)
+    reads: ClassVar[Reads] = "questions"
     by_shots: ClassVar[bool] = True
     without_shots: ClassVar[bool] = True
 
