@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import COLOURS, Command
@@ -114,6 +115,18 @@ def test_a_known_data_set_brings_its_template_and_names(tmp_path: Path) -> None:
     made = init(tmp_path / "p", source=str(tmp_path / "tiles"), name="eurosat")
     assert load_params(made.folder / "params.yaml").of("eurosat").templates == ["a centered satellite photo of {}."]
     assert '"SeaLake": "Sea or Lake"' in (made.folder / "params.yaml").read_text()
+
+
+def test_embeddings_are_a_source_with_the_encoder_that_made_them(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(6, 4))
+    np.savez(tmp_path / "features.npz", embedding=x, label=np.array(["red", "blue"] * 3))
+    made = init(tmp_path / "mine", source=str(tmp_path / "features.npz"), encoder_name="clip: x")
+    params = load_params(made.folder / "params.yaml")
+    assert (params.of("features").source, params.of("features").encoder_name) == ("../features.npz", "clip: x")
+    assert (params.encoder, made.classes) == ("clip: x", ["blue", "red"])
+    with pytest.raises(UserError, match="say which encoder made them with --encoder-name"):
+        init(tmp_path / "other", source=str(tmp_path / "features.npz"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_splits_that_cannot_be_told_by_looking_are_told_once(weaves: Path, tmp_path: Path) -> None:
