@@ -18,7 +18,8 @@ __all__ = ["Check", "doctor"]
 def doctor(params: Params, cache: Path, results: Path) -> list[Check]:
     """Look at versions, devices, models, sources and disks; one finding a line, faults are what the run would miss."""
     hub = Hub()
-    encoder = check_encoder(params.encoder, hub)
+    elsewhere = all(params.of(name).encoder_name == params.encoder for name in params.stored)
+    encoder = check_encoder(params.encoder, hub, elsewhere=elsewhere)
     llm = check_llm(params, cache, hub)
     downloads = {"encoder": encoder.download, "llm": llm.download}
     return [

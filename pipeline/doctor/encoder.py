@@ -35,9 +35,15 @@ class EncoderCheck:
     download: int | None = None
 
 
-def check_encoder(name: str, hub: Hub) -> EncoderCheck:
-    """Whether encoder `name` is packaged, on this machine, in the hub's cache, or to be downloaded."""
+def check_encoder(name: str, hub: Hub, *, elsewhere: bool = False) -> EncoderCheck:
+    """Whether encoder `name` is packaged, on this machine, in the hub's cache, or to be downloaded.
+
+    Args:
+        elsewhere: it made the embeddings that all data sets come with, and is not needed here.
+    """
     what = f"encoder {name}"
+    if elsewhere:
+        return EncoderCheck(Check(what, "ok", "not needed: the data sets come as its embeddings"))
     if name == "lite":
         missing = [package for package in LITE_PACKAGES if find_spec(package) is None]
         if missing:

@@ -296,3 +296,8 @@ def test_the_command_lists_one_finding_a_line_and_fails_where_something_is_missi
     lines = command("pipeline", "doctor", cwd=tmp_path, code=1).stdout.splitlines()
     assert any(line.startswith("fault  encoder lite9: unknown -> use lite") for line in lines)
     assert any(line.startswith("ok     python: ") for line in lines)
+
+
+def test_an_encoder_that_only_made_the_embeddings_of_the_data_sets_is_not_missed() -> None:
+    assert check_encoder("clip-x", Hub()).check.state == "fault"
+    assert check_encoder("clip-x", Hub(), elsewhere=True).check.state == "ok"
