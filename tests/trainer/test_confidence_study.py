@@ -2,10 +2,13 @@
 
 import csv
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from small_stores import CLASSES, make_stores
 from typer.testing import CliRunner
 
@@ -58,3 +61,13 @@ def test_the_tables_are_for_people_and_a_wrong_rate_is_one_line(typed: Any) -> N
         with pytest.raises(UserError, match=f"--error-rates '{wrong}': expected shares") as caught:
             typed("--error-rates", wrong)
         assert caught.value.exit_code == 2
+
+
+def test_every_command_of_the_page_is_one_that_the_command_line_takes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "confidence.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^trainer .*", page, re.MULTILINE)
+    assert len(lines) >= 6
+    group: Any = typer.main.get_command(analysis.app)
+    for line in lines:
+        name, *args = shlex.split(line, comments=True)[1:]
+        group.commands[name].make_context(name, args)
