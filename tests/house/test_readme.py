@@ -9,7 +9,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import duckdb
-import numpy as np
 import pytest
 from conftest import Command
 
@@ -58,7 +57,7 @@ def project(weaves: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_commands_of_the_readme_lead_from_a_folder_to_predictions(project: Path, command: Command) -> None:
-    for line in block("## Use it on your images").splitlines():
+    for line in block("The same steps one by one").splitlines():
         words = [INSTEAD.get(word, word) for word in shlex.split(line, comments=True)]
         done = command(*words, cwd=project)
     assert "red weave" in done.stdout, "the last line predicts"
@@ -114,18 +113,6 @@ def test_every_file_of_the_documented_tree_is_there_and_every_module_is_in_it() 
         for file in sorted((ROOT / package).iterdir()):
             if file.name not in ("__init__.py", "__pycache__", "py.typed"):
                 assert f"{package}/{file.name}" in listed, f"docs/architecture.md misses {package}/{file.name}"
-
-
-def test_the_python_of_the_readme_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    names, y = ["heron", "ibis", "stork"], np.repeat([0, 1, 2], 6)
-    centres = rng.normal(size=(3, 32))
-    X, T = centres[y] + 0.5 * rng.normal(size=(18, 32)), centres + rng.normal(size=(3, 32))
-    P = [centre + rng.normal(size=(4, 32)) for centre in centres]
-    given = {"X": X, "y": y, "names": names, "T": T, "P": P, "X_test": X + 0.1, "y_test": y}
-    exec(block("## On embeddings that you have", "python"), given)
-    assert (tmp_path / "head" / "checkpoint.safetensors").is_file()
 
 
 def test_the_drawings_are_what_their_script_makes() -> None:
