@@ -81,11 +81,12 @@ class Folded:
         of the others, and queries of several fits are not comparable.
         """
         sizes = len(pairs), len(pairs), len(pairs.owner), len(pairs.owner)
-        i2t, first_text, t2i, first_image = (torch.zeros(n, dtype=torch.long, device=pairs.device) for n in sizes)
-        for predictor, rows in zip(self.parts, self.out, strict=True):
-            own, captions = ranks(pairs.take(rows), predictor.embed), pairs.captions_of(rows.cpu())[0].to(rows.device)
-            i2t[rows], first_text[rows] = own.image_to_text, captions[own.first_text]
-            t2i[captions], first_image[captions] = own.text_to_image, rows[own.first_image]
+        i2t, first_text, t2i, first_image = (torch.zeros(n, dtype=torch.long) for n in sizes)
+        for predictor, out in zip(self.parts, self.out, strict=True):
+            rows = out.cpu()
+            own, captions = ranks(pairs.take(rows), predictor.embed), pairs.captions_of(rows)[0]
+            i2t[rows], first_text[rows] = own.image_to_text.cpu(), captions[own.first_text.cpu()]
+            t2i[captions], first_image[captions] = own.text_to_image.cpu(), rows[own.first_image.cpu()]
         return Ranks(i2t, t2i, first_text, first_image)
 
 
