@@ -15,6 +15,7 @@ from stages import UserError
 from trainer.captions import CaptionFeatures, load_captions
 from trainer.inputs import Inputs, load_inputs
 from trainer.pairs import CaptionTask
+from trainer.ranks import ranks
 from trainer.record import load_record, summarize
 from trainer.retrieval.folds import CrossFitted, FoldedTask
 from trainer.retrieval.methods import Blend, LinearMap, RawCosines, Ridge, solve
@@ -138,6 +139,11 @@ def test_a_cross_validation_judges_each_image_by_a_fit_that_did_not_see_it(cache
     for rows, known in zip(fitted.out, parts, strict=True):
         assert not known & {pairs.image_ids[i] for i in rows.tolist()}
     assert sorted(torch.cat(fitted.out).tolist()) == list(range(40))
+    found, rows = fitted.ranks(pairs), fitted.out[1]
+    own, among = ranks(pairs.take(rows), fitted.parts[1].embed), pairs.take(rows)
+    assert torch.equal(found.image_to_text[rows], own.image_to_text), "each part has a gallery of its own"
+    assert [pairs.texts[i] for i in found.first_text[rows]] == [among.texts[i] for i in own.first_text]
+    assert pairs.image_ids[found.first_image[3 * rows[0]]] == among.image_ids[own.first_image[0]]
     asked = quick(folds={"photos": 4}, methods=["ridge", "zero-shot"])
     record = run(asked, load_inputs(asked, "photos", cache=cache))
     assert any("cross-validated in 4 parts of all images" in note for note in record.notes)
