@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from trainer.checkpoint import Checkpoint, Learned
     from trainer.confidence.answers import Wanted
-    from trainer.new_classes import NewClasses
 
 
 class ImageEncoder(Protocol):
@@ -181,6 +180,10 @@ def _embed_pictures(files: Sequence[Path], encoder: ImageEncoder, *, batch: int,
         yield found
 
 
+Extend = Callable[["Checkpoint", ImageEncoder], "tuple[Checkpoint, list[str]]"]
+"""A checkpoint that serves more classes, made with its encoder, and lines to say."""
+
+
 def predict_files(
     files: Sequence[Path],
     checkpoint: Path,
@@ -189,13 +192,13 @@ def predict_files(
     batch: int,
     device: str,
     wanted: Wanted | None = None,
-    added: NewClasses | None = None,
+    extend: Extend | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Rows with `classes: [{class, probability}]` in the order of the files, and lines to say.
 
     Args:
         wanted: what is asked for beside the likeliest classes (`trainer.confidence.answers`).
-        added: classes to serve by their text alone (`trainer.new_classes`).
+        extend: adds classes that are served by their text alone (`trainer.new_classes.with_classes`).
 
     Raises:
         UserError: the checkpoint is damaged or does not know what is asked for, or this machine's encoder is not the
@@ -205,12 +208,9 @@ def predict_files(
 
     found, encoder = load_with_encoder(checkpoint, device=device, files=files)
     notes: list[str] = []
-    if added is not None:
-        from trainer.new_classes import with_classes
-
+    if extend is not None:
         given = isinstance(encoder, GivenEncoder)
-        text_side = load_with_encoder(checkpoint, device=device)[1] if given else encoder
-        found, notes = with_classes(found, text_side, added)
+        found, notes = extend(found, load_with_encoder(checkpoint, device=device)[1] if given else encoder)
     answer = answers(found, wanted or Wanted())
     rows: list[Row] = []
     for each in embed_files(files, encoder, batch=batch, what="predicting"):

@@ -11,7 +11,7 @@ from trainer.cli.app import RESULTS, CheckpointOfOption, CheckpointOption, Devic
 
 if TYPE_CHECKING:
     from trainer.confidence.answers import Wanted
-    from trainer.new_classes import NewClasses
+    from trainer.predict import Extend
 
 
 @app.command()
@@ -71,11 +71,11 @@ def predict(
     from trainer.predict import find_images, predict_files, predictions_csv, predictions_table, unreadable
 
     wanted = Wanted(abstain_below, error_rate, none_of_these, keep)
-    added = _added(add_class or [], prompts, llm, params, wanted)
+    extend = _adding(add_class or [], prompts, llm, params, wanted)
     pick_device(device)  # a name that torch does not know is refused before anything is read
     files = find_images(paths)
     folder = serving(checkpoint, results, dataset, method)
-    rows, notes = predict_files(files, folder, top=top, batch=batch, device=device, wanted=wanted, added=added)
+    rows, notes = predict_files(files, folder, top=top, batch=batch, device=device, wanted=wanted, extend=extend)
     for note in notes:
         say(f"note: {note}")
     write = predictions_csv if as_csv else predictions_table
@@ -87,15 +87,15 @@ def predict(
         raise typer.Exit(1)
 
 
-def _added(
+def _adding(
     names: list[str], file: Path | None, llm: str | None, params: Path | None, wanted: "Wanted"
-) -> "NewClasses | None":
-    """The classes to add.
+) -> "Extend | None":
+    """What adds classes to a checkpoint.
 
     Raises:
         UserError: (exit code 2) options that do not go together.
     """
-    from trainer.new_classes import NewClasses, before_llm, checked_names
+    from trainer.new_classes import NewClasses, before_llm, checked_names, with_classes
 
     if not names:
         if file is not None or llm is not None:
@@ -112,4 +112,7 @@ def _added(
     checked_names(names, [])
     if llm is not None:
         before_llm()
-    return NewClasses(tuple(names), file, None if llm is None else command.settings(params, {"prompts.llm": llm}))
+    wanted_classes = NewClasses(
+        tuple(names), file, None if llm is None else command.settings(params, {"prompts.llm": llm})
+    )
+    return lambda found, encoder: with_classes(found, encoder, wanted_classes)
