@@ -105,7 +105,13 @@ def test_what_is_not_there_is_said(methods: dict[str, Any], part: str, said: str
 
 def test_one_seed_shows_no_spread_and_a_run_without_few_shot_has_no_verdict() -> None:
     assert "1 seed, which shows no spread" in verdict(record(FOUR, seeds=1)).sure
-    assert "more seeds" in verdict(record(FOUR, seeds=1, images=4000)).next
+    assert verdict(record(FOUR, seeds=1, images=4000)).next.startswith(
+        "more seeds (--seeds 1,2,3): one shows no spread"
+    )
+    run_ = record(FOUR, seeds=2, images=4000)
+    spread = [fit.model_copy(update={"metrics": {"accuracy": 0.6 + 0.2 * fit.seed}}) for fit in run_.fits]
+    found = verdict(run_.model_copy(update={"fits": tuple(spread)}))
+    assert found.next.startswith("more seeds (--seeds 1,2,3,4): these 2 leave ± "), "it is no matter of chance"
     bare = record(FOUR).model_copy(update={"protocols": {}, "fits": (), "pairs": ()})
     found: Verdict = verdict(bare)
     assert (found.method, len(found.lines)) == (None, 5)

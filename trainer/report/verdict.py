@@ -21,8 +21,6 @@ HEARD = 0.02
 """Accuracy on classes never seen that the sentences must bring above the bare template."""
 CONFUSED_SHARE, CONFUSED_IMAGES = 0.1, 3
 """Share of a class, and images, that must be taken for one other class to be named."""
-SEEDS = 3
-"""Fewer seeds than this call for more."""
 ADVICE = 2
 """Things to do next that are said, at most."""
 LABELS = ("best", "beside", "text", "sure", "next")
@@ -232,8 +230,8 @@ def _advice(facts: _Facts) -> Iterator[str]:
     if accuracy is None:
         yield "put some images into the split `test` (data.NAME.split): nothing could be measured"
         return
-    chance = 1 / facts.record.classes
-    if accuracy - (share95_of(facts.record, facts.best) or 0.0) <= chance:
+    chance, open_ = 1 / facts.record.classes, share95(accuracy, images)
+    if accuracy - open_ <= chance:
         yield (
             f"look at the images and their labels: this is no better than chance ({100 * chance:.1f} %), and the "
             "encoder may not see the difference"
@@ -241,7 +239,10 @@ def _advice(facts: _Facts) -> Iterator[str]:
         return
     if facts.order[0].validation is None and len(facts.order) > 1:
         yield "images for the split `val`, or more shots: nothing told the methods apart before the test"
-    open_ = share95(accuracy, images)
+    of_seeds = getattr(facts.estimate(facts.best), "ci95", None)
+    if of_seeds is None or of_seeds > open_:
+        left = "one shows no spread" if of_seeds is None else f"these {facts.seeds} leave ± {100 * of_seeds:.1f} points"
+        yield f"more seeds (--seeds {','.join(map(str, range(1, max(3, 2 * facts.seeds) + 1)))}): {left}"
     if open_ > WIDE:
         needed = math.ceil(accuracy * (1 - accuracy) * (NORMAL / WIDE) ** 2 / 10) * 10
         yield (
@@ -263,8 +264,6 @@ def _advice(facts: _Facts) -> Iterator[str]:
     worth = pair and facts.pair(*pair)
     if (gain is not None and gain[1] > HEARD) or (worth and worth.difference > worth.ci95):
         yield "better sentences (a larger --llm, or your own: `pipeline import-prompts`): here text is worth something"
-    if facts.seeds < SEEDS:
-        yield "more seeds (--seeds 1,2,3): so few show little of the spread"
     about = facts.record.protocols[facts.protocol]
     if not steep:
         up_to = " --up-to" * (about.up_to or about.shots in ("all", 1))
