@@ -25,7 +25,7 @@ def fewest_images(rate: float) -> int:
     return math.ceil(round(1 / rate - 1, 9))
 
 
-def threshold(scores: Float[Tensor, " n"], rate: float) -> float | None:
+def threshold(scores: Float[Tensor, " M"], rate: float) -> float | None:
     """The largest score of a class in the set; None where the scores are too few for this rate: every class is in.
 
     Args:

@@ -32,7 +32,7 @@ class Distance:
     """
 
     known: Float[Tensor, "M D"]
-    distances: Float[Tensor, " n"]
+    distances: Float[Tensor, " M"]
 
     def of(self, images: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
         """The distance of each unit image."""

@@ -29,7 +29,7 @@ class Calibration:
     temperature: float
     images: int
     source: str
-    scores: Float[Tensor, " n"] | None = None
+    scores: Float[Tensor, " M"] | None = None
 
 
 def fit_temperature(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> float:
