@@ -77,12 +77,12 @@ class Learner(nn.Module):
 
     def measure(self, val: Any) -> Score:
         """How good it is on examples to choose by."""
-        found = [
-            (judge(self(x), y), len(y) / len(val))
-            for x, y in zip(val.embeddings.split(CHUNK), val.labels.split(CHUNK), strict=True)
-        ]
-        accuracy, likelihood = (sum(score[i] * share for score, share in found) for i in range(2))
-        return (accuracy, likelihood) if math.isfinite(likelihood) else WORST
+        parts = zip(val.embeddings.split(CHUNK), val.labels.split(CHUNK), strict=True)
+        return together([(judge(self(x), y), len(y) / len(val)) for x, y in parts])
+
+    def may_beat(self, val: Any, best: Score) -> bool:
+        """Whether `measure` could be better than this; False where that is certain and cheaper to know."""
+        return True
 
     def settle(self) -> None:
         """After each step: bring what has left its bounds back into them."""
@@ -249,15 +249,22 @@ def descend(
         score, better = (0.0, -math.inf), val is None and epoch == last
         if val is not None and (epoch % every == 0 or epoch == last):
             with torch.no_grad():
-                score = learner.measure(val)
-            record |= dict(zip(learner.measured, (score[0], -score[1]), strict=True))
-            better = score > trained.score
+                if learner.may_beat(val, trained.score):
+                    score = learner.measure(val)
+                    record |= dict(zip(learner.measured, (score[0], -score[1]), strict=True))
+                    better = score > trained.score
         if better:
             trained.score, trained.epoch = score, epoch
             best = {name: value.clone() for name, value in learner.state_dict().items()}
     if best:
         learner.load_state_dict(best)
     return trained
+
+
+def together(found: Sequence[tuple[Score, float]]) -> Score:
+    """The score of several parts, each with its share."""
+    accuracy, likelihood = (sum(score[i] * share for score, share in found) for i in range(2))
+    return (accuracy, likelihood) if math.isfinite(likelihood) else WORST
 
 
 def judge(logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> Score:

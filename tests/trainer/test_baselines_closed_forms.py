@@ -1,6 +1,7 @@
 """GDA, Tip-Adapter and LP++'s constants against naive numpy."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ from trainer.methods.gda import (
     synthesised_means,
     through_synthesised_precision,
 )
-from trainer.methods.lp_plus_plus import start_values, step_sizes
+from trainer.methods.lp_plus_plus import LPPlusPlus, _Probe, start_values, step_sizes
 from trainer.methods.text import TextMethod
 from trainer.methods.tip_adapter import TipAdapter
+from trainer.training import Learner
 
 
 def naive_precision(rows: np.ndarray) -> np.ndarray:
@@ -135,3 +137,25 @@ def test_held_out_shots_come_back_into_the_cache() -> None:
     predictor = TipAdapter("tip-adapter", trains_keys=False).fit(task, seed=1)
     assert torch.bincount(predictor.labels).tolist() == [8] * 6
     assert "held out" in str(predictor.info["selection"])
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.5, 3.0])
+def test_lp_plus_plus_chooses_as_if_it_were_measured_after_every_step(noise: float) -> None:
+    task = small_task(shots=4)
+    away = unit(len(task.val), WIDTH, seed=31)
+    task = replace(task, val=Images(normalize(task.val.embeddings + noise * away, dim=-1), task.val.labels))
+    fast = LPPlusPlus().fit(task, seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Probe, "may_beat", lambda self, val, best: True)
+        patch.setattr(_Probe, "measure", Learner.measure)
+        naive = LPPlusPlus().fit(task, seed=1)
+    chosen = ("epoch", "val_accuracy", "val_loss")
+    assert [fast.info[name] for name in chosen] == [naive.info[name] for name in chosen]
+    assert torch.equal(fast.weight, naive.weight)
+    assert torch.equal(fast.bias, naive.bias)
+    known = {each["epoch"]: (each["val_accuracy"], each["val_loss"]) for each in naive.history}
+    measured = [each for each in fast.history if "val_accuracy" in each]
+    assert all((each["val_accuracy"], each["val_loss"]) == known[each["epoch"]] for each in measured)
+    left_out = known.keys() - {each["epoch"] for each in measured}
+    assert all(known[epoch][0] < fast.info["val_accuracy"] for epoch in left_out)
+    assert len(naive.history) == len(known) == 300

@@ -18,7 +18,7 @@ from trainer.data import Images, Task
 from trainer.methods.base import Needs
 from trainer.methods.common import class_sums, prepare
 from trainer.methods.linear import LinearPredictor
-from trainer.training import Candidate, Learner, Schedule, choose, refit
+from trainer.training import CHUNK, Candidate, Learner, Schedule, Score, choose, judge, refit, together
 
 EPOCHS = 300
 MOMENTUM = 0.9
@@ -26,6 +26,8 @@ ALPHA_EVERY = 10
 """Steps of w for one of alpha."""
 ENTRIES = 2**22
 """Scores of a part of the images (float32: 16 MB)."""
+ROUNDING = 1e-4
+"""Share of a score that another order of summing changes, at most."""
 BLEND = 2.5
 """alpha starts at 2.5 / tau times the mean cosine of a shot and its own class text: 250 at CLIP's tau of 0.01."""
 
@@ -60,6 +62,7 @@ class _Probe(Learner):
         weight, alpha = start_values(images, cosines, tau)
         self.own, self.alpha = nn.Parameter(weight), nn.Parameter(alpha)
         self.bias = nn.Parameter(torch.zeros_like(alpha))
+        self.rivals: Tensor | None = None
 
     def groups(self) -> list[dict[str, Any]]:
         """Momentum on w and its bias, a plain step of alpha every tenth."""
@@ -69,6 +72,32 @@ class _Probe(Learner):
 
     def weight(self) -> Float[Tensor, "C D"]:
         return self.own + self.alpha[:, None] * self.text
+
+    def may_beat(self, val: Images, best: Score) -> bool:
+        """Whether enough images may be right.
+
+        Each is compared with what it was last mistaken for, at the cost of two products of vectors: where that still
+        lies in front of its own class, by more than rounding, it is wrong whatever the other classes score.
+        """
+        if self.rivals is None:
+            return True
+        weight, x = self.weight(), val.embeddings
+        own, other = ((x * weight[labels]).sum(1) + self.bias[labels] for labels in (val.labels, self.rivals))
+        wrong = int((other - own > ROUNDING * (1 + own.abs())).sum())
+        return len(val) - wrong > best[0] * len(val) - 0.5
+
+    def measure(self, val: Images) -> Score:
+        """How good it is; notes what images are mistaken for."""
+        parts, found = zip(val.embeddings.split(CHUNK), val.labels.split(CHUNK), strict=True), []  # type: ignore[no-untyped-call]
+        taken_for = []
+        for x, y in parts:
+            logits = self(x)
+            taken_for.append(logits.argmax(1))
+            found.append((judge(logits, y), len(y) / len(val)))
+        most = torch.cat(taken_for)
+        before = val.labels if self.rivals is None else self.rivals
+        self.rivals = torch.where(most == val.labels, before, most)
+        return together(found)
 
     def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
         return images @ self.weight().T + self.bias
