@@ -3,9 +3,9 @@
     python examples/four-sets/confidence.py temperature eurosat-small clothing-small textile
     python examples/four-sets/confidence.py distance textile caltech101 eurosat-small clothing-small
 
-Run where the stores of examples/four-sets/params.yaml lie in cache/ (docs/results.md). `temperature` fits T in several ways on
-the images of the choices and on images held out of the shots, and judges it on images left over. `distance` compares
-scores that tell images of other sets, and of the other half of the classes, from those of the classes.
+Run where the stores of examples/four-sets/params.yaml lie in cache/ (docs/results.md). `temperature` fits T in several
+ways on the images of the choices and on images held out of the shots, and judges it on images left over. `distance`
+compares scores that tell images of other sets, and of the other half of the classes, from those of the classes.
 """
 
 import sys
@@ -91,7 +91,7 @@ def temperature(names: list[str]) -> None:
 
 
 def mahalanobis(train: Images, images: Tensor, shrinkage: float) -> Tensor:
-    """Squared distance to the nearest class mean under the shared covariance, shrunk towards a multiple of the identity."""
+    """Squared distance to the nearest class mean; the shared covariance is shrunk towards a multiple of the identity."""
     x, labels = train.embeddings.double(), train.labels
     counts = torch.bincount(labels)
     means = torch.zeros(len(counts), x.shape[1], dtype=torch.double).index_add_(0, labels, x) / counts[:, None]
@@ -113,7 +113,7 @@ def scores_of(features: Features, task: Task, images: Tensor, seed: int) -> dict
     }
     near = (images.float() @ shots.T).topk(min(10, len(shots)), dim=1).values
     found |= {f"nearest shot {k}": 1 - near[:, min(k, near.shape[1]) - 1] for k in (1, 3, 5, 10)}
-    for method in methods(["zero-shot", "logistic", "gda"], settings=PARAMS.train):
+    for method in methods(["zero-shot", "logistic", "gda", "aape-plus"], settings=PARAMS.train):
         logits = method.fit(task, seed=seed).logits(images.float(), task.text)
         found[f"largest logit of {method.name}"] = -logits.max(1).values
         found[f"largest probability of {method.name}"] = -logits.softmax(1).max(1).values
@@ -128,7 +128,7 @@ def distance(names: list[str]) -> None:
     for name, features in sets.items():
         base, new = halves(len(features.class_names))
         for shots in (4, 16):
-            task, rest = task_of(features, "none", shots, 1)
+            task, rest = task_of(features, features.sources[0], shots, 1)
             own = rest if len(rest) >= 50 else task.val
             half = Task(task.text.select(list(base)), only_classes(task.train, base), only_classes(task.val, base))
             strangers = [
