@@ -91,7 +91,7 @@ def temperature(names: list[str]) -> None:
 
 
 def mahalanobis(train: Images, images: Tensor, shrinkage: float) -> Tensor:
-    """Squared distance to the nearest class mean; the shared covariance is shrunk towards a multiple of the identity."""
+    """Squared distance to the nearest class mean; the shared covariance is shrunk towards the identity."""
     x, labels = train.embeddings.double(), train.labels
     counts = torch.bincount(labels)
     means = torch.zeros(len(counts), x.shape[1], dtype=torch.double).index_add_(0, labels, x) / counts[:, None]
