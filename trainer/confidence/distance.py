@@ -32,7 +32,7 @@ class Distance:
     """
 
     known: Float[Tensor, "M D"]
-    distances: Float[Tensor, " M"]
+    distances: Float[Tensor, " B"]
 
     def of(self, images: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
         """The distance of each unit image."""
