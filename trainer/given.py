@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from stages import UserError
 from stages.arrays import FORMS, MAIN, UNNAMED, Values, holds_arrays, read_arrays
+from stages.command import say
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,12 +73,16 @@ def given_rows(
         raise UserError(f"{file}: no `{MAIN}` (N, D) of numbers; it has {there}")
     if array.ndim != 2 or array.dtype.kind != "f":
         raise UserError(f"{file}: {key or 'its array'} is {array.dtype} of shape {array.shape}; expected floats (N, D)")
+    if not len(array):
+        raise UserError(f"{file}: {key or 'its array'} has no row: there is no image to classify")
     if array.shape[1] != width:
         raise UserError(
             f"{file}: embeddings {array.shape[1]} wide, and the checkpoint was trained on {width}: another encoder"
         )
     names = _names(file, arrays, len(array))
-    where = np.flatnonzero(_first_views(arrays, len(array)))
+    where = np.flatnonzero(_first_views(file, arrays, len(array)))
+    if spare := len(array) - len(where):
+        say(f"note: {spare} of {len(array)} rows of {file} are further views of an image and left out")
     for start in range(0, len(where), batch):
         rows = where[start : start + batch]
         block = np.asarray(array[rows], np.float64)
@@ -93,11 +98,22 @@ def given_rows(
 
 def _names(file: Path, arrays: dict[str, Values], count: int) -> list[str]:
     ids = arrays.get("image_id")
-    if ids is not None and len(ids) == count:
-        return [str(name) for name in ids]
-    return [f"{file}#{row}" for row in range(count)]
+    if ids is None:
+        return [f"{file}#{row}" for row in range(count)]
+    _require_one_each(file, "image_id", np.shape(ids), count)
+    return [str(name) for name in ids]
 
 
-def _first_views(arrays: dict[str, Values], count: int) -> np.ndarray:
+def _first_views(file: Path, arrays: dict[str, Values], count: int) -> Bool[np.ndarray, " N"]:
     views = arrays.get("view")
-    return np.ones(count, bool) if not isinstance(views, np.ndarray) or len(views) != count else views == 0
+    if views is None:
+        return np.ones(count, bool)
+    _require_one_each(file, "view", np.shape(views), count)
+    if isinstance(views, list) or views.dtype.kind not in "iu":
+        raise UserError(f"{file}: view holds no whole numbers; expected 0 for the image itself, 1 and on for others")
+    return np.asarray(views == 0)
+
+
+def _require_one_each(file: Path, key: str, shape: tuple[int, ...], count: int) -> None:
+    if shape != (count,):
+        raise UserError(f"{file}: {key} is of shape {shape}; expected ({count},), one a row of the embeddings")

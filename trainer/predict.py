@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from stages import UserError
-from stages.command import progress, table
+from stages.command import progress, table, visible
 from stages.names import is_left_behind
 from stages.provenance import NAMED
 from trainer.given import GivenEncoder, are_embeddings, given_rows
@@ -105,7 +105,7 @@ def encoder_of(found: Learned, checkpoint: Path, *, device: str, files: Sequence
     name, fingerprint = str(found.provenance["encoder"]), str(found.provenance["encoder_fingerprint"])
     if files and all(map(are_embeddings, files)):
         return GivenEncoder(name, int(found.provenance["width"]), fingerprint)
-    if fingerprint.startswith(NAMED) and not name.startswith(("lite", "open_clip:")):
+    if not _at_hand(found):
         raise UserError(
             f"{checkpoint}: trained on embeddings of {name}, an encoder that is not at hand: give embeddings by it "
             "(.npz, .npy, .safetensors, .pt, Parquet) in the place of image files"
@@ -113,6 +113,12 @@ def encoder_of(found: Learned, checkpoint: Path, *, device: str, files: Sequence
     encoder = load_encoder(name, device=device)
     found.require_encoder(name=encoder.name, fingerprint=encoder.fingerprint, width=encoder.width)
     return encoder
+
+
+def _at_hand(found: Learned) -> bool:
+    """Whether the encoder may be loaded here; one that is known by its name alone may not be."""
+    named = str(found.provenance["encoder_fingerprint"]).startswith(NAMED)
+    return not named or str(found.provenance["encoder"]).startswith(("lite", "open_clip:"))
 
 
 class Batch(NamedTuple):
@@ -210,6 +216,12 @@ def predict_files(
     notes: list[str] = []
     if extend is not None:
         given = isinstance(encoder, GivenEncoder)
+        if given and not _at_hand(found):
+            raise UserError(
+                f"{checkpoint}: trained on embeddings of {encoder.name}, an encoder that is not at hand, and the name "
+                "of an added class has to be embedded by it: leave --add-class out, or train on embeddings of one "
+                "that is (open_clip:ARCH/PRETRAINED)"
+            )
         found, notes = extend(found, load_with_encoder(checkpoint, device=device)[1] if given else encoder)
     answer = answers(found, wanted or Wanted())
     rows: list[Row] = []
@@ -255,9 +267,12 @@ def _cell(value: str | list[str]) -> str:
 
 
 def predictions_table(rows: Sequence[Row], *, top: int) -> str:
-    """The rows for people, one line an image; the column of errors only where there is one."""
+    """The rows for people, one line an image; the column of errors only where there is one.
+
+    A name from a file is not trusted: what would steer a terminal or break the line is written as an escape.
+    """
     last = None if unreadable(rows) else -1
-    header, *lines = (cells[:last] for cells in _cells(rows, top))
+    header, *lines = ([visible(cell) for cell in cells[:last]] for cells in _cells(rows, top))
     return table(header, lines)
 
 

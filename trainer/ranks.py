@@ -87,8 +87,9 @@ def ranks(pairs: Pairs, query: Query, *, tile: tuple[int, int] | None = None) ->
             if since < until:  # captions of these very images
                 held = torch.arange(since, until, device=device)
                 scores[owner[held] - top, held - left] = -math.inf
-            before[0][band] += (scores >= best[band, None] - TIE).sum(1)
-            before[1][strip] += (scores >= own[None, strip] - TIE).sum(0)
+            # Those that score worse are counted: NaN is worse than nothing, and finds nothing.
+            before[0][band] += scores.shape[1] - (scores < best[band, None] - TIE).sum(1)
+            before[1][strip] += scores.shape[0] - (scores < own[None, strip] - TIE).sum(0)
     return Ranks(before[0] + 1, before[1] + 1, *first)
 
 

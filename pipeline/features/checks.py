@@ -259,7 +259,9 @@ def _names(texts: Sequence[str], key: str, where: str) -> list[str]:
         odd = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs")), None)
         if not name or odd is not None or len(name) > LONGEST_ID:
             what = "is empty" if not name else f"holds {odd!a}" if odd is not None else f"has {len(name)} letters"
-            raise UserError(f"{where}: {key} {name[:60]!r} (row {row}) {what}: give it a name")
+            raise UserError(
+                f"{where}: {key} {name[:60]!r} (row {row}) {what}; expected 1 to {LONGEST_ID} letters on one line"
+            )
         found.append(name)
     return found
 

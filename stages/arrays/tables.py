@@ -100,7 +100,7 @@ def _values(column: pa.ChunkedArray, where: str) -> Values:
         column = column.cast(kind.value_type)
         kind = kind.value_type
     if column.null_count:
-        raise UserError(f"{where}: {column.null_count} of {len(column)} rows are empty")
+        raise UserError(f"{where}: {column.null_count} of {len(column)} rows are empty: fill them or leave them out")
     if _is_text(kind):
         return [str(text) for text in column.to_pylist()]
     if _is_list(kind):

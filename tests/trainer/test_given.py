@@ -71,6 +71,49 @@ def test_a_bare_array_a_folder_and_other_forms_say_the_same(trained: Path) -> No
     assert len(said[0]) == 8
 
 
+def test_a_name_in_the_file_cannot_steer_the_terminal(trained: Path, typed: Command) -> None:
+    x, _ = drawn(1)
+    np.savez(trained / "names.npz", embedding=x, image_id=np.array(["a\nb", "\x1b[31mred", "c", "d"]))
+    out = typed("trainer", "predict", "names.npz", "--method", "gda", cwd=trained).stdout
+    assert "\x1b" not in out
+    assert [line.split()[0] for line in out.splitlines()[2:]] == ["a\\nb", "\\x1b[31mred", "c", "d"]
+
+
+def test_views_that_are_left_out_are_counted(trained: Path, typed: Command) -> None:
+    x, _ = drawn(1)
+    np.savez(trained / "views.npz", embedding=x, image_id=np.array([*"aabb"]), view=np.array([0, 1, 0, 1]))
+    done = typed("trainer", "predict", "views.npz", "--method", "gda", "--json", cwd=trained)
+    assert [row["path"] for row in json.loads(done.stdout)] == ["a", "b"]
+    assert "note: 2 of 4 rows of views.npz are further views of an image and left out" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arrays", "line"),
+    [
+        ({"embedding": np.ones((0, 16))}, "embedding has no row: there is no image to classify"),
+        ({"embedding": np.ones((2, 16)), "image_id": np.array(["a"])}, r"image_id is of shape \(1,\); expected \(2,\)"),
+        ({"embedding": np.ones((2, 16)), "view": np.zeros(3, int)}, r"view is of shape \(3,\); expected \(2,\)"),
+        ({"embedding": np.ones((2, 16)), "view": np.array(["0", "1"])}, "view holds no whole numbers"),
+    ],
+)
+def test_keys_that_do_not_fit_the_embeddings_are_one_line(
+    trained: Path, arrays: dict[str, np.ndarray], line: str
+) -> None:
+    checkpoint = trained / "results" / "runs" / "birds" / "checkpoints" / "logistic"
+    np.savez(trained / "unfit.npz", **arrays)
+    with pytest.raises(UserError, match=line):
+        predict_files([trained / "unfit.npz"], checkpoint, top=1, batch=3, device="cpu")
+
+
+def test_a_class_cannot_be_added_by_name_where_the_encoder_is_a_name_alone(trained: Path) -> None:
+    checkpoint = trained / "results" / "runs" / "birds" / "checkpoints" / "logistic"
+    np.save(trained / "again.npy", drawn(1)[0])
+    with pytest.raises(UserError, match="the name of an added class has to be embedded by it"):
+        predict_files(
+            [trained / "again.npy"], checkpoint, top=1, batch=3, device="cpu", extend=lambda found, _: (found, [])
+        )
+
+
 def test_another_width_and_image_files_without_the_encoder_are_one_line(trained: Path) -> None:
     checkpoint = trained / "results" / "runs" / "birds" / "checkpoints" / "logistic"
     np.save(trained / "wide.npy", np.ones((2, 17)))

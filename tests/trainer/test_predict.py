@@ -123,7 +123,7 @@ def test_sets_hold_the_likeliest_class_and_all_classes_where_too_few_images_were
     for row in json.loads(some.stdout):
         assert row["set"][0] == row["classes"][0]["class"]
         assert set(row["set"]) <= set(NAMES.values())
-    assert "sets that miss the right class in at most 30.0% of images like those held out: " in some.stderr
+    assert "sets that miss the right class in at most 30% of images like those held out: " in some.stderr
     whole = trainer("predict", "new", "--csv", "--alpha", "0.01")
     assert (
         "every set holds all classes: 16 labelled images held out, and an error rate of 0.01 needs 99" in whole.stderr

@@ -66,6 +66,12 @@ def test_a_space_that_has_collapsed_to_one_point_finds_nothing() -> None:
     assert metrics["t2i_median_rank"] == 12
 
 
+def test_a_query_that_is_no_number_finds_nothing() -> None:
+    pairs = some_pairs([2] * 12)
+    metrics = retrieval_metrics(ranks(pairs, lambda x: torch.full_like(x, torch.nan)))
+    assert metrics["i2t_r@10"] == metrics["t2i_r@10"] == 0
+
+
 def test_recall_and_the_median_rank_are_over_the_queries() -> None:
     found = Ranks(torch.tensor([1, 2, 6, 11]), torch.tensor([1, 1, 30]), torch.zeros(4), torch.zeros(3))
     metrics = retrieval_metrics(found)

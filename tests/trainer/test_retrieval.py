@@ -14,7 +14,7 @@ from small_stores import make_stores
 from stages import UserError
 from trainer.captions import CaptionFeatures, load_captions
 from trainer.inputs import Inputs, load_inputs
-from trainer.pairs import CaptionTask
+from trainer.pairs import CaptionTask, Held, Pairs
 from trainer.ranks import ranks
 from trainer.record import load_record, summarize
 from trainer.retrieval.folds import CrossFitted, FoldedTask
@@ -226,6 +226,17 @@ def test_the_ridge_map_is_the_closed_form_whichever_side_it_is_solved_on() -> No
         expected = torch.linalg.solve(moment + ridge, centred.T @ wanted / count)
         assert torch.allclose(found.map.double(), expected, atol=1e-5)
         assert torch.allclose(found.embed(x.float()).double().norm(dim=-1), torch.ones(count).double(), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [6, 40])
+def test_images_that_are_all_the_same_teach_the_ridge_no_map_and_are_no_hits(count: int) -> None:
+    pairs = some_pairs([2] * count, width=16)
+    same = Pairs(Held(pairs.images.all()[:1].expand(count, -1)), pairs.captions, pairs.first, pairs.image_ids)
+    (found,) = solve(same, [1e-2])
+    query = found.embed(same.images.all())
+    assert torch.isfinite(query).all()
+    assert torch.equal(query, query[:1].expand_as(query))
+    assert ranks(same, found.embed).text_to_image.tolist() == [count] * (2 * count)
 
 
 def test_a_blend_is_never_chosen_on_images_that_its_query_has_seen() -> None:

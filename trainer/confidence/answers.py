@@ -153,7 +153,7 @@ def counts(rows: Sequence[dict[str, Any]], wanted: Wanted) -> list[str]:
     if wanted.error_rate is not None and read:
         sizes = [len(row["set"]) for row in read]
         lines.append(
-            f"sets that miss the right class in at most {wanted.error_rate:.1%} of images like those held out: "
+            f"sets that miss the right class in at most {100 * wanted.error_rate:.4g}% of images like those held out: "
             f"{sum(sizes) / len(sizes):.2f} classes on average, one alone for {sizes.count(1)} of {len(read)}"
         )
     return lines

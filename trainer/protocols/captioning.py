@@ -122,7 +122,7 @@ class Captioning(Protocol):
         """How much the test images can tell."""
         pairs = tests.of(features)
         lines = []
-        if len(pairs) < SMALL:
+        if 0 < len(pairs) < SMALL:
             lines.append(
                 f"{features.dataset}: {len(pairs)} images are judged: far too few for a comparison with published "
                 "numbers, and the intervals over seeds do not show what other images would change"

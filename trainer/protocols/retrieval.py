@@ -149,8 +149,8 @@ class Retrieval(Protocol):
                 f"{features.dataset}: raw cosines among all {len(pairs)} images at once: R@1 {i2t} image to text, "
                 f"{t2i} text to image"
             )
-        if len(pairs) < SMALL:
-            margin = 196 * (0.25 / max(1, len(pairs))) ** 0.5
+        if 0 < len(pairs) < SMALL:
+            margin = 196 * (0.25 / len(pairs)) ** 0.5
             lines.append(
                 f"{features.dataset}: {len(pairs)} images are judged: a share of 50 % of so few is known to "
                 f"± {margin:.0f} points, which the intervals over seeds do not show"

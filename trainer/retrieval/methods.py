@@ -21,6 +21,8 @@ AT = "@"
 """Between a method and the data set that it was learnt on, where that is another one: `aape@coco`."""
 STRENGTHS = tuple(10.0**k for k in range(-4, 3))
 """Ridge strengths that are tried, as a share of the mean eigenvalue of the images' covariance."""
+SAME = 1e-12
+"""Mean eigenvalue of the covariance of unit vectors below which they are one vector but for rounding."""
 WEIGHTS = tuple(i / 20 for i in range(21))
 """Weights of the learnt query in a blend."""
 
@@ -204,7 +206,8 @@ class Ridge:
 def solve(pairs: Pairs, strengths: Sequence[float]) -> Iterator[LinearMap]:
     """(X'X + a I)^-1 X'T of centred images and means of captions, in float64, for each strength.
 
-    a is the strength times the mean eigenvalue of X'X / B. Fewer images than D are solved for in B x B, which gives the
+    a is the strength times the mean eigenvalue of X'X / B; images that are all the same teach no map, and get the mean
+    of the captions. Fewer images than D are solved for in B x B, which gives the
     same map; more are added up tile by tile, in flat memory.
     """
     width, n = pairs.images.width, len(pairs)
@@ -225,7 +228,7 @@ def solve(pairs: Pairs, strengths: Sequence[float]) -> Iterator[LinearMap]:
         left, right = vectors, vectors.T @ (xt / n - torch.outer(x_mean, t_mean))
     unit = values.clamp_min(0).sum() / width
     for strength in strengths:
-        found = left @ (right / (values + strength * unit)[:, None])
+        found = left @ (right / (values + strength * unit)[:, None]) if unit > SAME else torch.zeros_like(left @ right)
         yield LinearMap(found.float(), x_mean.float(), t_mean.float())
 
 
