@@ -51,6 +51,15 @@ def test_a_classifier_that_is_right_on_all_of_a_few_images_is_not_made_certain()
         assert 0.8 < float((logits / temperature).softmax(1).max(1).values.mean()) < 0.995, gap
 
 
+def test_logits_that_give_every_class_the_same_probability_are_brought_to_a_scale_that_says_something() -> None:
+    logits, labels = drawn(200, 20, sharpness=1.0)
+    right = float((logits.argmax(1) == labels).float().mean())
+    for scale in (1e-3, 1e-5):
+        flat = logits * scale
+        confidence = float((flat / fit_temperature(flat, labels)).softmax(1).max(1).values.mean())
+        assert confidence == pytest.approx(right, abs=0.1)
+
+
 def test_a_classifier_that_is_wrong_on_every_image_is_made_unsure_and_no_number_breaks() -> None:
     logits = 20 * torch.eye(3).repeat(4, 1)
     assert fit_temperature(logits, (torch.arange(3).repeat(4) + 1) % 3) > 15
