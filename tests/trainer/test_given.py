@@ -77,6 +77,9 @@ def test_a_name_in_the_file_cannot_steer_the_terminal(trained: Path, typed: Comm
     out = typed("trainer", "predict", "names.npz", "--method", "gda", cwd=trained).stdout
     assert "\x1b" not in out
     assert [line.split()[0] for line in out.splitlines()[2:]] == ["a\\nb", "\\x1b[31mred", "c", "d"]
+    explained = typed("trainer", "explain", "names.npz", "--method", "gda", cwd=trained).stdout
+    assert explained.startswith("a\\nb\n")
+    assert "\x1b" not in explained
 
 
 def test_views_that_are_left_out_are_counted(trained: Path, typed: Command) -> None:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stages.command import table
+from stages.command import table, visible
 from trainer.analysis.parts import class_cosines, score_parts
 from trainer.analysis.prompts import (
     Reference,
@@ -181,11 +181,11 @@ def explanation_text(rows: Sequence[Row]) -> str:
 
 def _image_text(row: Row) -> str:
     if row["error"]:
-        return f"{row['path']}: {row['error']}"
+        return visible(f"{row['path']}: {row['error']}")
     classes = row["classes"]
     weighed = any(p["attention"] is not None for c in classes for p in c["prompts"])
     shown = {key: head for key, head in COLUMNS.items() if any(c[key] is not None for c in classes)}
-    parts = [row["path"], table(list(shown.values()), [[c[key] for key in shown] for c in classes])]
+    parts = [visible(row["path"]), table(list(shown.values()), [[c[key] for key in shown] for c in classes])]
     lines = [
         [c["class"], p["cosine"], *([p["attention"]] if weighed else []), textwrap.shorten(p["prompt"], 100)]
         for c in classes
