@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+settings.register_profile("suite", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("suite")
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 COLOURS = {

@@ -46,7 +46,7 @@ def stopped(tmp_path: Path, number: signal.Signals, said: str, *, whole_group: b
     worker = int(process.stdout.readline())
     (os.killpg if whole_group else os.kill)(process.pid, number)
     try:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=300)
     finally:
         process.kill()
     return process.returncode, err, worker
