@@ -111,13 +111,25 @@ def with_classes(found: Checkpoint, encoder: Any, wanted: NewClasses) -> tuple[C
 
 def _require_able(found: Checkpoint) -> None:
     from stages.training import TrainParams
+    from trainer.choice import AT
     from trainer.methods import METHODS, methods
 
     name = found.provenance.get("method")
     able = [method.name for method in methods(["all"], settings=TrainParams()) if method.serves_new_classes]
-    if not found.text.is_text or (name in METHODS and name not in able):
-        why = f"{name} knows no class but its own" if found.text.is_text else "it was trained without class text"
-        raise UserError(f"{found.path}: cannot serve new classes: {why}; take --method {', '.join(able)}", exit_code=2)
+    if found.text.is_text and (name not in METHODS or name in able):
+        return
+    why = f"{name} knows no class but its own" if found.text.is_text else "it was trained without class text"
+    others = [key for key in _beside(found.path.parent) if found.text.is_text and key.partition(AT)[0] in able]
+    mend = f"take --method {' or '.join(others)}" if others else f"run `trainer run` with one of: {', '.join(able)}"
+    raise UserError(f"{found.path}: cannot serve new classes: {why}; {mend}", exit_code=2)
+
+
+def _beside(checkpoint: Path) -> list[str]:
+    """The methods whose checkpoints lie in the run that kept this folder; none where it lies by itself."""
+    from trainer.checkpoints import KEPT, kept_in
+
+    folder = checkpoint.resolve().parent
+    return list(kept_in(folder.parent)) if folder.name == KEPT else []
 
 
 def _sentences(

@@ -255,15 +255,15 @@ def _cells(rows: Sequence[Row], top: int) -> list[list[str]]:
     likeliest = (name for i in range(1, most + 1) for name in (f"class_{i}", f"probability_{i}"))
     lines = [["path", *more, *likeliest, "error"]]
     for row in rows:
-        answered = [_cell(row.get(k, "")) for k in more]
+        answered = [_cell(row.get(k)) for k in more]
         cells = [cell for c in row["classes"] for cell in (c["class"], f"{c['probability']:.4f}")]
         lines.append([row["path"], *answered, *cells, *[""] * (2 * most - len(cells)), row["error"] or ""])
     return lines
 
 
-def _cell(value: str | list[str]) -> str:
+def _cell(value: str | list[str] | None) -> str:
     """A set of classes as a JSON list: a class name may hold any separator."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value or ""
 
 
 def predictions_table(rows: Sequence[Row], *, top: int) -> str:

@@ -555,7 +555,7 @@ def write(finished: Finished, folder: Path) -> None:
         write_lines(folder / RELIABILITY, Reliability, lines)
     _write_sheets(finished, folder)
     if not first:
-        say(f"{finished.record.dataset}: no checkpoint is kept: few-shot is not among the protocols")
+        say(f"{finished.record.dataset}: {_none_serves(every=finished.record.evaluation.checkpoints == 'all')}")
     for judged in finished.fits:
         plan = judged.plan
         if id(judged) in first:
@@ -564,6 +564,12 @@ def write(finished: Finished, folder: Path) -> None:
         elif finished.record.evaluation.checkpoints == "all":
             _keep(judged, finished, folder / EVERY / plan.protocol.key / f"seed-{plan.seed}" / folder_name(plan.key))
     write_sums(folder)
+
+
+def _none_serves(*, every: bool) -> str:
+    """A line on a run whose checkpoints no command takes by itself."""
+    kept = f"its checkpoints lie in {EVERY}/, for --checkpoint DIR" if every else "no checkpoint is kept"
+    return f"{kept}: few-shot, whose checkpoints serve where none is named, is not among the protocols"
 
 
 def _write_sheets(finished: Finished, folder: Path) -> None:

@@ -119,7 +119,7 @@ def export_features(
     from stages.artifacts import encoder_of
 
     settings = command.settings(params, {"encoder": encoder})
-    names = command.chosen(dataset, settings)
+    names = command.chosen(dataset, settings, cache=cache)
     if len(names) > 1:
         raise UserError(f"one data set fits into {to}: choose with --dataset: {', '.join(names)}", exit_code=2)
     for path in run(cache, names[0], encoder_of(cache, names[0], settings.encoder), to):

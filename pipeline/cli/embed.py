@@ -40,7 +40,9 @@ def embed_text(
     from stages.artifacts import NO_LLM
 
     settings = command.settings(params, {"encoder": encoder})
-    names = take_from_arrays(command.chosen(dataset, settings, variants=True), "text", settings, cache, asked=encoder)
+    names = take_from_arrays(
+        command.chosen(dataset, settings, cache=cache, variants=True), "text", settings, cache, asked=encoder
+    )
     for name in names:
         ManifestStore(cache, name).require()
         TextStore(cache, name, settings.encoder, NO_LLM).require_free()
@@ -83,7 +85,9 @@ def embed_images(
 
     settings = command.settings(params, {"encoder": encoder, "embed.views": views})
     wanted = settings.encoder
-    names = take_from_arrays(command.chosen(dataset, settings, variants=True), "images", settings, cache, asked=encoder)
+    names = take_from_arrays(
+        command.chosen(dataset, settings, cache=cache, variants=True), "images", settings, cache, asked=encoder
+    )
     for name in names:
         ImageStore(cache, name, wanted).require_free()
     model: Any = None

@@ -59,7 +59,9 @@ def generate_prompts(
             quantization=quantization,
         )
     )  # fmt: skip
-    names = _with_classes(take_from_arrays(command.chosen(dataset, settings), "prompts", settings, cache), cache)
+    names = _with_classes(
+        take_from_arrays(command.chosen(dataset, settings, cache=cache), "prompts", settings, cache), cache
+    )
     done: list[PromptSummary] = []
     if names:
         if prompts.server.url is None:

@@ -11,7 +11,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from stages import UserError
-from stages.command import App, ParamsOption, numbers, settings, table, words
+from stages.command import App, ParamsOption, chosen, numbers, settings, table, words
+from stages.params import Params
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,6 +106,25 @@ def test_lists_on_a_line_keep_what_is_no_number_for_the_settings_to_refuse() -> 
         UserError, match=r"command line: evaluation.seeds.1: input should be a valid integer, found 'x'"
     ):
         settings(None, {"evaluation.seeds": numbers("1,x")})
+
+
+def test_where_no_settings_name_a_data_set_the_only_one_in_the_cache_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ingested(name: str) -> None:
+        (tmp_path / "manifest" / f"dataset={name}").mkdir(parents=True)
+        (tmp_path / "manifest" / f"dataset={name}" / "part-0.parquet").touch()
+
+    named, open_ = Params(datasets=["other"]), Params()
+    assert chosen(None, open_, cache=tmp_path) == open_.datasets
+    ingested("birds")
+    assert chosen(None, open_, cache=tmp_path) == chosen(None, open_, cache=tmp_path, variants=True) == ["birds"]
+    assert f"data set: birds, the only one in {tmp_path}\n" in capsys.readouterr().err
+    assert chosen(None, named, cache=tmp_path) == ["other"]
+    ingested("weaves")
+    assert chosen("else", open_, cache=tmp_path) == ["else"]
+    with pytest.raises(UserError, match=r"several data sets; choose with --dataset: birds, weaves$"):
+        chosen(None, open_, cache=tmp_path)
 
 
 def test_a_command_of_an_app_is_still_the_function_it_was() -> None:

@@ -116,6 +116,16 @@ def test_all_fits_are_kept_on_request(cache: Path, tmp_path: Path) -> None:
     assert len(load_checkpoint(folder / "all-checkpoints" / "base-to-new-4" / "seed-2" / "zero-shot").text) == 2
 
 
+def test_a_run_whose_checkpoints_do_not_serve_says_where_they_are(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran(cache, tmp_path, ["zero-shot"], protocols=["base-to-new"])
+    assert "w: no checkpoint is kept: few-shot" in capsys.readouterr().err
+    folder = ran(cache, tmp_path, ["zero-shot"], protocols=["base-to-new"], checkpoints="all")
+    assert "w: its checkpoints lie in all-checkpoints/, for --checkpoint DIR: few-shot" in capsys.readouterr().err
+    assert any(folder.glob("all-checkpoints/**/checkpoint.json"))
+
+
 def test_predictions_have_probability_and_runner_up_and_classes_have_counts(results: Path) -> None:
     folder = results / "runs" / "w"
     fits = {fit.method: fit for fit in load_record(folder).fits if (fit.protocol, fit.seed) == ("few-shot", 1)}

@@ -89,7 +89,7 @@ def test_sentences_from_a_file_name_the_added_class(tmp_path: Path) -> None:
 
 def test_a_method_that_knows_only_its_own_classes_says_which_can(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"logistic knows no class but its own; take --method aape, .*zero-shot"
+        UserError, match=r"logistic knows no class but its own; run `trainer run` with one of: aape, .*zero-shot"
     ) as caught:
         with_classes(kept(tmp_path, "logistic"), Words(), NewClasses(("six",)))
     assert "\n" not in str(caught.value)
@@ -143,7 +143,7 @@ def test_the_command_adds_a_class_and_refuses_what_does_not_go_together(
         ("--add-class", "a", "--prompts", "f", "--llm", "x"): "exclude each other",
         ("--add-class", "a", "--error-rate", "0.1"): "--error-rate rests on labelled images of every class",
         ("--add-class", "a", "--none-of-these"): "--none-of-these rests on labelled images",
-        ("--add-class", "a", "--method", "logistic"): "logistic knows no class but its own",
+        ("--add-class", "a", "--method", "logistic"): "knows no class but its own; take --method zero-shot$",
         ("--add-class", "a", "--method", "zero-shot", "--prompts", "nope.json"): "nope.json",
     }.items():
         with pytest.raises(UserError, match=line):

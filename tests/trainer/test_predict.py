@@ -121,6 +121,7 @@ def test_an_unsure_image_gets_no_label_but_a_reason_and_is_counted(trainer: Any)
 def test_sets_hold_the_likeliest_class_and_all_classes_where_too_few_images_were_held_out(trainer: Any) -> None:
     some = trainer("predict", "new", "--json", "--error-rate", "0.3")
     for row in json.loads(some.stdout):
+        assert (row["label"], row["reason"]) == (row["set"][0], "")
         assert row["set"][0] == row["classes"][0]["class"]
         assert set(row["set"]) <= set(NAMES.values())
     assert "sets that miss the right class in at most 30% of images like those held out: " in some.stderr
@@ -139,6 +140,19 @@ def test_images_far_from_all_that_was_learned_from_get_no_label(trainer: Any) ->
     assert all(row["classes"] for row in rows)
     assert "4 of 4 images without a label: too far from every class" in far.stderr
     assert "0 of 4 images without a label: below 0.01" in far.stderr
+
+
+def test_an_image_that_is_none_of_the_classes_has_no_set_and_is_not_counted_among_the_sets(trainer: Any) -> None:
+    asked = ("predict", "new", "--none-of-these", "--error-rate", "0.3")
+    far = trainer(*asked, "--json", "--keep", "0.05")
+    assert [row["set"] for row in json.loads(far.stdout)] == [None] * 4
+    assert "classes on average" not in far.stderr
+    table = csv.DictReader(io.StringIO(trainer(*asked, "--csv", "--keep", "0.05").stdout))
+    assert all(line["set"] == line["label"] == "" != line["class_1"] for line in table)
+    near = trainer(*asked, "--json", "--keep", "0.999999")
+    held = [row for row in json.loads(near.stdout) if row["set"] is not None]
+    assert [row["label"] for row in held] == [row["set"][0] for row in held]
+    assert (f" of {len(held)}\n" in near.stderr) == bool(held)
 
 
 def test_an_unreadable_image_has_no_label_no_set_and_is_not_counted_twice(trainer: Any) -> None:

@@ -113,7 +113,7 @@ def cost(
     asked = settings.evaluation
     number = max(asked.shot_numbers, key=most)
     done = {}
-    for name in command.chosen(dataset, settings):
+    for name in command.chosen(dataset, settings, cache=features):
         loaded = load_training(settings, name, cache=features, device=device)
         rows = []
         for row in costs(loaded, settings, method_names=asked.methods, shots=number, seed=seed):

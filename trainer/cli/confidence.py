@@ -49,7 +49,7 @@ def confidence(
     asked = settings.evaluation
     number = max(asked.shot_numbers, key=most)
     rows, distances = [], []
-    for name in command.chosen(dataset, settings):
+    for name in command.chosen(dataset, settings, cache=features):
         loaded = load_training(settings, name, cache=features, device=device)
         others = [load_training(settings, other, cache=features, device=device) for other in words(elsewhere) or ()]
         same_weights(loaded, others)

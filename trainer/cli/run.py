@@ -78,7 +78,7 @@ def run(
         },
     )
     records = []
-    names = command.chosen(dataset, settings)
+    names = command.chosen(dataset, settings, cache=features)
     refuse_other_encoder(features, names, encoder)
     for name in names:
         inputs = load_inputs(settings, name, cache=features, device=device)

@@ -54,8 +54,8 @@ def sweep(
     study = study_of(raw, where=str(recipe or "--over"), metrics=words(metrics))
     folder = results / "sweeps" / name
     rows = run(
-        study, settings, cache=features, folder=folder, datasets=command.chosen(dataset, settings), device=device,
-        jobs=jobs,
+        study, settings, cache=features, folder=folder, datasets=command.chosen(dataset, settings, cache=features),
+        device=device, jobs=jobs,
     )  # fmt: skip
     command.show([asdict(row) for row in rows], as_json=as_json, text=lambda: as_table(rows))
     say(f"wrote {folder}/table.csv, table.md and pictures")

@@ -58,8 +58,8 @@ class Wanted:
 
     @property
     def labels(self) -> bool:
-        """Whether an image may get no label."""
-        return self.abstain_below is not None or self.none_of_these
+        """Whether each row gets a label and the reason where it has none."""
+        return self.abstain_below is not None or self.none_of_these or self.error_rate is not None
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ class Answers:
     notes: tuple[str, ...]
 
     def of(self, shares: Float[Tensor, "B C"], images: Float[Tensor, "B D"]) -> list[dict[str, Any]]:
-        """For each image what is added to its row: `label` and `reason`, `set`, as far as they were asked for."""
+        """For each image what is added to its row: `label` and `reason`, and `set` where sets were asked for.
+
+        The set is None where the image is none of the classes.
+        """
         wanted, names = self.wanted, self.found.text.names
         rows: list[dict[str, Any]] = [{} for _ in shares]
         if wanted.labels:
@@ -97,7 +100,7 @@ class Answers:
             likely = shares.argsort(stable=True, dim=1, descending=True).tolist()
             inside = prediction_sets(shares, self.largest).tolist()
             for row, order, own in zip(rows, likely, inside, strict=True):
-                row["set"] = [names[label] for label in order if own[label]]
+                row["set"] = None if row["reason"].startswith(FAR) else [names[label] for label in order if own[label]]
         return rows
 
 
@@ -142,7 +145,10 @@ def _nothing_held_out(found: Checkpoint, option: str) -> UserError:
 
 
 def counts(rows: Sequence[dict[str, Any]], wanted: Wanted) -> list[str]:
-    """Lines that count what got no label, and how large the sets are; nothing of images that cannot be read."""
+    """Lines that count what got no label, and how large the sets are; nothing of images that cannot be read.
+
+    An image that is none of the classes has no set.
+    """
     read = [row for row in rows if not row["error"]]
     lines = []
     if wanted.labels and read:
@@ -150,10 +156,10 @@ def counts(rows: Sequence[dict[str, Any]], wanted: Wanted) -> list[str]:
             of = [row for row in read if row["reason"].startswith(begin)]
             if of or (wanted.none_of_these if begin == FAR else wanted.abstain_below is not None):
                 lines.append(f"{len(of)} of {counted(len(read), 'image')} without a label: {what}")
-    if wanted.error_rate is not None and read:
-        sizes = [len(row["set"]) for row in read]
+    sizes = [len(row["set"]) for row in read if row.get("set") is not None]
+    if wanted.error_rate is not None and sizes:
         lines.append(
             f"sets that miss the right class in at most {100 * wanted.error_rate:.4g}% of images like those held out: "
-            f"{sum(sizes) / len(sizes):.2f} classes on average, one alone for {sizes.count(1)} of {len(read)}"
+            f"{sum(sizes) / len(sizes):.2f} classes on average, one alone for {sizes.count(1)} of {len(sizes)}"
         )
     return lines
