@@ -142,29 +142,6 @@ def picked(given: Sequence[str] | None, known: Sequence[str], *, what: str) -> l
     return list(dict.fromkeys(given or known))
 
 
-def chosen(dataset: str | None, params: "Params", *, cache: Path | None = None, variants: bool = False) -> list[str]:
-    """The data sets a command works on; with `variants` also those that are only tested on.
-
-    Args:
-        cache: where the settings name none, the only one in it is taken, and a line says so.
-
-    Raises:
-        UserError: (exit code 2) the settings name none, and the cache holds several.
-    """
-    if dataset is not None:
-        return [dataset]
-    if cache is not None and "datasets" not in params.model_fields_set:
-        from stages.artifacts import ManifestStore, partition_values
-
-        there = partition_values(cache, ManifestStore, "dataset")
-        if len(there) > 1:
-            raise UserError(f"{cache}: several data sets; choose with --dataset: {', '.join(there)}", exit_code=2)
-        if there:
-            say(f"data set: {there[0]}, the only one in {cache}")
-            params = params.model_copy(update={"datasets": there})
-    return params.stored if variants else list(params.datasets)
-
-
 def main(app: typer.Typer) -> None:
     """Run a command line; a UserError becomes one line on standard error and its exit code.
 

@@ -10,6 +10,7 @@ import typer
 from pipeline.cli.app import CACHE, SplitFolderOption, app, list_some, pairs, split_folders
 from stages import command
 from stages.command import CacheOption, DatasetOption, EncoderOption, JsonOption, ParamsOption, say
+from stages.datasets import chosen
 from stages.errors import UserError
 from stages.text import counted
 
@@ -68,7 +69,7 @@ def ingest(
     columns = pairs("--column", column or [], "NAME=COLUMN")
     folders = split_folders(split_folder)
     done = []
-    for name in command.chosen(dataset, settings, variants=True):
+    for name in chosen(dataset, settings, variants=True):
         flags = {
             "source": source,
             "images": images,
@@ -119,7 +120,7 @@ def export_features(
     from stages.artifacts import encoder_of
 
     settings = command.settings(params, {"encoder": encoder})
-    names = command.chosen(dataset, settings, cache=cache)
+    names = chosen(dataset, settings, cache=cache)
     if len(names) > 1:
         raise UserError(f"one data set fits into {to}: choose with --dataset: {', '.join(names)}", exit_code=2)
     for path in run(cache, names[0], encoder_of(cache, names[0], settings.encoder), to):

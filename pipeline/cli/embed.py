@@ -8,6 +8,7 @@ import typer
 from pipeline.cli.app import CACHE, app, list_some, say_note, take_from_arrays
 from stages import command
 from stages.command import CacheOption, DatasetOption, EncoderOption, JsonOption, ParamsOption, say
+from stages.datasets import chosen
 from stages.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def embed_text(
 
     settings = command.settings(params, {"encoder": encoder})
     names = take_from_arrays(
-        command.chosen(dataset, settings, cache=cache, variants=True), "text", settings, cache, asked=encoder
+        chosen(dataset, settings, cache=cache, variants=True), "text", settings, cache, asked=encoder
     )
     for name in names:
         ManifestStore(cache, name).require()
@@ -86,7 +87,7 @@ def embed_images(
     settings = command.settings(params, {"encoder": encoder, "embed.views": views})
     wanted = settings.encoder
     names = take_from_arrays(
-        command.chosen(dataset, settings, cache=cache, variants=True), "images", settings, cache, asked=encoder
+        chosen(dataset, settings, cache=cache, variants=True), "images", settings, cache, asked=encoder
     )
     for name in names:
         ImageStore(cache, name, wanted).require_free()

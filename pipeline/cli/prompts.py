@@ -10,6 +10,7 @@ import typer
 from pipeline.cli.app import CACHE, app, take_from_arrays
 from stages import command
 from stages.command import CacheOption, DatasetOption, JsonOption, ParamsOption, say
+from stages.datasets import chosen
 from stages.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ def generate_prompts(
             quantization=quantization,
         )
     )  # fmt: skip
-    names = _with_classes(
-        take_from_arrays(command.chosen(dataset, settings, cache=cache), "prompts", settings, cache), cache
-    )
+    names = _with_classes(take_from_arrays(chosen(dataset, settings, cache=cache), "prompts", settings, cache), cache)
     done: list[PromptSummary] = []
     if names:
         if prompts.server.url is None:

@@ -11,7 +11,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from stages import UserError
-from stages.command import App, ParamsOption, chosen, numbers, settings, table, words
+from stages.command import App, ParamsOption, numbers, settings, table, words
+from stages.datasets import chosen
 from stages.params import Params
 
 ROOT = Path(__file__).parents[2]

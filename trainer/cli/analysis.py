@@ -7,6 +7,7 @@ import typer
 
 from stages import command
 from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, numbers, say, words
+from stages.datasets import chosen
 from trainer.cli.app import (
     CACHE,
     RESULTS,
@@ -113,7 +114,7 @@ def cost(
     asked = settings.evaluation
     number = max(asked.shot_numbers, key=most)
     done = {}
-    for name in command.chosen(dataset, settings, cache=features):
+    for name in chosen(dataset, settings, cache=features):
         loaded = load_training(settings, name, cache=features, device=device)
         rows = []
         for row in costs(loaded, settings, method_names=asked.methods, shots=number, seed=seed):

@@ -6,6 +6,7 @@ import typer
 
 from stages import command
 from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, numbers, say, words
+from stages.datasets import chosen
 from stages.errors import UserError
 from trainer.cli.app import CACHE, RESULTS, DeviceOption, FeaturesOption, MethodsOption, app
 
@@ -49,7 +50,7 @@ def confidence(
     asked = settings.evaluation
     number = max(asked.shot_numbers, key=most)
     rows, distances = [], []
-    for name in command.chosen(dataset, settings, cache=features):
+    for name in chosen(dataset, settings, cache=features):
         loaded = load_training(settings, name, cache=features, device=device)
         others = [load_training(settings, other, cache=features, device=device) for other in words(elsewhere) or ()]
         same_weights(loaded, others)

@@ -6,6 +6,7 @@ import typer
 
 from stages import command
 from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, numbers, say, words
+from stages.datasets import chosen
 from stages.errors import UserError
 from trainer.cli.app import (
     CACHE,
@@ -78,7 +79,7 @@ def run(
         },
     )
     records = []
-    names = command.chosen(dataset, settings, cache=features)
+    names = chosen(dataset, settings, cache=features)
     refuse_other_encoder(features, names, encoder)
     for name in names:
         inputs = load_inputs(settings, name, cache=features, device=device)

@@ -7,6 +7,7 @@ import typer
 
 from stages import command
 from stages.command import DatasetOption, JsonOption, ParamsOption, ResultsOption, say, words
+from stages.datasets import chosen
 from stages.errors import UserError
 from trainer.cli.app import CACHE, RESULTS, DeviceOption, FeaturesOption, JobsOption, app
 
@@ -54,7 +55,7 @@ def sweep(
     study = study_of(raw, where=str(recipe or "--over"), metrics=words(metrics))
     folder = results / "sweeps" / name
     rows = run(
-        study, settings, cache=features, folder=folder, datasets=command.chosen(dataset, settings, cache=features),
+        study, settings, cache=features, folder=folder, datasets=chosen(dataset, settings, cache=features),
         device=device, jobs=jobs,
     )  # fmt: skip
     command.show([asdict(row) for row in rows], as_json=as_json, text=lambda: as_table(rows))
