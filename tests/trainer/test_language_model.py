@@ -93,6 +93,9 @@ def test_text_ends_at_an_end_or_a_line_break(small: Path) -> None:
     language = loaded(small)
     assert language.text([*language.tokens(" a red bus \nand more"), language.end]) == "a red bus"
     assert language.text([language.end, *language.tokens("more")]) == ""
+    assert language.text(language.tokens("a\0 red\x1b \x85bus\0")) == "a red bus", (
+        "a CSV file with NUL is not read again"
+    )
 
 
 def test_the_likelihood_of_choices_is_that_of_each_alone(small: Path) -> None:

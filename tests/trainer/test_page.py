@@ -224,6 +224,13 @@ def test_everything_is_reached_from_the_keyboard_and_named_for_a_screen_reader(o
     assert len(ids) == len(set(ids))
 
 
+def test_no_width_scrolls_sideways(opened: Watched) -> None:
+    page = opened.page
+    for width in (360, 390, 540, 545, 768, 959, 961, 1000, 1100, 1185, 1200, 1216, 1220, 1280, 1440, 1600):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_light_and_dark_wide_and_narrow_without_scrolling_sideways(
     chromium: Browser, made: Path, tmp_path: Path, scheme: str

@@ -7,10 +7,10 @@ import pytest
 
 from stages.params import EvaluationParams
 from stages.training import TrainParams
-from trainer.record import FitRecord, Prediction, ProtocolRecord, RunRecord
-from trainer.report import MOST_CLASSES, _draw, confusion_of
+from trainer.record import FitRecord, Prediction, ProtocolRecord, RunRecord, summarize
+from trainer.report import MOST_CLASSES, _draw, _scale, confusion_of
 from trainer.report.headline import headline, write_headline
-from trainer.report.tables import MOST_PAIRS, markdown_pairs
+from trainer.report.tables import MOST_PAIRS, markdown_pairs, text_tables
 
 
 def record(dataset: str, methods: list[str], *, new: bool = True) -> RunRecord:
@@ -50,6 +50,18 @@ def test_headline_files_of_methods_that_are_gone_are_removed(tmp_path: Path) -> 
     write_headline({"w": record("w", ["cupl@people"])}, tmp_path)
     assert [file.name for file in (tmp_path / "headline").iterdir()] == ["cupl@people.json"]
     assert json.loads((tmp_path / "headline" / "cupl@people.json").read_text())["w"]["h"] == 50.0
+
+
+def test_tables_of_one_seed_announce_no_interval() -> None:
+    several = record("w", ["aape"])
+    one = several.model_copy(update={"fits": tuple(fit for fit in several.fits if fit.seed == 1)})
+    assert "encoder lite (percent, mean ± 95 % interval)" in text_tables(several)
+    assert "1 seed, encoder lite (percent)" in text_tables(one)
+    assert "±" not in text_tables(one)
+    said = [_scale(map(summarize, each)) for each in ([several], [one], [one, several])]
+    assert said[0] == "Percent, mean ± 95 % interval over the seeds."
+    assert said[1] == "Percent, of one seed: no intervals over seeds."
+    assert said[2].endswith(" (none where there is one seed).")
 
 
 def test_the_classes_confused_most_are_listed_with_counts_and_names_as_they_are() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,10 +123,11 @@ class LanguageModel:
         return found
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, up to the first end or line break."""
+        """Tokens as text, up to the first end or line break, without control characters: no CSV holds NUL."""
         cut = next((i for i, token in enumerate(tokens) if token in self.stops), len(tokens))
         said: str = self.tokenizer.decode(list(tokens[:cut]), skip_special_tokens=True)
-        return said.strip().partition("\n")[0].strip()
+        line = said.strip().partition("\n")[0]
+        return "".join(c for c in line if c == "\t" or unicodedata.category(c) != "Cc").strip()
 
     @torch.no_grad()
     def embed(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape entries"]:

@@ -28,6 +28,7 @@ from trainer.record import (
 from trainer.report.headline import write_headline
 from trainer.report.page import write_page
 from trainer.report.tables import (
+    has_intervals,
     markdown_pairs,
     markdown_tables,
     markdown_verdict,
@@ -81,11 +82,19 @@ def report(results: Path, cache: Path = Path("cache")) -> tuple[dict[str, Estima
         markdown_verdict(record) + markdown_tables(record) + markdown_pairs(predictions[name])
         for name, record in records.items()
     )
-    write_text(results / "tables.md", f"# Results\n\nPercent, mean ± 95 % interval over the seeds.\n\n{tables}")
+    write_text(results / "tables.md", f"# Results\n\n{_scale(metrics.values())}\n\n{tables}")
     write_page(records, results, cache)
     return metrics, "\n\n\n".join(
         [*map(text_tables, records.values()), *filter(None, map(text_verdict, records.values()))]
     )
+
+
+def _scale(metrics: Iterable[Estimates]) -> str:
+    """What the cells of all tables hold."""
+    spread = [has_intervals(each) for each in metrics]
+    if not any(spread):
+        return "Percent, of one seed: no intervals over seeds."
+    return f"Percent, mean ± 95 % interval over the seeds{'' if all(spread) else ' (none where there is one seed)'}."
 
 
 def as_json(metrics: dict[str, Estimates]) -> dict[str, object]:

@@ -8,7 +8,7 @@ from stages.command import table, visible
 from stages.numbers import most
 from trainer.metrics import OWN_SCALE
 from trainer.ranks import METRICS as RETRIEVAL
-from trainer.record import Estimate, Prediction, ProtocolRecord, RunRecord, summarize
+from trainer.record import Estimate, Estimates, Prediction, ProtocolRecord, RunRecord, summarize
 from trainer.report.verdict import verdict
 
 ORDER = ("accuracy", "macro_accuracy", "base", "new", "h", "generalized", *RETRIEVAL)
@@ -26,6 +26,16 @@ def cell(entry: Estimate | None, metric: str = "") -> str:
     scale = 1 if metric in OWN_SCALE else 100
     mean = f"{scale * entry.mean:.1f}"
     return mean if entry.ci95 is None else f"{mean} ± {scale * entry.ci95:.1f}"
+
+
+def has_intervals(estimates: Estimates) -> bool:
+    """Whether any metric has an interval: none has one where there is a single seed."""
+    return any(
+        entry.ci95 is not None
+        for by_method in estimates.values()
+        for by_metric in by_method.values()
+        for entry in by_metric.values()
+    )
 
 
 def metrics_of(by_method: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
@@ -50,7 +60,7 @@ def text_tables(record: RunRecord) -> str:
     for protocol, headers, rows in _tables(record):
         head = (
             f"{record.dataset}: {record.protocols[protocol].title}, {record.seeds_text}, encoder {record.encoder} "
-            "(percent, mean ± 95 % interval)"
+            f"(percent{', mean ± 95 % interval' if has_intervals(summarize(record)) else ''})"
         )
         blocks.append(f"{head}\n\n{table(headers, rows)}")
     for protocol, headers, rows in _confidence_tables(record):

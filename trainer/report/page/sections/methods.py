@@ -7,7 +7,7 @@ from trainer.metrics import OWN_SCALE
 from trainer.record import Estimate
 from trainer.report.page.blocks import Block, Cell, Chart, Column, Fold, Section, Table, Text
 from trainer.report.page.dataset import DataSet
-from trainer.report.tables import cell, metrics_of, most_shots
+from trainer.report.tables import cell, has_intervals, metrics_of, most_shots
 
 
 def section(of: DataSet) -> Section | None:
@@ -22,14 +22,22 @@ def section(of: DataSet) -> Section | None:
         folded = [_table(of, key) for key in others]
         blocks.append(Fold(f"Tables of {len(others)} other tasks (fewer shots)", folded))
     lead = (
-        f"Percent, mean ± half of the 95 % interval over {record.seeds_text}; no interval where the seeds agree or "
-        "there is one alone. All methods see the same features, shots and validation images. Choose by validation, not "
-        "by this table: the test images are for reporting."
+        f"{_scale(of)} All methods see the same features, shots and validation images. Choose by validation, not by "
+        "this table: the test images are for reporting."
     )
     if not installed("vl_convert"):
         blocks.insert(0, Text([f"Charts are left out of this page: vl-convert-python is not installed: "
                                f"{mend('vl_convert')}"]))  # fmt: skip
     return Section("methods", "Methods", blocks, lead)
+
+
+def _scale(of: DataSet) -> str:
+    if not has_intervals(of.estimates):
+        return f"Percent, of {of.record.seeds_text}: no interval over seeds."
+    return (
+        f"Percent, mean ± half of the 95 % interval over {of.record.seeds_text}; ± 0.0 where the seeds agree, which "
+        "says nothing of other test images."
+    )
 
 
 def _blocks(of: DataSet, key: str) -> Iterator[Block]:
