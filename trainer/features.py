@@ -1,5 +1,6 @@
 """Stores -> tensors on the device, once. The test split stays on disk until the end."""
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from stages.text import counted
 from trainer.data import LENGTH_TOLERANCE, ClassText, Images
 from trainer.indices import Indices, read_indices
 
+NAMED = 5
+"""Classes that a line names, at most."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -35,6 +39,15 @@ class Split:
         """The images at these positions."""
         where = torch.as_tensor(index, dtype=torch.long, device=self.images.labels.device)
         return self.images.take(where)
+
+
+def notes_on(
+    notes: Sequence[str], source_notes: Mapping[str, Sequence[str]], sources: Collection[str]
+) -> tuple[str, ...]:
+    """Notes without those that concern other prompt sources alone."""
+    kept = {note for source in sources for note in source_notes.get(source, ())}
+    others = {note for found in source_notes.values() for note in found}
+    return tuple(note for note in notes if note in kept or note not in others)
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,7 @@ class Features(StoredFeatures):
         embedded_elsewhere: nothing can be embedded here beside what there is.
         prompts: prompt source -> the language model or file, and what pins it.
         templates: the sentences whose embeddings name the classes, one `{}` each.
+        source_notes: prompt source -> those of the notes that concern it alone.
     """
 
     class_ids: tuple[int, ...]
@@ -84,6 +98,11 @@ class Features(StoredFeatures):
     embedded_elsewhere: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
     templates: tuple[str, ...] = ()
+    source_notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def notes_on(self, sources: Collection[str]) -> tuple[str, ...]:
+        """The notes without those that concern prompt sources that are not among these."""
+        return notes_on(self.notes, self.source_notes, sources)
 
     @property
     def has_templates(self) -> bool:
@@ -147,12 +166,13 @@ def load_features(
         text = {NO_LLM: ClassText(called, each[:, 0].clone(), templates=each)}
     else:
         text = {NO_LLM: _without_text(called, train)}
-    said = [origin.note for origin in origins] + [store.provenance().llm_note for store in stores]
-    notes = dict.fromkeys(note for note in said if note)
+    spoken = {source: store.provenance().llm_note for source, store in zip(wanted, stores, strict=True)}
+    about_source = {source: [note] for source, note in spoken.items() if note}
+    notes = dict.fromkeys(note for note in [*(origin.note for origin in origins), *spoken.values()] if note)
     whole: dict[str, bool] = {}
     for source, store in zip(wanted, stores, strict=True):
         found, mask, without = _prompts(store, class_ids, text[NO_LLM], most=prompts)
-        listed = ", ".join(names[class_ids[i]] for i in without[:5])
+        listed = ", ".join(names[class_ids[i]] for i in without[:NAMED])
         whole[source] = not without
         if without and not text[NO_LLM].is_text:
             line = f"{source}: left out: no prompt of {len(without)} classes ({listed}), and no template to stand in"
@@ -162,8 +182,11 @@ def load_features(
         if not text[NO_LLM].is_text:  # the mean of the prompts names the classes
             text[source] = replace(text[source], template=text[source].prompt_mean(), is_text=True)
         if without:
-            line = f"{source}: no prompt was kept for {len(without)} classes ({listed}); their template stands in"
+            listed += ", ..." * (len(without) > NAMED)
+            classes = counted(len(without), "class", "classes")
+            line = f"{source} has no sentence for {classes} ({listed}): the template stands in"
             notes[line] = None
+            about_source.setdefault(source, []).append(line)
     return Features(
         templates=tuple(templates.provenance().templates) if templates.exists() else (),
         dataset=dataset,
@@ -192,6 +215,7 @@ def load_features(
             for source, store in zip(wanted, stores, strict=True)
             if source in text
         },
+        source_notes={source: tuple(lines) for source, lines in about_source.items()},
     )
 
 

@@ -102,6 +102,7 @@ class Origin(_Part):
         prompts: prompt source -> the language model or file, and what pins it.
         contents: store -> hash of its rows.
         code_version: of this project.
+        source_notes: prompt source -> notes that concern it alone.
     """
 
     source: str | None = None
@@ -110,6 +111,7 @@ class Origin(_Part):
     prompts: dict[str, str] = {}
     contents: dict[str, str] = {}
     code_version: str = ""
+    source_notes: dict[str, tuple[str, ...]] = {}
 
 
 class FitRecord(_Part):

@@ -5,7 +5,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -465,7 +465,8 @@ def _record(
     tests: TestSplits,
 ) -> RunRecord:  # fmt: skip
     known, read = inputs.known, [inputs.of(kind) for kind in dict.fromkeys(each.reads for each in protocols)]
-    said = [note for each in read if each is not None for note in each.notes]
+    sources = {each.plan.source for each in fits}
+    said = [note for each in read if each is not None for note in _notes(each, sources)]
     return RunRecord(
         dataset=known.dataset,
         encoder=known.encoder,
@@ -532,7 +533,13 @@ def _origin(read: Sequence[Features | CaptionFeatures | None], tests: TestSplits
         prompts=known.prompts if isinstance(known, Features) else {},
         contents=known.contents,
         code_version=code_version(),
+        source_notes=known.source_notes if isinstance(known, Features) else {},
     )
+
+
+def _notes(features: StoredFeatures, sources: Collection[str]) -> tuple[str, ...]:
+    """The notes on what was read, and not those on prompt sources that no method reads."""
+    return features.notes_on(sources) if isinstance(features, Features) else features.notes
 
 
 def _timing(fits: Sequence[Judged]) -> dict[str, dict[str, float]]:
@@ -620,7 +627,7 @@ def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
         "up_to": plan.protocol.up_to,
         "validation": None if judged.validation is None else judged.validation.model_dump(),
         "templates": list(features.templates) if isinstance(features, Features) else [],
-        "notes": list(features.notes),
+        "notes": list(_notes(features, [plan.source])),
     }
     served = plan.protocol.served(judged.predictor)
     save_checkpoint(

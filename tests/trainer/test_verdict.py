@@ -13,10 +13,12 @@ from stages.params import EvaluationParams
 from stages.training import TrainParams
 from trainer.features import load_features
 from trainer.inputs import Inputs
+from trainer.methods import METHODS
+from trainer.methods.text import TextMethod
 from trainer.paired import difference95, pairs, share95
 from trainer.record import FitRecord, Origin, ProtocolRecord, RunRecord, load_record, save_record
 from trainer.report.tables import markdown_verdict, text_verdict
-from trainer.report.verdict import Verdict, verdict
+from trainer.report.verdict import TEXT_ALONE, Verdict, verdict
 from trainer.run import run
 
 RNG = np.random.default_rng(0)
@@ -123,12 +125,49 @@ def test_one_seed_shows_no_spread_and_a_run_without_few_shot_has_no_verdict() ->
     ({"confused": [{"actual": "a\n", "predicted": "b", "images": 9, "of": 40}]},
      "labels of 'a\\n': 9 of its 40 test images were taken for 'b'"),
     ({"new": {"aape-plus": 0.7, "zero-shot": 0.6}}, "better sentences"),
-    ({}, "`trainer run --dataset w --shots 4,8,16` shows whether more images a class would help"),
+    ({}, "`trainer run --dataset w --methods aape-plus --shots 4,8,16` shows whether more images a class would help"),
 ])  # fmt: skip
 def test_what_to_do_next_follows_the_rules(asked: dict[str, Any], said: str) -> None:
     two = {"aape-plus": (0.9, 0.85), "logistic": (0.8, 0.9)}
     assert said in verdict(record(two, images=4000, **asked)).next
     assert "ECE" in verdict(record(two, ece=0.04)).sure
+
+
+@pytest.mark.parametrize(("new", "test", "said"), [
+    (0.7, 4000, "aape-plus is 10.0 points above the bare template"),
+    (0.585, 4000, "aape-plus is 1.5 points below the bare template"),
+    (0.45, 4000, "15.0 points below the bare template, no better than chance (50.0 % for 2 classes)"),
+    (0.7, 20, "10.0 points above the bare template, no better than chance (50.0 % for 2 classes)"),
+    (0.6, 4000, "aape-plus is level with the bare template"),
+])  # fmt: skip
+def test_the_text_on_new_classes_is_above_or_below_and_measured_by_chance(new: float, test: int, said: str) -> None:
+    found = verdict(record(FOUR, images=test, new={"aape-plus": new, "zero-shot": 0.6}))
+    assert found.text.endswith(said)
+
+
+@pytest.mark.parametrize(("shots", "images", "said"), [
+    (2, (4, 4, 4, 4), "--shots 1,2,4` shows"),
+    (16, (4, 4, 4, 4), "--shots 1,2,4` shows"),
+    (16, (40, 40, 40, 9), "--shots 4,8,16 --up-to` shows"),
+    (1, (3, 1, 1, 1), "--shots 1,2,3 --up-to` shows"),
+    (1, (1, 1, 1, 1), "from one alone nothing can be seen"),
+])  # fmt: skip
+def test_the_shots_to_try_are_those_that_the_set_has(shots: int, images: tuple[int, ...], said: str) -> None:
+    found = record({"logistic": (0.8, 0.9)}, images=4000, shots=(shots,))
+    advice = verdict(found.model_copy(update={"origin": Origin(images={"train": images})})).next
+    assert said in advice
+    assert "one alone" in said or "--methods logistic " in advice
+
+
+def test_where_no_image_is_learnt_from_more_seeds_are_no_advice() -> None:
+    assert set(TEXT_ALONE) == {name for name, make in METHODS.items() if isinstance(make(TrainParams()), TextMethod)}
+    found = verdict(record({"cupl": (0.9, 0.8), "zero-shot": (0.8, 0.7)}, seeds=1, images=4000)).next
+    assert "seeds" not in found
+    found = verdict(record({"zero-shot": (0.9, 0.8)}, seeds=1, images=4000)).next
+    assert found == (
+        "`trainer run --dataset w --methods zero-shot,aape-plus,logistic --shots 4,8,16` shows whether images a class "
+        "would help"
+    )
 
 
 def test_the_paired_interval_holds_the_truth_as_often_as_it_says() -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from stages.artifacts import NO_LLM
 from stages.command import visible
 from trainer.checkpoint import Checkpoint
+from trainer.features import notes_on
 from trainer.paired import LOGISTIC
 from trainer.record import Estimate, Origin, RunRecord, summarize
 from trainer.report.tables import escaped
@@ -19,6 +21,19 @@ from trainer.report.verdict import share95_of
 NOT_KNOWN = "not known"
 LEFT_OUT = ("uncalibrated_", "adaptive_")
 """Metrics that stand in the run's tables and not here."""
+IMPORTED = ["from pathlib import Path", "from pipeline.encoders import load_encoder", "from pipeline.images import open_rgb"]
+ENCODED = [
+    'pixels = encoder.preprocess(open_rgb(Path("picture.jpg")))',
+    "x = encoder.encode_images(pixels[None]).half().float().numpy()",
+]
+"""Lines of Python that embed a picture as the stores have it."""
+NAMES = {
+    "n_parameters": "learned parameters",
+    "val_accuracy": "accuracy on the images that choices were made on, a fraction of 1",
+    "val_loss": "mean negative log-likelihood there, in nats",
+    "tau": "temperature that cosines are divided by (tau)",
+}
+"""What a fit says of itself, in words."""
 LOADED = {
     "torch": [
         "import json, torch",
@@ -72,6 +87,12 @@ def _call(labels: Mapping[str, Any], form: str) -> Iterator[str]:
     )
     lines = [*LOADED[form], "best = [names[i] for i in shares.argmax(1)]"]
     yield "\n".join(["", "```python", *lines, "```"])
+    yield ""
+    if not can_be_loaded(str(labels["encoder"]), str(labels["encoder_fingerprint"])):
+        yield "`x` of a new picture comes from where the embeddings that it learnt from came from."
+        return
+    yield "`x` of a picture, where this project is installed with its extra `encoders`, or `demo` for `lite`:"
+    yield "\n".join(["", "```python", *IMPORTED, f"encoder = load_encoder({str(labels['encoder'])!r})", *ENCODED, "```"])
 
 
 def _results(found: Checkpoint, record: RunRecord | None) -> Iterator[str]:
@@ -125,7 +146,8 @@ def _limits(found: Checkpoint, record: RunRecord | None) -> Iterator[str]:
     for each in next((fit.confused for fit in record.fits if fit.method == _name(found) and fit.confused), ()):
         taken = f"{each.images} of {each.of} test images were taken for {escaped(each.predicted)}"
         yield f"- {escaped(each.actual)}: {taken}."
-    for note in dict.fromkeys([*record.notes, *found.provenance.get("notes", [])]):
+    notes = notes_on(record.notes, record.origin.source_notes, [_source(found)])
+    for note in dict.fromkeys([*notes, *found.provenance.get("notes", [])]):
         yield f"- {escaped(note)}"
 
 
@@ -135,18 +157,27 @@ def _data(found: Checkpoint, record: RunRecord | None) -> Iterator[str]:
     yield f"- source: {escaped(origin.source or NOT_KNOWN)}"
     yield f"- licence of the images: {escaped(origin.licence or NOT_KNOWN)}"
     for split, counts in origin.images.items():
-        yield f"- {split}: {sum(counts)} images, {min(counts)} to {max(counts)} a class"
+        each = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
+        yield f"- {split}: {sum(counts)} images, {each} a class" if any(counts) else f"- {split}: no images"
     for store, content in origin.contents.items():
-        yield f"- {escaped(store)}: rows sha256 `{content[:16]}`"
+        room, _, rest = store.partition("/")
+        last = rest.rpartition("/")[2]
+        if room != "text" or last not in origin.prompts or last == _source(found):
+            yield f"- {escaped(store)}: rows, sha256 `{content}`"
+
+
+def _source(found: Checkpoint) -> str:
+    """The prompt source that the method reads; `none` where it reads none."""
+    return str(found.provenance.get("source") or NO_LLM)
 
 
 def _text(found: Checkpoint, record: RunRecord | None) -> Iterator[str]:
-    source = found.provenance.get("source")
+    source = _source(found)
     prompts = {} if record is None else record.origin.prompts
-    if source in (None, "none"):
+    if source == NO_LLM:
         yield "No generated sentence: the class names in a template, or no text at all."
         return
-    yield f"Sentences about the classes: {escaped(prompts.get(str(source), str(source)))}."
+    yield f"Sentences about the classes: {escaped(prompts.get(source, source))}."
 
 
 def _encoder(labels: Mapping[str, Any]) -> Iterator[str]:
@@ -160,8 +191,20 @@ def _made(found: Checkpoint, record: RunRecord | None) -> Iterator[str]:
     version = (record.origin.code_version if record is not None else "") or NOT_KNOWN
     yield f"- code: aape {escaped(version)}"
     yield f"- method: {escaped(str(about.get('method', NOT_KNOWN)))}, seed {about.get('seed', NOT_KNOWN)}"
-    for key, value in found.predictor.info.items():
-        yield f"- {escaped(key)}: {escaped(f'{value:.4g}' if isinstance(value, float) else str(value))}"
+    info = found.predictor.info
+    if "selection" in info:
+        yield f"- choices were made on: {escaped(_chosen_on(str(info['selection']), record))}"
+    for key, value in info.items():
+        if key != "selection":
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            yield f"- {NAMES.get(key) or f'`{_code(key)}`'}: {escaped(shown)}"
+
+
+def _chosen_on(selection: str, record: RunRecord | None) -> str:
+    """Where there is no validation split, validation images are training images that are no shots."""
+    if record is not None and record.origin.images and not any(record.origin.images.get("val", ())):
+        return selection.replace("validation images,", "training images that are no shots, drawn by seed,", 1)
+    return selection
 
 
 def _classes(found: Checkpoint, record: RunRecord | None) -> Iterator[str]:

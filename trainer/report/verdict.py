@@ -11,6 +11,7 @@ from stages.command import visible
 from stages.numbers import Shots, most
 from trainer.choice import AT, Ranked, ranked, serving_protocol
 from trainer.paired import LOGISTIC, NORMAL, TEXT_CONTROLS, control_of, share95
+from trainer.protocols.base_to_new import halves
 from trainer.record import Confused, Estimate, Estimates, Paired, RunRecord, summarize
 
 WIDE = 0.03
@@ -21,6 +22,8 @@ HEARD = 0.02
 """Accuracy on classes never seen that the sentences must bring above the bare template."""
 CONFUSED_SHARE, CONFUSED_IMAGES = 0.1, 3
 """Share of a class, and images, that must be taken for one other class to be named."""
+TEXT_ALONE = ("zero-shot", "template-ensemble", "cupl")
+"""Methods that learn from no image, so that neither seeds nor shots change them."""
 ADVICE = 2
 """Things to do next that are said, at most."""
 LABELS = ("best", "beside", "text", "sure", "next")
@@ -178,10 +181,19 @@ def _text(facts: _Facts) -> str:
     )
 
 
-def _new_gain(facts: _Facts) -> tuple[str, float] | None:
-    """The method that is best on classes never seen, and what it has there above the bare template."""
+@dataclass(frozen=True, order=True)
+class _NewGain:
+    """What a method has on classes never seen above the bare template, and its accuracy there."""
+
+    gain: float
+    method: str
+    mean: float
+
+
+def _new_gain(facts: _Facts) -> _NewGain | None:
+    """That of the method that is best on classes never seen; None where it was not measured."""
     gains = [
-        (found.mean - bare.mean, method)
+        _NewGain(found.mean - bare.mean, method, found.mean)
         for key, about in facts.record.protocols.items()
         if about.name == "base-to-new" and about.shots == facts.record.protocols[facts.protocol].shots
         and (bare := facts.estimate("zero-shot", "new", key)) is not None
@@ -189,15 +201,21 @@ def _new_gain(facts: _Facts) -> tuple[str, float] | None:
         if (found := facts.estimate(method, "new", key)) is not None
         and found.mean is not None and bare.mean is not None
     ]  # fmt: skip
-    if not gains:
-        return None
-    gain, method = max(gains)
-    return method, gain
+    return max(gains, default=None)
 
 
 def _on_new_classes(facts: _Facts) -> str:
     found = _new_gain(facts)
-    return "" if found is None else f"; on classes never seen {found[0]} {_points(found[1])} above the bare template"
+    if found is None:
+        return ""
+    size, side = f"{100 * abs(found.gain):.1f}", "above" if found.gain > 0 else "below"
+    where = "level with" if size == "0.0" else f"{size} points {side}"
+    _, new = halves(facts.record.classes)
+    chance, images = 1 / max(1, len(new)), sum(facts.record.origin.images.get("test", ())[new.start :])
+    images = images or facts.record.test_images * len(new) // facts.record.classes
+    alike = images > 0 and found.mean - share95(found.mean, images) <= chance
+    by_chance = f", no better than chance ({100 * chance:.1f} % for {len(new)} classes)" * alike
+    return f"; on classes never seen {found.method} is {where} the bare template{by_chance}"
 
 
 def _sure(facts: _Facts) -> str:
@@ -240,7 +258,8 @@ def _advice(facts: _Facts) -> Iterator[str]:
     if facts.order[0].validation is None and len(facts.order) > 1:
         yield "images for the split `val`, or more shots: nothing told the methods apart before the test"
     of_seeds = getattr(facts.estimate(facts.best), "ci95", None)
-    if of_seeds is None or of_seeds > open_:
+    learns = facts.best.partition(AT)[0] not in TEXT_ALONE
+    if learns and (of_seeds is None or of_seeds > open_):
         left = "one shows no spread" if of_seeds is None else f"these {facts.seeds} leave ± {100 * of_seeds:.1f} points"
         yield f"more seeds (--seeds {','.join(map(str, range(1, max(3, 2 * facts.seeds) + 1)))}): {left}"
     if open_ > WIDE:
@@ -262,21 +281,32 @@ def _advice(facts: _Facts) -> Iterator[str]:
     gain = _new_gain(facts)
     pair = next(_text_pairs(facts), None)
     worth = pair and facts.pair(*pair)
-    if (gain is not None and gain[1] > HEARD) or (worth and worth.difference > worth.ci95):
+    if (gain is not None and gain.gain > HEARD) or (worth and worth.difference > worth.ci95):
         yield "better sentences (a larger --llm, or your own: `pipeline import-prompts`): here text is worth something"
-    about = facts.record.protocols[facts.protocol]
     if not steep:
-        up_to = " --up-to" * (about.up_to or about.shots in ("all", 1))
-        command = f"trainer run --dataset {facts.record.dataset} --shots {_numbers(about.shots)}{up_to}"
-        yield f"`{command}` shows whether more images a class would help"
+        yield _curve(facts, learns=learns)
 
 
-def _numbers(shots: Shots) -> str:
-    """Numbers of shots that make a curve."""
-    if shots == 1:
-        return "1,2,4"
-    fewer = (4, 16) if shots == "all" else (shots // 4, shots // 2)
-    return ",".join(str(each) for each in (*fewer, shots) if each)
+def _curve(facts: _Facts, *, learns: bool) -> str:
+    """The command that fits with several numbers of shots: the best method, and where it learns nothing two others."""
+    about, counts = facts.record.protocols[facts.protocol], facts.record.origin.images.get("train", ())
+    shots = _numbers(about.shots, max(counts, default=None))
+    if len(shots) < 2:
+        return "more images a class: from one alone nothing can be seen of what more would bring"
+    scarce = min(counts) < most(shots[-1]) if counts else about.shots in ("all", 1)
+    up_to = " --up-to" * (about.up_to or scarce)
+    methods = facts.best.partition(AT)[0] if learns else f"{facts.best.partition(AT)[0]},aape-plus,{LOGISTIC}"
+    command = f"trainer run --dataset {facts.record.dataset} --methods {methods} --shots {','.join(map(str, shots))}"
+    return f"`{command}{up_to}` shows whether {'more ' * learns}images a class would help"
+
+
+def _numbers(shots: Shots, there: int | None) -> list[Shots]:
+    """Numbers of shots that make a curve, of the training images that the largest class has; None where not known."""
+    bound = math.inf if there is None else there
+    if shots == "all":
+        return [*[each for each in (1, 2, 4, 16) if each < bound][-2:], shots]
+    last = int(min(shots, bound))
+    return [last // 4, last // 2, last] if last >= 4 else sorted({1, int(min(2, bound)), int(min(4, bound))})
 
 
 def _steep(facts: _Facts) -> str | None:
