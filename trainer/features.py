@@ -19,7 +19,7 @@ from stages.text import counted
 from trainer.data import LENGTH_TOLERANCE, ClassText, Images
 from trainer.indices import Indices, read_indices
 
-NAMED = 5
+LISTED = 5
 """Classes that a line names, at most."""
 
 
@@ -172,7 +172,7 @@ def load_features(
     whole: dict[str, bool] = {}
     for source, store in zip(wanted, stores, strict=True):
         found, mask, without = _prompts(store, class_ids, text[NO_LLM], most=prompts)
-        listed = ", ".join(names[class_ids[i]] for i in without[:NAMED])
+        listed = ", ".join(names[class_ids[i]] for i in without[:LISTED])
         whole[source] = not without
         if without and not text[NO_LLM].is_text:
             line = f"{source}: left out: no prompt of {len(without)} classes ({listed}), and no template to stand in"
@@ -182,7 +182,7 @@ def load_features(
         if not text[NO_LLM].is_text:  # the mean of the prompts names the classes
             text[source] = replace(text[source], template=text[source].prompt_mean(), is_text=True)
         if without:
-            listed += ", ..." * (len(without) > NAMED)
+            listed += ", ..." * (len(without) > LISTED)
             classes = counted(len(without), "class", "classes")
             line = f"{source} has no sentence for {classes} ({listed}): the template stands in"
             notes[line] = None

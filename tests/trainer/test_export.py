@@ -212,14 +212,40 @@ def test_the_card_has_data_metrics_calibration_and_limits_from_the_run(hostile_r
     card = Path(export_head(load_checkpoint(folder), tmp_path, form="numpy", record=record)["card"]).read_text()
     for part in (
         "# aape-plus on w", "On 48 test images", "over 2 seeds", "| accuracy | ", "calibrated: temperature",
-        "- licence of the images: not known", "- train: 32 images, 8 to 8 a class", "code: aape ", "`lite`", "`f`",
+        "- licence of the images: not known", "- train: 32 images, 8 a class", "code: aape ", "`lite`", "`f`",
         "Sentences about the classes: llm", "not CLIP", "leave its accuracy open by ± ", "| 8 | 3 | 12 |",
+        "- text/w/lite/llm: rows, sha256 `", "- choices were made on: ", "- learned parameters: ",
+        "encoder = load_encoder('lite')\n",
     ):  # fmt: skip
         assert part in card, part
     estimate = summarize(record)["few-shot"]["aape-plus"]["accuracy"]
     assert f"| {100 * estimate.mean:.1f} % ± {100 * estimate.ci95:.1f} | " in card  # type: ignore[operator]
     assert record_of(tmp_path) is None
     assert "exported without its run" in model_card_alone(folder)
+
+
+def test_the_card_of_a_method_speaks_of_what_it_read_alone(hostile_run: Path, tmp_path: Path) -> None:
+    folder = hostile_run / "checkpoints" / "logistic"
+    record, found = record_of(folder), load_checkpoint(folder)
+    assert record is not None
+    written = {"llm": ("the words of llm are wrong",)}
+    origin = record.origin.model_copy(
+        update={"source_notes": written, "images": {"train": (8, 9, 9, 8), "val": (0,) * 4}}
+    )
+    record = record.model_copy(update={"origin": origin, "notes": ("kept", *written["llm"])})
+    found.provenance["notes"] = []
+    card = model_card(found, labels_of(found), form="torch", record=record)
+    assert "No generated sentence" in card
+    assert "- kept\n" in card
+    assert "words of llm" not in card
+    assert "text/w/lite/llm" not in card
+    for part in ("train: 34 images, 8 to 9 a class", "val: no images", "training images that are no shots",
+                 "accuracy on the images that choices were made on, a fraction of 1: "):  # fmt: skip
+        assert part in card, part
+    assert "validation images" not in card
+    assert "\\_" not in card.partition("## Made by")[2].partition("## Images")[0]
+    for content in record.origin.contents.values():
+        assert len(content) == 64
 
 
 def model_card_alone(folder: Path) -> str:

@@ -6,12 +6,14 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 import torch
 from conftest import Command
 from small_stores import CLASSES, NAMES, fast, make_stores
 
 from stages import ImageStore, UserError
+from stages.artifacts import TextStore
 from stages.lock import store_lock
 from stages.sums import SUMS
 from trainer.data import Task
@@ -250,6 +252,21 @@ def test_two_classes_leave_base_to_new_out_and_say_so(tmp_path: Path) -> None:
     assert "w: base-to-new is left out: 2 classes leave one in the base half" in "\n".join(record.notes)
     with pytest.raises(UserError, match="base-to-new is left out: 2 classes"):
         run(fast(protocols=["base-to-new"], methods=["zero-shot"]), inputs(tmp_path))
+
+
+def test_notes_on_sentences_stand_where_a_method_reads_them_alone(tmp_path: Path) -> None:
+    make_stores(tmp_path, sources=("llm",))
+    store = TextStore(tmp_path, "w", "lite", "llm")
+    about = store.provenance().model_copy(update={"llm_note": "llm is often wrong"})
+    rows = store.read()
+    store.write(rows.filter(pc.not_equal(rows["class_id"], 2)), about)
+    names = load_features(tmp_path, "w", "lite").class_names
+    lacking = f"llm has no sentence for 1 class ({names[2]}): the template stands in"
+    for methods, said in ((["cupl"], True), (["logistic", "zero-shot"], False)):
+        record = run(fast(methods=methods), inputs(tmp_path))
+        assert "not CLIP" in record.notes
+        assert (lacking in record.notes, "llm is often wrong" in record.notes) == (said, said)
+        assert record.origin.source_notes == {"llm": ("llm is often wrong", lacking)}
 
 
 def test_a_run_without_test_images_has_null_for_every_metric_and_says_so(tmp_path: Path) -> None:

@@ -21,7 +21,11 @@ from trainer.report.verdict import share95_of
 NOT_KNOWN = "not known"
 LEFT_OUT = ("uncalibrated_", "adaptive_")
 """Metrics that stand in the run's tables and not here."""
-IMPORTED = ["from pathlib import Path", "from pipeline.encoders import load_encoder", "from pipeline.images import open_rgb"]
+IMPORTED = [
+    "from pathlib import Path",
+    "from pipeline.encoders import load_encoder",
+    "from pipeline.images import open_rgb",
+]
 ENCODED = [
     'pixels = encoder.preprocess(open_rgb(Path("picture.jpg")))',
     "x = encoder.encode_images(pixels[None]).half().float().numpy()",
@@ -88,11 +92,12 @@ def _call(labels: Mapping[str, Any], form: str) -> Iterator[str]:
     lines = [*LOADED[form], "best = [names[i] for i in shares.argmax(1)]"]
     yield "\n".join(["", "```python", *lines, "```"])
     yield ""
-    if not can_be_loaded(str(labels["encoder"]), str(labels["encoder_fingerprint"])):
+    encoder = str(labels["encoder"])
+    if not (encoder == "lite" or encoder.startswith("open_clip:")):
         yield "`x` of a new picture comes from where the embeddings that it learnt from came from."
         return
     yield "`x` of a picture, where this project is installed with its extra `encoders`, or `demo` for `lite`:"
-    yield "\n".join(["", "```python", *IMPORTED, f"encoder = load_encoder({str(labels['encoder'])!r})", *ENCODED, "```"])
+    yield "\n".join(["", "```python", *IMPORTED, f"encoder = load_encoder({encoder!a})", *ENCODED, "```"])
 
 
 def _results(found: Checkpoint, record: RunRecord | None) -> Iterator[str]:
