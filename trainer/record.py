@@ -415,12 +415,12 @@ def write_lines(file: Path, kind: type[Line], lines: Iterable[Line]) -> None:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV; None becomes an empty cell."""
+    """Rows as CSV; None becomes an empty cell, and NUL, which would make the file unreadable, an escape."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    return text.getvalue()
+    return text.getvalue().replace("\0", "\\x00")
 
 
 def read_lines(file: Path, kind: type[Line]) -> list[Line]:

@@ -314,7 +314,7 @@ def test_captions_answers_and_what_was_found_are_shown_beside_their_pictures(
             ("i2t", "test/0/0", "its own", "7", "another's"),
             ("t2i", "test/0/1", "a query", "9", "test/2/0"),
         ],
-        "captions.csv": [("image_id", "caption", "reference"), ("test/0/2", "<b>written</b>", "by a person")],
+        "captions.csv": [("image_id", "caption", "reference"), ("test/0/2", "<b>written</b>\0", "by a \x1bperson")],
         "answers.csv": [
             ("image_id", "question", "answer", "usual_answer", "accuracy"),
             ("test/0/3", "What is it?", "a weave", "cloth", "0.0"),
@@ -333,6 +333,7 @@ def test_captions_answers_and_what_was_found_are_shown_beside_their_pictures(
     expect(found.nth(1).locator("figure img")).to_have_js_property("naturalWidth", 60)
     assert "Found first: test/2/0" in (found.nth(1).text_content() or "")
     assert "<b>written</b>" in (page.locator("#d1-captions").text_content() or "")
+    assert r"</b>\x00" in (page.locator("#d1-captions").text_content() or ""), "one odd character costs no section"
     assert "answer: a weave" in (page.locator("#d1-answers").text_content() or "")
     assert "By aape" in (page.locator("#d1-answers .lead").text_content() or "")
     assert watched.said == []

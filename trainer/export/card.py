@@ -15,7 +15,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.features import notes_on
 from trainer.paired import LOGISTIC
 from trainer.record import Estimate, Origin, RunRecord, summarize
-from trainer.report.tables import escaped
+from trainer.report.tables import escaped, has_intervals
 from trainer.report.verdict import share95_of
 
 NOT_KNOWN = "not known"
@@ -106,7 +106,10 @@ def _results(found: Checkpoint, record: RunRecord | None) -> Iterator[str]:
         return
     name, estimates = _name(found), summarize(record)
     images = f"{record.test_images} test images, which had no say in any choice"
-    yield f"On {images}; mean ± 95 % interval over {record.seeds_text}."
+    spread = (
+        f"mean ± 95 % interval over {record.seeds_text}" if has_intervals(estimates) else "one seed, so no interval"
+    )
+    yield f"On {images}; {spread}."
     yield ""
     yield "| protocol | metric | this classifier | logistic regression |"
     yield "|---|---|---|---|"
