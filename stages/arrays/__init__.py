@@ -7,7 +7,7 @@ arrays are mapped, not copied, where the form allows it.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from stages.arrays.base import UNNAMED, Values
@@ -18,6 +18,8 @@ FORMS = (".npz", ".npy", ".safetensors", ".pt", ".pth", ".parquet")
 FORM_NAMES = ".npz, .npy in a folder, .safetensors, .pt or Parquet"
 MAIN = "embedding"
 """The key that tells files of features from others."""
+LABELS = ("class_id", "label")
+"""Keys whose rows may be empty: unlabelled."""
 
 __all__ = ["FORMS", "FORM_NAMES", "MAIN", "UNNAMED", "Values", "hash_arrays", "holds_arrays", "read_arrays"]
 
@@ -49,13 +51,13 @@ def read_arrays(source: Path, *, names: Mapping[str, str] | None = None) -> dict
     Args:
         source: a file of one of `FORMS`, or a folder of `.npy` or of Parquet files. Of Parquet files every column is a
             key; those with the same columns are put one after the other, by name.
-        names: our key -> what the file calls it.
+        names: our key -> what the file calls it. Where a label is null in Parquet it becomes -1, or empty text.
 
     Raises:
         UserError: not such a file, damaged, of objects (pickle), larger than memory, a bomb, or a key that is missing.
     """
     try:
-        found = _read(source)
+        found = _read(source, labels=[(names or {}).get(key, key) for key in LABELS])
     except UserError:
         raise
     except MemoryError as error:
@@ -87,7 +89,7 @@ def _listed(found: Mapping[str, Values]) -> str:
     return ", ".join(sorted(key[:60] for key in found))[:400] or "none"
 
 
-def _read(source: Path) -> dict[str, Values]:
+def _read(source: Path, *, labels: Collection[str]) -> dict[str, Values]:
     if not source.exists():
         raise UserError(f"{source}: not found")
     if source.is_dir():
@@ -102,7 +104,7 @@ def _read(source: Path) -> dict[str, Values]:
             raise UserError(f"{source}: no .npy and no Parquet file in this folder")
         from stages.arrays.tables import read_tables
 
-        return read_tables(tables)
+        return read_tables(tables, labels=labels)
     if not source.is_file():  # would be read without end
         raise UserError(f"{source}: a pipe or a device, no plain file")
     refuse_lfs_pointer(source)
@@ -126,5 +128,5 @@ def _read(source: Path) -> dict[str, Values]:
         case ".parquet":
             from stages.arrays.tables import read_tables
 
-            return read_tables([source])
+            return read_tables([source], labels=labels)
     raise UserError(f"{source}: not a file of arrays ({FORM_NAMES})", exit_code=2)

@@ -1,6 +1,6 @@
 """Parquet with vector columns (lists of float16, 32 or 64, fixed-size or not): every column is a key."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,11 @@ def has_vectors(file: Path, name: str) -> bool:
     return name in schema.names and _is_list(schema.field(name).type) and not named
 
 
-def read_tables(files: Sequence[Path]) -> dict[str, Values]:
+def read_tables(files: Sequence[Path], *, labels: Collection[str] = ()) -> dict[str, Values]:
     """The columns of some files; those of the same columns are one table in several pieces.
+
+    Args:
+        labels: columns whose rows may be null: -1, and empty text.
 
     Raises:
         UserError: damaged, a column in files that differ otherwise, a type that is neither numbers, vectors nor text.
@@ -46,7 +49,10 @@ def read_tables(files: Sequence[Path]) -> dict[str, Values]:
                 )
             home[column] = pieces[0]
     require_memory(str(files[0].parent if len(files) > 1 else files[0]), sum(map(_size, files)))
-    return {column: _column(pieces, column) for columns, pieces in tables.items() for column in columns}
+    return {
+        column: _column(pieces, column, gaps=column in labels)
+        for columns, pieces in tables.items() for column in columns
+    }  # fmt: skip
 
 
 def _schema(file: Path) -> pa.Schema:
@@ -70,7 +76,7 @@ def _size(file: Path) -> int:
     return total
 
 
-def _column(files: Sequence[Path], name: str) -> Values:
+def _column(files: Sequence[Path], name: str, *, gaps: bool) -> Values:
     pieces = []
     for file in files:
         try:
@@ -78,7 +84,7 @@ def _column(files: Sequence[Path], name: str) -> Values:
             column = pq.read_table(file, columns=[name], partitioning=None, read_dictionary=text)[name]
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{file}: damaged ({' '.join(str(error).split())[:120]})") from error
-        pieces.append(_values(column, f"{file}: column {name[:80]!r}"))
+        pieces.append(_values(column, f"{file}: column {name[:80]!r}", gaps=gaps))
     if len(pieces) == 1:
         return pieces[0]
     if isinstance(pieces[0], list):
@@ -92,13 +98,19 @@ def _column(files: Sequence[Path], name: str) -> Values:
     return whole
 
 
-def _values(column: pa.ChunkedArray, where: str) -> Values:
+def _values(column: pa.ChunkedArray, where: str, *, gaps: bool) -> Values:
     kind = column.type
     if pa.types.is_dictionary(kind) and _is_text(kind.value_type):
         require_memory(where, sum(map(_spelled_out, column.chunks)))
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
         kind = kind.value_type
+    if gaps and column.null_count:
+        if _is_text(kind):
+            column = column.fill_null("")
+        elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            kind = pa.float64() if pa.types.is_floating(kind) else pa.int64()  # unsigned ones have no -1
+            column = column.cast(kind).fill_null(-1)
     if column.null_count:
         raise UserError(f"{where}: {column.null_count} of {len(column)} rows are empty: fill them or leave them out")
     if _is_text(kind):

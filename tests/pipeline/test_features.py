@@ -166,6 +166,23 @@ def test_labels_that_are_names_number_the_classes_in_their_order(tmp_path: Path)
     assert any("1 images are unlabelled" in note for note in summary.notes)
 
 
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [("label", pa.string()), ("label", pa.dictionary(pa.int8(), pa.string())), ("class_id", pa.uint8()),
+     ("class_id", pa.float64())],
+)  # fmt: skip
+def test_a_null_label_in_parquet_is_an_unlabelled_image(tmp_path: Path, key: str, kind: pa.DataType) -> None:
+    arrays = example()
+    ids = arrays["class_id"].tolist()
+    own = [None, *(ids if key == "class_id" else [f"weave {c}" for c in ids])[1:]]
+    columns = {"embedding": pa.array(list(arrays["embedding"])), "split": pa.array(arrays["split"])}
+    pq.write_table(pa.table({**columns, "own": pa.array(own).cast(kind)}), tmp_path / "f.parquet")
+    data = NAMED.model_copy(update={"columns": {key: "own"}})
+    summary = ingest("d", str(tmp_path / "f.parquet"), data=data, cache=tmp_path / "c")
+    assert sum(summary.images.values()) == 17
+    assert sum(note.startswith("1 images are unlabelled (class -1 or empty)") for note in summary.notes) == 1
+
+
 def test_views_belong_to_their_image(tmp_path: Path) -> None:
     arrays = example()
     both = {key: np.concatenate([arrays[key]] * 2) for key in ("embedding", "class_id", "split", "image_id")}
