@@ -163,6 +163,8 @@ def test_the_command_prints_tables_and_leaves_metrics_plots_pictures_and_a_check
     assert (tmp_path / "results" / "runs" / "w" / "checkpoints" / "aape" / "checkpoint.safetensors").exists()
     again = typed("trainer", "run", "--methods", "aape", "--seeds", "1", "--shots", 2, "--json", cwd=tmp_path)
     assert list(json.loads(again.stdout)["w"]["few-shot"]) == ["aape", "aape@llm"]
+    quiet = typed("trainer", "report", "--quiet", cwd=tmp_path)
+    assert (quiet.stdout, "wrote results/report.html" in quiet.stderr) == ("", True)
 
 
 def test_wrong_use_is_one_line_and_nothing_is_written(typed: Command, cache: Path, tmp_path: Path) -> None:

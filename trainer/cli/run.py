@@ -106,6 +106,7 @@ def run(
 def report(
     features: FeaturesOption = CACHE,
     results: ResultsOption = RESULTS,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print no tables, as after `trainer run`.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Gather all runs: metrics.json, tables, plots for DVC, pictures, and report.html to show to others."""
@@ -114,4 +115,5 @@ def report(
 
     metrics, text = write_report(results, features)
     say(f"wrote {results}/report.html: one file, which opens in any browser")
-    command.show(plain(metrics), as_json=as_json, text=lambda: text)
+    if as_json or not quiet:
+        command.show(plain(metrics), as_json=as_json, text=lambda: text)
