@@ -100,7 +100,25 @@ def settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> "Para
     Raises:
         UserError: faults of the file, of --set and of the flags, all in one message, or a setting that is given twice.
     """
-    from stages.params import load_params, read_yaml_text
+    from stages.params import load_params
+
+    changes = given()
+    for setting, value in (flags or {}).items():
+        if value is None:
+            continue
+        if setting in changes:
+            raise UserError(f"{setting} is given twice: by --set and by a flag of its own", exit_code=2)
+        changes[setting] = value
+    return load_params(path if path is not None else DEFAULT_PARAMS if DEFAULT_PARAMS.exists() else None, changes)
+
+
+def given() -> dict[str, Any]:
+    """Setting -> value, of all that --set says on the line.
+
+    Raises:
+        UserError: (exit code 2) no `=`, no YAML, or a setting that stands twice.
+    """
+    from stages.params import read_yaml_text
 
     changes: dict[str, Any] = {}
     for text in _CHANGES.get():
@@ -110,13 +128,7 @@ def settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> "Para
         if setting in changes:
             raise UserError(f"--set {text!r}: {setting} is set twice", exit_code=2)
         changes[setting] = read_yaml_text(value, where=f"--set {setting}")
-    for setting, value in (flags or {}).items():
-        if value is None:
-            continue
-        if setting in changes:
-            raise UserError(f"{setting} is given twice: by --set and by a flag of its own", exit_code=2)
-        changes[setting] = value
-    return load_params(path if path is not None else DEFAULT_PARAMS if DEFAULT_PARAMS.exists() else None, changes)
+    return changes
 
 
 def words(text: str | None) -> list[str] | None:

@@ -54,6 +54,7 @@ def init(
         encoder=encoder,
         encoder_name=encoder_name,
         scm=scm,
+        settings=command.given(),
     )
     say(f"{made.folder}: {', '.join(file.name for file in made.files)}; {made.said}")
     if source is None:

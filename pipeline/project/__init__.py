@@ -6,19 +6,26 @@ YAML scalar, since folder and class names may hold anything.
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from pipeline.project import scm as version_control
+from pipeline.project.text import quoted, scalar, with_settings
 from pipeline.prompts.gguf_files import is_gguf
 from stages.errors import UserError
 from stages.files import write_text
 from stages.names import dataset_name, slug
+from stages.params import DataParams, Params, check, path_of, read_yaml_text
 
 TEMPLATES = Path(__file__).with_name("templates")
 FILES = {"params.yaml": "params.yaml", "stages.yaml": "dvc.yaml", "gitignore": ".gitignore", "README.md": "README.md"}
+FLAGS = {
+    ("datasets",): "--name", ("encoder",): "--encoder", ("prompts", "llm"): "--llm", ("data", "source"): "--source",
+    ("data", "split_folders"): "--split-folder", ("data", "encoder_name"): "--encoder-name",
+}  # fmt: skip
+"""Settings that have an argument of their own, those of the data set without its name."""
 SHOWN = 200
 """Class names listed in params.yaml, at most."""
 
@@ -45,6 +52,7 @@ class Project:
 def init(
     folder: Path, *, source: str | None = None, split_folders: dict[str, str] | None = None, name: str | None = None,
     llm: str = "smollm2", encoder: str = "lite", encoder_name: str | None = None, scm: bool = True,
+    settings: Mapping[str, Any] | None = None,
 ) -> Project:  # fmt: skip
     """Make a project for one data set. No image is opened, and nothing is written before all is known to be right.
 
@@ -57,9 +65,11 @@ def init(
         encoder: as for `--encoder`.
         encoder_name: who made the embeddings, where the source holds these.
         scm: False makes a DVC project without git.
+        settings: further ones, written into params.yaml: setting -> value, such as `{"train.lambda": 3.0}`.
 
     Raises:
-        UserError: (exit code 2) the folder is not empty, or the name cannot be used; (1) the source cannot be read, DVC
+        UserError: (exit code 2) the folder is not empty, the name cannot be used, or a setting is one of another data
+            set, is given by an argument or does not fit; (1) the source cannot be read, DVC
             is not installed, or git or DVC refuse the folder. Then nothing is left behind.
     """
     folder = folder.resolve()
@@ -68,9 +78,11 @@ def init(
     called = dataset_name(name) if name is not None else _name_from(source, folder)
     if "." in called:
         raise UserError(f"data-set name {called!r}: DVC reads a dot as a path of settings; use '-' or '_'", exit_code=2)
-    names, templates = (
-        ({}, ["a photo of a {}."]) if source is None else _look(called, source, split_folders, encoder_name)
-    )
+    changes = _changes(called, settings or {})
+    own = {path[2]: value for path, value in changes.items() if path[:2] == ("data", called)}
+    own |= {key: value for key, value in (("split_folders", split_folders), ("encoder_name", encoder_name))
+            if value is not None}  # fmt: skip
+    names, templates = ({}, ["a photo of a {}."]) if source is None else _look(called, source, own)
     on_disk = source is not None and Path(source).exists()
     values = {
         "NAME": scalar(called),
@@ -86,23 +98,18 @@ def init(
         target: re.sub(r"@([A-Z]+)@", lambda gap: values[gap[1]], (TEMPLATES / file).read_text(encoding="utf-8"))
         for file, target in FILES.items()
     }
+    placed = {
+        path: _placed(folder, value) if path[2:] == ("images",) and isinstance(value, str) else value
+        for path, value in changes.items()
+    }
+    texts["params.yaml"] = with_settings(texts["params.yaml"], placed)
+    check(Params, read_yaml_text(texts["params.yaml"], where="--set"), where="--set")
     start = version_control.plan(folder, scm=scm)
     with version_control.removed_on_failure(folder, list(texts)):
         for target, text in texts.items():
             write_text(folder / target, text)
         version_control.run(start, folder)
     return Project(folder, called, list(names), [folder / target for target in texts], start.said)
-
-
-def scalar(text: str) -> str:
-    """A string as a YAML scalar on one line, plain where YAML 1.1 and 1.2 both read it as the same string."""
-    plain = re.fullmatch(r"[A-Za-z/][A-Za-z0-9_./:-]*", text) is not None and yaml.safe_load(text) == text
-    return text if plain else quoted(text)
-
-
-def quoted(text: str) -> str:
-    """A string as a double-quoted YAML scalar on one line."""
-    return str(yaml.safe_dump(text, default_style='"', width=float("inf"), allow_unicode=True)).strip()
 
 
 def _placed(folder: Path, named: str) -> str:
@@ -156,20 +163,39 @@ def _encoder_line(encoder_name: str | None) -> str:
     return "" if encoder_name is None else f"\n    encoder_name: {scalar(encoder_name)}  # as the embeddings were named"
 
 
-def _look(
-    dataset: str, source: str, split_folders: dict[str, str] | None, encoder_name: str | None
-) -> tuple[dict[str, str], list[str]]:
-    """Class names (in the source -> in sentences) and templates, as `pipeline ingest` takes them."""
+def _changes(dataset: str, settings: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """The settings by their path, those of the data set one by one."""
+    found = {path_of(setting): value for setting, value in settings.items()}
+    for depth in (1, 2):
+        for path, value in list(found.items()):
+            if path[0] == "data" and len(path) == depth and isinstance(value, dict):
+                found |= {(*path, str(key)): each for key, each in value.items()}
+                del found[path]
+    for path in found:
+        if path[0] == "data" and path[1] != dataset:
+            raise UserError(
+                f"--set {'.'.join(path)}: the data set of this project is {dataset!r}; write "
+                f"data.{'.'.join([dataset, *path[2:]])}, or name it with --name",
+                exit_code=2,
+            )
+        if (flag := FLAGS.get((path[0], *path[2:]) if path[0] == "data" else path)) is not None:
+            raise UserError(f"--set {'.'.join(path)}: say it with {flag}", exit_code=2)
+    return found
+
+
+def _look(dataset: str, source: str, own: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Class names (in the source -> in sentences) and templates, as `pipeline ingest` takes them.
+
+    Args:
+        own: settings of the data set.
+    """
     from pipeline.ingest import read_source
     from pipeline.ingest.base import check_listing
     from pipeline.ingest.exported import ExportedReader
     from pipeline.ingest.from_features import is_features, named_features
     from pipeline.registry import prepare
-    from stages.params import DataParams
 
-    given = {"split_folders": split_folders, "encoder_name": encoder_name}
-    own = DataParams.model_validate({key: value for key, value in given.items() if value is not None})
-    place, data = prepare(dataset, source, own)
+    place, data = prepare(dataset, source, check(DataParams, dict(own), where=f"data.{dataset}"))
     if ExportedReader().matches(place):
         return {}, data.templates
     if is_features(place, data):

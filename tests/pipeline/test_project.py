@@ -14,8 +14,9 @@ from conftest import COLOURS, Command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.project import FILES, init, quoted, scalar
+from pipeline.project import FILES, init
 from pipeline.project.scm import MADE, plan
+from pipeline.project.text import quoted, scalar
 from stages import UserError
 from stages.params import load_params
 
@@ -142,6 +143,46 @@ def test_splits_that_cannot_be_told_by_looking_are_told_once(weaves: Path, tmp_p
     assert load_params(init(tmp_path / "q", split_folders={}).folder / "params.yaml").of("q").split_folders == {}
 
 
+def test_settings_that_are_given_stand_in_the_new_file(weaves: Path, tmp_path: Path) -> None:
+    plain = (init(tmp_path / "plain", source=str(weaves)).folder / "params.yaml").read_text()
+    given = {
+        "data.weaves.samples": 2, "data.weaves": {"class_names": {"red weave": "a: 'red'\n# cloth"}, "max_missing": 0},
+        "train.lr": 1e-5, "train.language.llm": "yes", "train.language.prefix_tokens": 3,
+        "evaluation.shots": [1, "all"],
+        "prompts": {"seed": 7, "server": {"retries": 1}}, "llms": {"big": "a/b"}, "evaluation.up_to": False,
+    }  # fmt: skip
+    text = (init(tmp_path / "mine", source=str(weaves), settings=given).folder / "params.yaml").read_text()
+    params = load_params(tmp_path / "mine" / "params.yaml")
+    of = params.of("weaves")
+    assert (of.samples, of.class_names, of.max_missing) == (2, {"red weave": "a: 'red'\n# cloth"}, 0)
+    assert (params.train.lr, params.train.language.llm, params.train.language.prefix_tokens) == (1e-5, "yes", 3)
+    assert (params.prompts.seed, params.prompts.server.retries, params.llms) == (7, 1, {"big": "a/b"})
+    assert (params.evaluation.shots, params.evaluation.up_to) == ([1, "all"], False)
+    assert "# samples:" not in text
+    assert "# class_names:" not in text
+    kept = {line for line in plain.splitlines() if "#" not in line} - set(text.splitlines())
+    assert {line.split(":")[0].strip() for line in kept} == {"seed", "shots"}, "all else stays"
+
+
+@pytest.mark.parametrize(("setting", "value", "line"), [
+    ("data.nosuch.samples", 2, "data.nosuch.samples: the data set of this project is 'weaves'; write data.weaves.sam"),
+    ("data", {"no": {"samples": 2}}, "the data set of this project is 'weaves'"),
+    ("data.weaves.source", "x", "say it with --source"),
+    ("encoder", "lite", "say it with --encoder"),
+    ("prompts.llm", "llama3", "say it with --llm"),
+    ("datasets", ["a"], "say it with --name"),
+    ("data.weaves.samples", "two", "data.weaves: samples: input should be a valid integer, found 'two'"),
+    ("train.lambda", "two", "--set: train.lambda: "),
+    ("data.weaves.templates", ["x"], "data.weaves: templates"),
+])  # fmt: skip
+def test_a_setting_that_is_not_the_projects_is_one_line_and_leaves_nothing(
+    weaves: Path, tmp_path: Path, setting: str, value: object, line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        init(tmp_path / "p", source=str(weaves), settings={setting: value})
+    assert not (tmp_path / "p").exists()
+
+
 def test_nothing_is_overwritten(weaves: Path, tmp_path: Path) -> None:
     project = tmp_path / "p"
     subprocess.run(["git", "init", "--quiet", project], check=True)
@@ -219,7 +260,10 @@ def test_a_wrong_call_is_one_line_and_leaves_nothing(
 
 
 def test_the_command_says_what_comes_next(weaves: Path, tmp_path: Path, command: Command) -> None:
-    said = command("pipeline", "init", "mine", "--source", weaves, "--name", "cloth", cwd=tmp_path).stderr
+    said = command(
+        "pipeline", "init", "mine", "--source", weaves, "--name", "cloth", "--set", "data.cloth.samples=2", cwd=tmp_path
+    ).stderr
+    assert load_params(tmp_path / "mine" / "params.yaml").of("cloth").samples == 2
     assert "cloth: 4 classes found" in said
     assert "git and DVC initialised" in said
     assert "next: cd mine && dvc repro" in said
