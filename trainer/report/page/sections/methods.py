@@ -55,7 +55,8 @@ def _blocks(of: DataSet, key: str) -> Iterator[Block]:
         ]
         if rows:
             spoken = metric.replace("_", " ")
-            said = f"{about.title}: {spoken} of {len(rows)} methods with 95 % intervals, best first"
+            spread = " with 95 % intervals" * any(half is not None for *_, half in rows)
+            said = f"{about.title}: {spoken} of {len(rows)} methods{spread}, best first"
             legend = "blue: AAPE; green: AAPE+; orange: AAPE's controls and variants; grey: baselines"
             yield Chart(intervals(rows, title=f"{spoken} (percent)", about=said), f"{said}; {legend}.")
     yield _table(of, key)
