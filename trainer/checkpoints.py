@@ -117,16 +117,20 @@ def _measured(of: Ranked) -> str:
 
 def _run(results: Path, dataset: str | None) -> tuple[str, dict[str, Path]]:
     """The data set, and its checkpoints."""
-    runs = {f.name: kept_in(f) for f in sorted((results / "runs").glob("[!.]*")) if f.is_dir()}
+    runs_of = results / "runs"
+    runs = {f.name: kept_in(f) for f in sorted(runs_of.glob("[!.]*")) if f.is_dir()}
     found = {name: folders for name, folders in runs.items() if folders}
     if dataset in found:
         return dataset, found[dataset]
     if dataset is None and len(found) == 1:
         return next(iter(found.items()))
+    if dataset is None and len(runs) == 1:
+        dataset = next(iter(runs))
     if dataset in runs:
+        kept = f"its checkpoints in {EVERY}/ alone" if (runs_of / dataset / EVERY).is_dir() else "no checkpoint"
         raise UserError(
-            f"{results}/runs/{dataset}: the run kept no checkpoint: run `trainer run --dataset {dataset}` with the "
-            "protocol few-shot, or give --checkpoint DIR"
+            f"{runs_of}/{dataset}: the run kept {kept}: run `trainer run --dataset {dataset}` with the protocol "
+            "few-shot, or give --checkpoint DIR"
         )
     if not found:
         raise UserError(f"{results}/runs: no checkpoint there yet: run `trainer run` first, or give --checkpoint DIR")

@@ -124,6 +124,8 @@ def test_a_run_whose_checkpoints_do_not_serve_says_where_they_are(
     folder = ran(cache, tmp_path, ["zero-shot"], protocols=["base-to-new"], checkpoints="all")
     assert "w: its checkpoints lie in all-checkpoints/, for --checkpoint DIR: few-shot" in capsys.readouterr().err
     assert any(folder.glob("all-checkpoints/**/checkpoint.json"))
+    with pytest.raises(UserError, match="runs/w: the run kept its checkpoints in all-checkpoints/ alone: run"):
+        choose_checkpoint(tmp_path, None, None)
 
 
 def test_predictions_have_probability_and_runner_up_and_classes_have_counts(results: Path) -> None:
