@@ -204,6 +204,17 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert not (tmp_path / "runs").exists()
 
 
+def test_where_retrieval_is_cross_validated_captions_are_judged_on_the_test_split_alone(
+    llm: Path, cache: Path, tmp_path: Path
+) -> None:
+    wanted = {"protocols": ["captioning", "retrieval"], "methods": ["prefix", "zero-shot"], "folds": {"photos": 2}}
+    record = ran(settings(llm, **wanted), cache, tmp_path)
+    judged = {row[3] for row in rows_in(tmp_path / "runs" / "photos" / "captions.csv")[1:]}
+    assert len(judged) == 10
+    assert all(image_id.startswith("test/") for image_id in judged)
+    assert "10 images are judged: far too few" in " ".join(record.notes)
+
+
 def test_zero_shots_are_for_vqa_alone(llm: Path, cache: Path, tmp_path: Path) -> None:
     record = ran(settings(llm, shots=0, protocols=["vqa"], methods=["no-image"]), cache, tmp_path)
     assert record.protocols["vqa"].title == "vqa, 0 examples in context"

@@ -103,6 +103,8 @@ def test_what_was_learnt_elsewhere_serves_as_it_is_and_fine_tuned_from_stores_or
     asked = quick(learnt_on=[str(kept)], methods=["aape"])
     again = summarize(run(asked, load_inputs(asked, "sketches", cache=tmp_path)))["retrieval"]
     assert again["aape@aape"] == found["aape@photos"], "the checkpoint is the fit of the same seed"
+    with pytest.raises(UserError, match="was learnt on 'photos' itself"):
+        run(asked, inputs(tmp_path))
 
 
 def test_a_checkpoint_of_another_encoder_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, overload
 
 import torch
@@ -20,6 +21,7 @@ from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
 from stages.training import TrainParams
 from trainer.captions import CaptionFeatures
+from trainer.checkpoint import read_provenance
 from trainer.data import ClassText, Images, Task
 from trainer.draws import few_shot, left_over
 from trainer.features import Features, Split, StoredFeatures
@@ -67,15 +69,15 @@ class Score:
 class TestSplits:
     """The test splits, each read once; `trainer.run` makes this when everything is fitted, and not before."""
 
-    _read: dict[tuple[type, str], Any] = field(default_factory=dict)
+    _read: dict[tuple[type, str, int | None], Any] = field(default_factory=dict)
 
     @overload
     def of(self, features: Features) -> Split: ...
     @overload
     def of(self, features: CaptionFeatures) -> Pairs: ...
     def of(self, features: Features | CaptionFeatures) -> Split | Pairs:
-        """The test split of a data set."""
-        key = type(features), features.dataset
+        """The test split of a data set; with folds, whose fits did not see what they are judged on, all its images."""
+        key = type(features), features.dataset, getattr(features, "folds", None)
         if key not in self._read:
             self._read[key] = features.test()
         found: Split | Pairs = self._read[key]
@@ -235,4 +237,19 @@ def same_weights(features: StoredFeatures, others: Sequence[StoredFeatures]) -> 
             raise UserError(
                 f"{features.dataset!r} and {other.dataset!r} were embedded with different weights of "
                 f"{features.encoder}: embed both again"
+            )
+
+
+def from_elsewhere(features: StoredFeatures, places: Mapping[str, object]) -> None:
+    """Refuse a checkpoint that was learnt on the data set itself: with folds it has seen the test images too.
+
+    Raises:
+        UserError: names it.
+    """
+    for place in places.values():
+        if isinstance(place, Path) and read_provenance(place).get("dataset") == features.dataset:
+            raise UserError(
+                f"evaluation.learnt_on: {place} was learnt on {features.dataset!r} itself, the test images perhaps "
+                "among what it has seen: name the checkpoint of another data set",
+                exit_code=2,
             )

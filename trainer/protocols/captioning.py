@@ -5,7 +5,7 @@ captions that the model writes of the test images. CIDEr-D is 1.0 where publishe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
@@ -20,7 +20,7 @@ from trainer.language.scores import SpaceScores, caption_metrics
 from trainer.language.words import words
 from trainer.methods import Registry
 from trainer.pairs import CaptionTask, Pairs
-from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits, same_weights
+from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits, from_elsewhere, same_weights
 
 FILE = "captions.csv"
 """The caption that each method writes of each test image, below the run's folder."""
@@ -78,6 +78,7 @@ class Captioning(Protocol):
         Raises:
             UserError: a data set to learn on was embedded with other weights.
         """
+        from_elsewhere(features, self.places)
         same_weights(features, [there for there in self.places.values() if isinstance(there, CaptionFeatures)])
         if len(features.train) < 2 and not self.places:
             return (
@@ -107,7 +108,7 @@ class Captioning(Protocol):
         self, predictor: Prefix, features: CaptionFeatures, source: str, tests: TestSplits, *, new_classes: bool
     ) -> Score:
         """The metrics over the test images and all their captions."""
-        pairs = tests.of(features)
+        pairs = tests.of(replace(features, folds=None))  # the maps have seen the images of the other splits
         if not len(pairs):
             return Score(caption_metrics([], []))
         x = pairs.images.all()
@@ -120,7 +121,7 @@ class Captioning(Protocol):
 
     def remarks(self, features: CaptionFeatures, tests: TestSplits) -> list[str]:
         """How much the test images can tell."""
-        pairs = tests.of(features)
+        pairs = tests.of(replace(features, folds=None))
         lines = []
         if 0 < len(pairs) < SMALL:
             lines.append(

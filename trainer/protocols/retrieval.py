@@ -20,7 +20,7 @@ from trainer.captions import CaptionFeatures
 from trainer.checkpoint import load_learned
 from trainer.methods import Registry
 from trainer.pairs import CaptionTask, Pairs, check_pairs, distinct
-from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits, same_weights
+from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits, from_elsewhere, same_weights
 from trainer.ranks import DIRECTIONS, Ranks, merged, ranks, retrieval_metrics
 from trainer.retrieval import CAPTION_METHODS, GROUPS, CrossFitted, Folded, FoldedTask, elsewhere
 
@@ -84,6 +84,7 @@ class Retrieval(Protocol):
 
     def unfit(self, features: CaptionFeatures) -> str | None:
         """Nothing here; but data sets of different weights are refused."""
+        from_elsewhere(features, self.places)
         same_weights(features, [there for there in self.places.values() if isinstance(there, CaptionFeatures)])
         return None
 
