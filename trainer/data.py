@@ -193,11 +193,7 @@ def check_task(task: Task) -> None:
     if task.text.templates is not None:
         check_unit(task.text.templates, name="template embeddings")
     if task.text.prompts is not None:
-        if task.text.prompts.shape[-1] != width:
-            raise UserError(
-                f"the template embeddings are {width} wide and the prompt embeddings {task.text.prompts.shape[-1]}: "
-                "embed both with the same encoder"
-            )
+        check_width(width, task.text.prompts.shape[-1], "the template embeddings are", "the prompt embeddings")
         check_unit(task.text.prompts, name="prompt embeddings", where=task.text.mask)
     counts = torch.bincount(task.train.labels, minlength=classes).tolist()
     missing = [name for name, count in zip(task.text.names, counts, strict=True) if count == 0]
@@ -217,11 +213,7 @@ def check_images(images: Images, *, classes: int, width: int, name: str) -> None
         raise UserError(f"the {name} images have {rows} embeddings and {len(images)} labels: build the features again")
     if rows == 0:
         return
-    if images.embeddings.shape[1] != width:
-        raise UserError(
-            f"the {name} images are {images.embeddings.shape[1]} wide and the text embeddings {width}: "
-            "embed both with the same encoder"
-        )
+    check_width(images.embeddings.shape[1], width, f"the {name} images are", "the text embeddings")
     low, high = int(images.labels.min()), int(images.labels.max())
     if low < 0 or high >= classes:
         wrong = low if low < 0 else high
@@ -229,6 +221,20 @@ def check_images(images: Images, *, classes: int, width: int, name: str) -> None
     check_unit(images.embeddings, name=f"{name} image embeddings")
     if images.views is not None:
         check_unit(images.views, name=f"views of the {name} images")
+
+
+def check_width(found: int, expected: int, what: str, other: str) -> None:
+    """Refuse embeddings of two encoders.
+
+    Args:
+        found, expected: entries of a row.
+        what, other: the two, for people, such as `the images are` and `the class text`.
+
+    Raises:
+        UserError: they differ.
+    """
+    if found != expected:
+        raise UserError(f"{what} {found} wide and {other} {expected}: embed both with the same encoder")
 
 
 def check_numbers(values: Tensor, *, name: str) -> None:

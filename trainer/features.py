@@ -74,6 +74,10 @@ class StoredFeatures:
     source: str | None
     licence: str | None
 
+    def notes_on(self, sources: Collection[str]) -> tuple[str, ...]:
+        """The notes without those that concern prompt sources that are not among these."""
+        return self.notes
+
 
 @dataclass(frozen=True)
 class Features(StoredFeatures):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -21,8 +22,14 @@ from safetensors.torch import save
 
 from stages.files import write_bytes
 from trainer.data import Images, Task
+from trainer.features import StoredFeatures
 from trainer.packing import canonical, pack, unpack
 from trainer.pairs import CaptionTask
+
+FITS_A_PROCESS = 12
+"""Fewer fits than this a process are not worth starting it."""
+LONG_FITS_AT_ONCE = 4
+"""Processes that hold a language model each, where `--jobs` does not say."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,53 @@ def timed_fit(method: Any, task: Task | CaptionTask, seed: int) -> tuple[Any, fl
         return canonical(method.fit(task, seed=seed)), perf_counter() - start
     finally:
         torch.set_num_threads(threads)
+
+
+def processes(features: StoredFeatures, fits: int, asked: int | None, *, long: bool = False) -> int:
+    """Processes to start: none beside this one for a handful of fits, or where a GPU does the work.
+
+    Args:
+        long: each fit takes minutes, and a copy of a language model.
+    """
+    if features.device.type != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0))
+    if long:
+        return max(1, min(asked or min(cores, LONG_FITS_AT_ONCE), fits))
+    return min(asked or cores, max(1, fits // FITS_A_PROCESS))
+
+
+def fit_or_load(
+    fits: Sequence[tuple[Any, Any, int]], *, jobs: int, keep: Path | None, device: torch.device
+) -> Iterator[tuple[Any, float]]:
+    """All fits, in their order: those that an interrupted run finished from disk, the others new, each kept at once."""
+    if keep is None:
+        yield from _fit_all(fits, jobs=jobs)
+        return
+    finished = FinishedFits(keep)
+    files = [finished.file(*each) for each in fits]
+    each_once = dict(zip(reversed(files), reversed(fits), strict=True))  # captioning and vqa learn the same
+    kept = {file: finished.load(file, device=device) for file in files}  # once: the folder may be cleared meanwhile
+    fresh = _fit_all([each_once[file] for file, found in kept.items() if found is None], jobs=jobs)
+    for file in files:
+        found = kept[file]
+        if found is None:
+            found = kept[file] = next(fresh)
+            finished.keep(file, *found)
+        yield found
+
+
+def _fit_all(fits: Sequence[tuple[Any, Any, int]], *, jobs: int) -> Iterator[tuple[Any, float]]:
+    """All fits, in their order, as they get ready."""
+    if jobs == 1:
+        return (timed_fit(*each) for each in fits)
+    from joblib import Parallel, delayed, parallel_config
+
+    with parallel_config("loky", inner_max_num_threads=1):
+        ready: Iterator[tuple[Any, float]] = Parallel(n_jobs=jobs, return_as="generator")(
+            delayed(timed_fit)(*each) for each in fits
+        )
+        return ready
 
 
 @functools.cache

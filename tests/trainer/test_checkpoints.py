@@ -98,7 +98,7 @@ def test_a_run_that_fails_while_it_writes_leaves_the_older_one_whole(
 ) -> None:
     folder = ran(cache, tmp_path, ["zero-shot"])
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    monkeypatch.setattr("trainer.run.write_lines", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr("trainer.written.write_lines", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(UserError, match="the disk is full"):
         ran(cache, tmp_path, ["nearest-centroid"])
     assert {file: file.read_bytes() for file in tmp_path.glob("runs/**/*") if file.is_file()} == before

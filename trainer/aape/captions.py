@@ -21,11 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from stages.errors import UserError
 from stages.training import TrainParams
 from trainer.aape.aggregator import IMAGE_CHUNK, build_aggregator, climb, query_of
 from trainer.aape.generator import Generator
 from trainer.aape.losses import clip_reward, distillation_loss, symmetric_clip_loss
+from trainer.data import check_width
 from trainer.pairs import CaptionTask, PairBatch, Pairs, select_pairs
 from trainer.text import TAU_RANGE
 from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, Trained, choose, refit
@@ -63,10 +63,7 @@ class CaptionAAPE:
         Raises:
             UserError: the images have another width.
         """
-        if x.shape[1] != self.width:
-            raise UserError(
-                f"the images are {x.shape[1]} wide and h was fitted on {self.width}: embed both with the same encoder"
-            )
+        check_width(x.shape[1], self.width, "the images are", "h was fitted on")
         generated: Tensor = self.h(x.float())
         return normalize(generated, dim=-1)
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from stages.errors import UserError
 from stages.language import LanguageParams
 from trainer.aape.captions import CaptionAAPE
+from trainer.data import check_width
 from trainer.language.model import LanguageModel, LanguageModelName, load_language_model
 from trainer.pairs import CaptionTask, Pairs, select_pairs
 from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, choose, refit, uniform
@@ -111,11 +112,7 @@ class Prefix:
         Raises:
             UserError: the images have another width.
         """
-        if x.shape[1] != self.width:
-            raise UserError(
-                f"the images are {x.shape[1]} wide and the prefix was fitted on {self.width}: embed both with the same "
-                "encoder"
-            )
+        check_width(x.shape[1], self.width, "the images are", "the prefix was fitted on")
         made: Tensor = self.map(x.float(), second_vector(x.float(), self.second, self.aape))
         return made
 

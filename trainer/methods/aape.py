@@ -15,7 +15,7 @@ from torch import Tensor
 from stages.errors import UserError
 from stages.training import TrainParams
 from trainer.aape import AAPELearner, Classifier, Learners, distills, schedule
-from trainer.data import ClassText, Task
+from trainer.data import ClassText, Task, check_width
 from trainer.methods.base import Needs
 from trainer.methods.common import prepare
 from trainer.text import TextSource, class_weights
@@ -56,11 +56,7 @@ class AAPEPredictor:
             UserError: the images have another width than the classifier was trained on.
         """
         weights = class_weights(text, self.class_text)
-        if images.shape[1] != weights.shape[1]:
-            raise UserError(
-                f"the images are {images.shape[1]} wide and the class text {weights.shape[1]}: "
-                "embed both with the same encoder"
-            )
+        check_width(images.shape[1], weights.shape[1], "the images are", "the class text")
         cosines: Tensor = self.classifier(images, weights)
         return cosines.div_(self.tau)
 
