@@ -44,7 +44,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Events
     cache, events = tmp_path_factory.mktemp("all") / "cache", []
     make_stores(cache)
     from trainer import features
-    from trainer import run as module
+    from trainer import fits as module
 
     read, whole = features._read_split, module.timed_fit
 
@@ -198,7 +198,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = fast(methods=["aape", "logistic", "cupl"], seeds=[1, 2])
-    from trainer import run as module
+    from trainer import fits as module
 
     whole, fitted = module.timed_fit, []
 
