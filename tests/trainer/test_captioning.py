@@ -222,6 +222,15 @@ def test_zero_shots_are_for_vqa_alone(llm: Path, cache: Path, tmp_path: Path) ->
         ran(settings(llm, shots=0, protocols=["few-shot", "vqa"]), cache, tmp_path)
 
 
+def test_without_a_test_question_nothing_is_said_of_how_much_they_tell(llm: Path, tmp_path: Path) -> None:
+    asked_of_training = {name: found for name, found in QUESTIONS.items() if name.startswith("train/")}
+    make_caption_stores(tmp_path, questions=asked_of_training)
+    record = ran(settings(llm, shots=0, protocols=["vqa"], methods=["no-image"]), tmp_path, tmp_path / "results")
+    notes = " ".join(record.notes)
+    assert "not measured without test images: vqa_accuracy" in notes
+    assert "questions are judged" not in notes
+
+
 def test_odd_captions_are_counted_and_the_run_goes_on(llm: Path, tmp_path: Path) -> None:
     odd = {"train/00.jpg": ["..."], "train/01.jpg": ["Кот спит на столе"], "test/00.jpg": ["one alone"]}
     make_caption_stores(tmp_path / "cache", change=odd, questions=QUESTIONS)

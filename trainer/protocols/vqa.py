@@ -78,8 +78,8 @@ class VQA(Captioning):
         """How much the test questions can tell, and which were left out."""
         test = read_questions(features, "test")
         lines = []
-        if len(test) < SMALL:
-            margin = 196 * (0.25 / max(1, len(test))) ** 0.5
+        if 0 < len(test) < SMALL:
+            margin = 196 * (0.25 / len(test)) ** 0.5
             lines.append(
                 f"{features.dataset}: {len(test)} questions are judged: a share of 50 % of so few is known to "
                 f"± {margin:.0f} points, which the intervals over seeds do not show"
