@@ -18,6 +18,7 @@ from trainer.captions import CaptionFeatures
 from trainer.choice import serving_protocol
 from trainer.confidence import Calibration, Unseen, unseen
 from trainer.data import Images
+from trainer.ends import end_notes
 from trainer.features import Features, Split
 from trainer.fits import fit_or_load, processes
 from trainer.inputs import Inputs
@@ -110,6 +111,9 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     notes += [line for each in judged for line in each.score.notes]
     for protocol in protocols:
         notes += protocol.remarks(inputs.of(protocol.reads), tests)
+    for protocol in protocols:
+        own = [(each.plan.key, each.predictor.info) for each in judged if each.plan.protocol.key == protocol.key]
+        notes += end_notes(own, where=protocol.key)
     notes = [*dict.fromkeys(notes), *_unmeasured(judged)]
     test = tests.of(inputs.features) if inputs.features is not None and classifying else None
     record = _record(params, inputs, protocols, notes, judged, tests)

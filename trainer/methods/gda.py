@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stages.errors import UserError
 from trainer.data import ClassText, Images, Task
+from trainer.ends import at_end
 from trainer.methods.base import Needs
 from trainer.methods.common import all_views, class_sums, prepare
 from trainer.text import class_weights
@@ -164,7 +165,8 @@ class GDA:
             val = best
         if selection.held_out:
             means, spread = _estimate(start.train, classes)
-        info = start.info(n_parameters=means.numel() + classes, val=val, alpha=alpha)
+        ends = {} if val is None else at_end(alpha=(alpha, ALPHAS))
+        info = start.info(n_parameters=means.numel() + classes, val=val, alpha=alpha, **ends)
         images = all_views(task.train).embeddings
         return GDAPredictor(start.names, means, spread, images, alpha, start.tau, info=info)
 

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from stages.errors import UserError
 from trainer.data import ClassText, Images, Task
+from trainer.ends import at_end
 from trainer.methods.base import Needs
 from trainer.methods.common import class_sums, prepare
 from trainer.text import calibrate_tau
@@ -97,7 +98,12 @@ class LogisticRegression:
         if fitted is None or selection.held_out:
             fitted = fit_logistic(start.train, classes, strength=strength)
         weight, bias = fitted
-        info = start.info(n_parameters=weight.numel() + bias.numel(), val=val, C=strength)
+        ends = (
+            {}
+            if val is None
+            else at_end(C=(strength, (10 ** (-RANGE / STEPS_A_DECADE), 1.0, 10 ** (RANGE / STEPS_A_DECADE))))
+        )
+        info = start.info(n_parameters=weight.numel() + bias.numel(), val=val, C=strength, **ends)
         return LinearPredictor(task.text.names, weight, bias, info=info)
 
 

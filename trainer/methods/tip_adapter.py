@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trainer.data import ClassText, Images, Task
+from trainer.ends import at_end
 from trainer.methods.base import Needs
 from trainer.methods.common import Prepared, mean_view, one_hot, prepare
 from trainer.text import class_weights
@@ -116,7 +117,7 @@ class TipAdapter:
         if not self.trains_keys:
             alpha, beta, val = _search(start, mean_view(start.selection.train))
             keys = mean_view(start.train)
-            info = start.info(n_parameters=keys.numel(), val=val, alpha=alpha, beta=beta)
+            info = start.info(n_parameters=keys.numel(), val=val, alpha=alpha, beta=beta, **_ends(val, alpha, beta))
             return CachePredictor(start.names, keys, start.train.labels, alpha, beta, start.tau, info=info)
         tried = TRAIN_AT if start.selection.val is not None else TRAIN_AT[:1]
         found = [self._train(start, *at, seed=seed) for at in tried]
@@ -124,7 +125,8 @@ class TipAdapter:
         best = refit(best, start.train, start.selection, seed=seed)
         assert isinstance(best.learner, _Cache)
         keys = best.learner.keys.detach()
-        info = start.info(n_parameters=keys.numel(), val=val, **best.info, alpha=alpha, beta=beta)
+        chosen = {**best.info, "alpha": alpha, "beta": beta, **_ends(val, alpha, beta)}
+        info = start.info(n_parameters=keys.numel(), val=val, **chosen)
         return CachePredictor(
             start.names, keys, start.train.labels, alpha, beta, start.tau, history=best.history, info=info
         )
@@ -139,6 +141,10 @@ class TipAdapter:
         trained = choose([candidate], start.selection, seed=seed)
         assert isinstance(trained.learner, _Cache)
         return trained, *_search(start, trained.learner.keys.detach())
+
+
+def _ends(val: Score | None, alpha: float, beta: float) -> dict[str, str]:
+    return {} if val is None else at_end(alpha=(alpha, ALPHAS), beta=(beta, BETAS))
 
 
 def _search(start: Prepared, keys: Float[Tensor, "M D"]) -> tuple[float, float, Score | None]:
