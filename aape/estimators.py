@@ -18,7 +18,10 @@ from stages.training import TrainParams
 from trainer.methods import METHODS
 from trainer.methods.aape import AAPE
 
-WORDS = {"aape": "AAPE", "cupl": "CuPL", "gda": "GDA", "lp++": "LPPlusPlus", "taskres": "TaskRes", "h": "H"}
+WORDS = {
+    "aape": "AAPE", "cupl": "CuPL", "gda": "GDA", "lp++": "LPPlusPlus", "taskres": "TaskRes", "h": "H",
+    "ape": "APE", "timo": "TIMO", "clap": "CLAP", "proker": "ProKeR",
+}  # fmt: skip
 """Words of method names that are no plain word in a class name."""
 
 

@@ -84,7 +84,7 @@ def test_every_method_has_its_costs_and_no_test_image_is_read(cache: Path) -> No
     assert "FLOPs/image" in cost_table(rows)
     assert aggregator_parameters(METHODS["logistic"](TrainParams()), 16) == 0
     with pytest.raises(UserError, match="did you mean 'aape'"):
-        list(costs(loaded, FAST, method_names=["appe"], shots=4, seed=1))
+        list(costs(loaded, FAST, method_names=["aapes"], shots=4, seed=1))
 
 
 def test_the_gap_is_the_distance_between_centres_and_no_test_image_is_read(cache: Path, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_bad_stores_are_one_clear_line(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `pipeline ingest nowhere"):
         load_features(cache, "nowhere", "lite")
     with pytest.raises(UserError, match=r"no method|unknown method"):
-        run(fast(methods=["appe"]), Inputs(loaded))
+        run(fast(methods=["aapes"]), Inputs(loaded))
     with pytest.raises(UserError, match="did you mean 'few-shot'"):
         run(fast(protocols=["fewshot"]), Inputs(loaded))
 
@@ -169,7 +169,7 @@ def test_the_command_prints_tables_and_leaves_metrics_plots_pictures_and_a_check
 
 def test_wrong_use_is_one_line_and_nothing_is_written(typed: Command, cache: Path, tmp_path: Path) -> None:
     cases = {
-        ("run", "--methods", "appe"): ("did you mean 'aape'", 2),
+        ("run", "--methods", "aapes"): ("did you mean 'aape'", 2),
         ("run", "--seeds", "one"): ("evaluation.seeds.0: input should be a valid integer, found 'one'", 2),
         ("run", "--seeds", "1,1"): ("1 stands twice", 2),
         ("run", "--set", "train.lamda=1"): ("did you mean 'lambda'", 2),

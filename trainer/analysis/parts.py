@@ -12,15 +12,19 @@ from torch.nn.functional import normalize
 from trainer.data import ClassText
 from trainer.methods.aape import AAPEPredictor
 from trainer.methods.aape_plus import AAPEPlusPredictor
+from trainer.methods.ape import APEPredictor, APETrainedPredictor
 from trainer.methods.base import Predictor
 from trainer.methods.clip_adapter import AdapterPredictor
 from trainer.methods.gda import GDAPredictor
 from trainer.methods.linear import LinearPredictor
-from trainer.methods.text import TextPredictor
+from trainer.methods.proker import ProKeRPredictor
+from trainer.methods.text import ShuffledPredictor, TextPredictor
 from trainer.methods.tip_adapter import CachePredictor
 from trainer.text import class_weights
 
 TEXT, IMAGES = "text", "images"
+BESIDE_TEXT = (CachePredictor, APEPredictor, APETrainedPredictor, ProKeRPredictor, GDAPredictor)
+"""Zero-shot cosines over tau, and what the shots add."""
 
 
 @torch.no_grad()
@@ -32,7 +36,7 @@ def score_parts(
         if not set(text.names) <= set(predictor.names):
             return {}
         heard = predictor.text_weight * predictor.text_head.logits(images, text) / predictor.tau
-    elif isinstance(predictor, CachePredictor | GDAPredictor) and text.is_text:
+    elif isinstance(predictor, BESIDE_TEXT) and text.is_text:
         heard = images @ class_weights(text, "ensemble").T / predictor.tau
     else:
         return {}
@@ -46,11 +50,11 @@ def class_cosines(predictor: Predictor, images: Float[Tensor, "B D"], text: Clas
     AAPE: w_c(x), of head `none` cos(h(x), w_c). AAPE+: the attended prompts. CLIP-Adapter: the adapted image with the
     class text. A linear classifier without bias: its weights (a centroid, an adapted text). Else the class text.
     """
-    if isinstance(predictor, AAPEPredictor | TextPredictor | AdapterPredictor):
+    if isinstance(predictor, AAPEPredictor | TextPredictor | ShuffledPredictor | AdapterPredictor):
         return predictor.logits(images, text) * predictor.tau
     if isinstance(predictor, AAPEPlusPredictor):
         return predictor.text_head.logits(images, text) * predictor.text_head.tau
-    if isinstance(predictor, CachePredictor | GDAPredictor) and text.is_text:
+    if isinstance(predictor, BESIDE_TEXT) and text.is_text:
         return images @ class_weights(text, "ensemble").T
     if isinstance(predictor, LinearPredictor) and not bool(predictor.bias.any()):
         return images @ normalize(predictor.weight, dim=-1).T

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -22,13 +22,15 @@ from trainer.checkpoint import Checkpoint
 from trainer.data import ClassText
 from trainer.methods.aape import AAPEPredictor
 from trainer.methods.aape_plus import AAPEPlusPredictor
+from trainer.methods.ape import APEPredictor, APETrainedPredictor
 from trainer.methods.base import Predictor
 from trainer.methods.clip_adapter import AdapterPredictor
 from trainer.methods.common import one_hot
 from trainer.methods.gda import GDAPredictor
 from trainer.methods.linear import LinearPredictor
-from trainer.methods.text import TextPredictor
-from trainer.methods.tip_adapter import CachePredictor, cache_logits
+from trainer.methods.proker import ProKeRPredictor
+from trainer.methods.text import ShuffledPredictor, TextPredictor
+from trainer.methods.tip_adapter import CachePredictor
 from trainer.text import class_weights
 
 
@@ -67,26 +69,51 @@ class LinearHead(Head):
 
 
 class CacheHead(Head):
-    """Tip-Adapter: x W^T + alpha exp(beta (x K^T - 1)) V, with tau in W and alpha in V."""
+    """A cache or a kernel beside class text: x W^T + exp(beta (x K^T - 1)) V, with tau in W and alpha in V."""
 
     weight: Tensor
     keys: Tensor
     values: Tensor
     scalars = ("beta",)
-    lines = (
+    lines: ClassVar[tuple[str, ...]] = (
         'near = np.exp(head["beta"] * (x @ head["keys"].T - 1))',
         'scores = x @ head["weight"].T + near @ head["values"]',
     )
 
-    def __init__(self, predictor: CachePredictor, weights: Float[Tensor, "C D"], labels: Int[Tensor, " M"]) -> None:
+    def __init__(
+        self, weight: Float[Tensor, "C D"], keys: Float[Tensor, "M D"], values: Float[Tensor, "M C"], *, beta: float
+    ) -> None:
         super().__init__()
-        self.beta = predictor.beta
-        values = predictor.alpha * one_hot(labels, len(weights))
-        self.keep(weight=weights / predictor.tau, keys=predictor.keys, values=values)
+        self.beta = beta
+        self.keep(weight=weight, keys=keys, values=values)
 
     def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
         """Scores."""
-        return images @ self.weight.T + cache_logits(images @ self.keys.T, self.values, alpha=1.0, beta=self.beta)
+        return images @ self.weight.T + torch.exp(self.beta * (images @ self.keys.T - 1)) @ self.values
+
+
+class PartCacheHead(CacheHead):
+    """APE: the cache compares some entries of the embeddings, the keys' other entries being 0."""
+
+    mask: Tensor
+    lines = (
+        'part = x * head["mask"]',
+        "part = part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)",
+        'near = np.exp(head["beta"] * (part @ head["keys"].T - 1))',
+        'scores = x @ head["weight"].T + near @ head["values"]',
+    )
+
+    def __init__(
+        self, weight: Float[Tensor, "C D"], keys: Float[Tensor, "M D"], values: Float[Tensor, "M C"], *, beta: float,
+        mask: Float[Tensor, " D"],
+    ) -> None:  # fmt: skip
+        super().__init__(weight, keys, values, beta=beta)
+        self.keep(mask=mask)
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Scores."""
+        part = normalize(images * self.mask, dim=-1)
+        return images @ self.weight.T + torch.exp(self.beta * (part @ self.keys.T - 1)) @ self.values
 
 
 class AdapterHead(Head):
@@ -274,13 +301,16 @@ def head_of(found: Checkpoint) -> Head:
         case TextPredictor():
             weights = class_weights(text, predictor.source)
             return LinearHead(weights / predictor.tau, weights.new_zeros(len(weights)))
-        case GDAPredictor():
+        case GDAPredictor() | ShuffledPredictor():
             return _affine(predictor, text)
-        case CachePredictor():
-            place = {name: i for i, name in enumerate(text.names)}
+        case CachePredictor() | APEPredictor() | APETrainedPredictor():
             _require_fitted(found, predictor.names)
-            labels = torch.tensor([place[name] for name in predictor.names])[predictor.labels]
-            return CacheHead(predictor, class_weights(text, "ensemble"), labels)
+            return _of_cache(predictor, text)
+        case ProKeRPredictor():
+            _require_fitted(found, predictor.names)
+            rows = [predictor.names.index(name) for name in text.names]
+            weight, values = class_weights(text, "ensemble") / predictor.tau, predictor.values[:, rows] / predictor.tau
+            return CacheHead(weight, predictor.keys, values, beta=predictor.beta)
         case AdapterPredictor():
             return AdapterHead(predictor, class_weights(text, "ensemble"))
         case AAPEPlusPredictor():
@@ -289,6 +319,20 @@ def head_of(found: Checkpoint) -> Head:
         case AAPEPredictor():
             return _of_aape(predictor, text)
     raise UserError(f"{found.path}: a {type(predictor).__name__} cannot be exported: export another --method")
+
+
+def _of_cache(predictor: CachePredictor | APEPredictor | APETrainedPredictor, text: ClassText) -> Head:
+    place = {name: i for i, name in enumerate(text.names)}
+    labels = torch.tensor([place[name] for name in predictor.names])[predictor.labels]
+    weights, values = class_weights(text, "ensemble"), predictor.alpha * one_hot(labels, len(text))
+    if isinstance(predictor, CachePredictor):
+        return CacheHead(weights / predictor.tau, predictor.keys, values, beta=predictor.beta)
+    values = values * predictor.shares[:, None]
+    if isinstance(predictor, APETrainedPredictor):
+        weight = predictor.class_weights(text) / predictor.tau
+        return CacheHead(weight, predictor.keys, values, beta=predictor.beta)
+    weight = weights / predictor.tau
+    return PartCacheHead(weight, predictor.keys, values, beta=predictor.beta, mask=predictor.mask)
 
 
 def _of_aape(predictor: AAPEPredictor, text: ClassText) -> Head:

@@ -11,14 +11,18 @@ from stages.errors import UserError, nearest
 from stages.training import TrainParams
 from trainer.methods.aape import AAPE, VARIANTS
 from trainer.methods.aape_plus import AAPEPlus
+from trainer.methods.ape import APE
 from trainer.methods.base import Method, Predictor
+from trainer.methods.clap import CLAP
 from trainer.methods.clip_adapter import ClipAdapter
 from trainer.methods.cross_modal import CrossModal
 from trainer.methods.gda import GDA
 from trainer.methods.linear import LogisticRegression, NearestCentroid
 from trainer.methods.lp_plus_plus import LPPlusPlus
+from trainer.methods.proker import ProKeR
 from trainer.methods.taskres import TaskRes
-from trainer.methods.text import TextMethod
+from trainer.methods.text import ShuffledCuPL, TextMethod
+from trainer.methods.timo import TIMO
 from trainer.methods.tip_adapter import TipAdapter
 
 __all__ = ["CLASSIFIERS", "GROUPS", "METHODS", "Method", "Predictor", "Registry", "check_names", "methods"]
@@ -30,6 +34,7 @@ METHODS: dict[str, Callable[[TrainParams], Method]] = {
     "zero-shot": lambda _: TextMethod("zero-shot", "template"),
     "template-ensemble": lambda _: TextMethod("template-ensemble", "ensemble"),
     "cupl": lambda _: TextMethod("cupl", "prompts"),
+    "cupl-shuffled": lambda _: ShuffledCuPL(),
     "nearest-centroid": lambda _: NearestCentroid(),
     "logistic": lambda _: LogisticRegression(),
     "tip-adapter": lambda _: TipAdapter("tip-adapter", trains_keys=False),
@@ -39,6 +44,11 @@ METHODS: dict[str, Callable[[TrainParams], Method]] = {
     "cross-modal": lambda _: CrossModal(),
     "lp++": lambda _: LPPlusPlus(),
     "gda": lambda _: GDA(),
+    "timo": lambda _: TIMO(),
+    "proker": lambda _: ProKeR(),
+    "ape": lambda _: APE("ape", trains=False),
+    "ape-t": lambda _: APE("ape-t", trains=True),
+    "clap": lambda _: CLAP(),
 }
 """A method by name, made from the `train:` settings."""
 GROUPS: dict[str, Sequence[str]] = {

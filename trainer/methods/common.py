@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from trainer.data import Images, Task, check_task
+from trainer.data import ClassText, Images, Task, check_task
 from trainer.draws import Selection, select
 from trainer.methods.base import Needs
 from trainer.text import TextSource, choose_class_text, class_weights
@@ -82,8 +83,16 @@ def prepare(
 
 def class_sums(images: Images, classes: int) -> Float[Tensor, "C D"]:
     """The sum of each class's embeddings."""
-    sums = images.embeddings.new_zeros(classes, images.embeddings.shape[1])
-    return sums.index_add_(0, images.labels.long(), images.embeddings)
+    return class_totals(images.embeddings, images.labels, classes)
+
+
+def class_totals(rows: Float[Tensor, "M width"], labels: Int[Tensor, " M"], classes: int) -> Float[Tensor, "C width"]:
+    """The sum of the rows of each class: one addition a number. On a GPU, where additions come in any order, a product
+    with the labels as rows of the identity, so that the last bit does not change from run to run.
+    """
+    if rows.is_cuda:
+        return one_hot(labels, classes).to(rows.dtype).T @ rows
+    return rows.new_zeros(classes, rows.shape[1]).index_add(0, labels.long(), rows)
 
 
 def one_hot(labels: Int[Tensor, " B"], classes: int) -> Float[Tensor, "B C"]:
@@ -105,3 +114,9 @@ def mean_view(images: Images) -> Float[Tensor, "B D"]:
     if images.views is None:
         return images.embeddings
     return normalize(images.embeddings + images.views.sum(1), dim=-1)
+
+
+def columns(names: Sequence[str], text: ClassText) -> Int[Tensor, " C"]:
+    """Where these classes stand in `text`; -1 for one that it does not have."""
+    place = {name: i for i, name in enumerate(text.names)}
+    return torch.tensor([place.get(name, -1) for name in names], device=text.template.device)

@@ -18,9 +18,10 @@ from stages.errors import UserError
 from trainer.data import ClassText, Images, Task
 from trainer.ends import at_end
 from trainer.methods.base import Needs
+from trainer.methods.blend import best_blend
 from trainer.methods.common import all_views, class_sums, prepare
 from trainer.text import class_weights
-from trainer.training import WORST, Info, judge
+from trainer.training import Info
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 DEFAULT_ALPHA = 0.1
@@ -154,15 +155,11 @@ class GDA:
         means, spread = _estimate(selection.train, classes)
         alpha, val = DEFAULT_ALPHA, None
         if selection.val is not None:
-            x, best = selection.val.embeddings, WORST
+            x = selection.val.embeddings
             zero_shot = x @ start.weights.T / start.tau if task.text.is_text else x.new_zeros(len(x), classes)
             weight, bias = discriminant(means, means @ spread)
             added = x @ weight.T + bias
-            for tried in ALPHAS:
-                score = judge(zero_shot + tried * added, selection.val.labels)
-                if score > best:
-                    alpha, best = tried, score
-            val = best
+            _, alpha, val = best_blend(zero_shot, lambda _: added, [None], ALPHAS, selection.val.labels)
         if selection.held_out:
             means, spread = _estimate(start.train, classes)
         ends = {} if val is None else at_end(alpha=(alpha, ALPHAS))

@@ -17,42 +17,48 @@ from torch import Tensor, nn
 from trainer.data import ClassText, Images, Task
 from trainer.ends import at_end
 from trainer.methods.base import Needs
-from trainer.methods.common import Prepared, mean_view, one_hot, prepare
+from trainer.methods.blend import best_blend
+from trainer.methods.common import Prepared, class_totals, columns, mean_view, prepare
 from trainer.text import class_weights
-from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, Trained, choose, judge, refit
+from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, Trained, choose, refit
 
 ALPHA, BETA = 1.17, 1.0
 """The released defaults, which stay where nothing can be held out."""
 TRAIN_AT = ((ALPHA, BETA), (10.0, 5.0))
 """alpha and beta while keys are trained: as released, and for spaces where the cosines between images are small."""
-ALPHAS = tuple(round(10 ** (step / 10), 4) for step in range(-10, 31))
-BETAS = tuple(round(10 ** (step / 10), 4) for step in range(-10, 18))
-"""Published ranges go from 0.1 to 50 for both; alpha needs more where the cosines between images are small."""
+ALPHAS = tuple(round(10 ** (step / 10), 4) for step in range(-10, 41))
+BETAS = tuple(round(10 ** (step / 10), 4) for step in range(-20, 18))
+"""Published ranges go from 0.1 to 50 for both; alpha needs more where the cosines between images are small, and more
+again where beta is: then the cache is a sum of cosines, and alpha times beta its weight.
+"""
 LR, EPS, EPOCHS, BATCH, WEIGHT_DECAY = 1e-3, 1e-4, 20, 256, 0.01
 
 
-def cache_logits(
-    affinity: Float[Tensor, "B M"], values: Float[Tensor, "M C"], *, alpha: float, beta: float
+def cache_scores(
+    affinity: Float[Tensor, "M B"], labels: Int[Tensor, " M"], classes: int, *, beta: float
 ) -> Float[Tensor, "B C"]:
-    """What the cache adds, from the cosines with its keys."""
-    return alpha * torch.exp(beta * (affinity - 1)) @ values
+    """What the cache adds for alpha = 1, from the cosines of its keys with the images."""
+    return class_totals(torch.exp(beta * (affinity - 1)), labels, classes).T
 
 
 def search(
     zero_shot: Float[Tensor, "B C"],
-    affinity: Float[Tensor, "B M"],
-    values: Float[Tensor, "M C"],
+    affinity: Float[Tensor, "M B"],
+    cached: Int[Tensor, " M"],
     labels: Int[Tensor, " B"],
 ) -> tuple[float, float, Score]:
-    """alpha and beta with the best score on validation images."""
-    best = (ALPHA, BETA, WORST)
-    for beta in BETAS:
-        added = cache_logits(affinity, values, alpha=1.0, beta=beta)
-        for alpha in ALPHAS:
-            score = judge(zero_shot + alpha * added, labels)
-            if score > best[2]:
-                best = (alpha, beta, score)
-    return best
+    """alpha and beta with the best score on validation images.
+
+    Args:
+        cached: labels of the keys.
+    """
+    added = partial(_added, affinity, cached, zero_shot.shape[1])
+    beta, alpha, score = best_blend(zero_shot, added, BETAS, ALPHAS, labels)
+    return alpha, beta, score
+
+
+def _added(affinity: Tensor, cached: Tensor, classes: int, beta: float) -> Tensor:
+    return cache_scores(affinity, cached, classes, beta=beta)
 
 
 @dataclass
@@ -73,11 +79,9 @@ class CachePredictor:
         """Scores for any classes; the cache adds to those of its own names."""
         x = images.float()
         logits = x @ class_weights(text, "ensemble").T / self.tau
-        column = {name: i for i, name in enumerate(text.names)}
-        known = torch.tensor([column.get(name, -1) for name in self.names], device=x.device)[self.labels]
+        known = columns(self.names, text)[self.labels]
         kept = known >= 0
-        values = one_hot(known[kept], len(text))
-        return logits + cache_logits(x @ self.keys[kept].T, values, alpha=self.alpha, beta=self.beta)
+        return logits + self.alpha * cache_scores(self.keys[kept] @ x.T, known[kept], len(text), beta=self.beta)
 
 
 class _Cache(Learner):
@@ -86,12 +90,12 @@ class _Cache(Learner):
     def __init__(self, weights: Float[Tensor, "C D"], tau: float, alpha: float, beta: float, images: Images) -> None:
         super().__init__()
         self.weights, self.tau, self.alpha, self.beta = weights, tau, alpha, beta
-        self.values = one_hot(images.labels, len(weights))
+        self.labels = images.labels
         self.keys = nn.Parameter(mean_view(images).clone())
 
     def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
-        added = cache_logits(images @ self.keys.T, self.values, alpha=self.alpha, beta=self.beta)
-        return images @ self.weights.T / self.tau + added
+        added = cache_scores(self.keys @ images.T, self.labels, len(self.weights), beta=self.beta)
+        return images @ self.weights.T / self.tau + self.alpha * added
 
 
 @dataclass(frozen=True)
@@ -153,5 +157,4 @@ def _search(start: Prepared, keys: Float[Tensor, "M D"]) -> tuple[float, float, 
     if selection.val is None:
         return ALPHA, BETA, None
     x = selection.val.embeddings
-    values = one_hot(selection.train.labels, len(start.names))
-    return search(x @ start.weights.T / start.tau, x @ keys.T, values, selection.val.labels)
+    return search(x @ start.weights.T / start.tau, keys @ x.T, selection.train.labels, selection.val.labels)
