@@ -61,11 +61,24 @@ class DataParams(_Section):
         0.1, description="share of images that may be missing or unreadable; with more, ingest and embedding fail"
     )
     class_names: dict[str, str] = Field({}, description="folder name -> name in sentences")
+    labels: str | list[str] = Field([], description="decisions about images, a CSV or several: docs/data-loop.md")
+    exclude: str | list[str] = Field([], description="lists of images to leave out, a file or several")
+    new_classes: list[str] = Field([], description="classes that the source lacks and a decision may give")
     templates: list[str] = Field(["a photo of a {}."], min_length=1, description="one `{}` each; averaged")
     questions: list[str] | None = Field(
         None, description="questions to the LLM, one `{}` each; null = the shipped ones"
     )
     samples: int = Field(10, ge=1, le=1000, description="answers asked per question and class")
+
+    @property
+    def label_files(self) -> list[str]:
+        """`labels` as a list."""
+        return [self.labels] if isinstance(self.labels, str) else self.labels
+
+    @property
+    def exclude_files(self) -> list[str]:
+        """`exclude` as a list."""
+        return [self.exclude] if isinstance(self.exclude, str) else self.exclude
 
     @field_validator("templates", "questions")
     @classmethod

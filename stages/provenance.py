@@ -98,6 +98,9 @@ class ManifestProvenance(Provenance):
     class_names: dict[int, str] = Field(default_factory=dict, description="class_id -> name, empty classes too")
     templates: list[str] | None = Field(None, description="those of a known data set, or of the settings")
     licence: str | None = Field(None, description="of the images, as far as the source says so itself")
+    labels: list[str] = Field(default_factory=list, description="files of decisions that were applied")
+    excluded: list[str] = Field(default_factory=list, description="exclude lists that were applied")
+    reading: dict[str, Any] = Field(default_factory=dict, description="settings that the source was read with")
     found: ClassVar[frozenset[str]] = frozenset({"licence"})
 
     @property

@@ -46,6 +46,27 @@ def ingest(
         float | None,
         typer.Option(min=0, max=1, help="Share of images that may be missing or unreadable.", metavar="SHARE"),
     ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--labels",
+            help="Decisions about images, a list of audit or suggest filled in, beside those taken before; repeatable "
+            "(docs/data-loop.md).",
+            metavar="CSV",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude", help="Images to leave out, by image_id, beside those before; repeatable.", metavar="LIST"
+        ),
+    ] = None,
+    new_class: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--new-class", help="A class that the source lacks and --labels gives; repeatable.", metavar="NAME"
+        ),
+    ] = None,
     params: ParamsOption = None,
     cache: CacheOption = CACHE,
     as_json: JsonOption = False,
@@ -57,6 +78,7 @@ def ingest(
     `prompt_class_id`.
     """
     from pipeline.ingest import ingest as run
+    from pipeline.ingest.decided import with_decisions
     from stages.command import visible
     from stages.params import changed
 
@@ -66,6 +88,11 @@ def ingest(
     dataset = dataset or named
     if dataset is None and source is not None:
         raise UserError("--source needs the name of the data set: pipeline ingest NAME --source SOURCE", exit_code=2)
+    if dataset is None and (labels or exclude or new_class):
+        raise UserError(
+            "--labels, --exclude and --new-class need the name of the data set: pipeline ingest NAME --labels CSV",
+            exit_code=2,
+        )
     columns = pairs("--column", column or [], "NAME=COLUMN")
     folders = split_folders(split_folder)
     done = []
@@ -80,6 +107,11 @@ def ingest(
         }
         given = {f'data."{name}".{key}': value for key, value in flags.items() if value is not None}
         data = changed(settings, given, where="command line").of(name)
+        data, lines = with_decisions(
+            cache, name, data, labels=labels or [], exclude=exclude or [], new_classes=new_class or []
+        )
+        for line in lines:
+            say(f"{name}: {visible(line)}")
         if data.source is None:
             raise UserError(
                 f"data set {name!r}: no source; give --source SOURCE, or data.{name}.source in the settings file "

@@ -108,6 +108,7 @@ def embed_images(
         model = model or _encoder(settings, device, precision)
         summary = run(name, model, embed=settings.embed, cache=cache, max_missing=settings.of(name).max_missing)
         again = " (up to date)" if summary.skipped else ""
+        again = f" ({summary.reused} of them before)" if summary.reused else again
         drawn = f", each with {summary.views} augmented views," if summary.views else ""
         say(f"{name}: {summary.rows} images{drawn} embedded with {summary.encoder}{again}")
         list_some("unreadable when they were ingested, not embedded", summary.unreadable)

@@ -17,6 +17,7 @@ class EmbedSummary:
         unreadable: images that `ingest` could not read, each with the reason.
         left_out: images that it could read and that cannot be read now; the next call tries them again.
         kinds: kind of text -> how many of it, of a store of text.
+        reused: images whose embeddings an earlier store had.
         fault: why a source of sentences was not embedded, and its mend.
     """
 
@@ -30,6 +31,7 @@ class EmbedSummary:
     unreadable: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     skipped: bool = False
+    reused: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
     fault: str = ""
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int
 
 from pipeline.embed.base import EmbedSummary, facts_of, no_vectors
+from pipeline.embed.kept import Kept, find_kept, keep
 from pipeline.embed.reading import read_picture
 from stages import ImageProvenance, ImageStore, ManifestStore, UserError
 from stages.artifacts import embedding_array
@@ -37,7 +39,8 @@ def embed_images(
 
     An image that the manifest could read and that cannot be read now (missing, unreadable, undecodable) is left out of
     the store, listed in its footer and in the summary, and tried again by the next call: the store is then as if it had
-    been there at once. Memory does not grow with the number of images beyond their names.
+    been there at once. What an earlier store of the data set holds of the same images is taken again and not embedded
+    (`pipeline.embed.kept`). Memory does not grow with the number of images beyond their names.
 
     Args:
         max_missing: share of the readable images that may be left out.
@@ -61,7 +64,7 @@ def embed_images(
         seed=embed.seed if embed.views else None,
         **facts_of(encoder),
     )
-    rows = manifest_store.read(["image_id", "path", "class_id", "split", "error"])
+    rows = manifest_store.read(["image_id", "path", "class_id", "split", "sha256", "error"])
     broken = rows.filter(pc.is_valid(rows["error"])).to_pylist()
     rows = rows.filter(pc.is_null(rows["error"])).drop_columns(["error"]).combine_chunks()
     if not len(rows):
@@ -69,12 +72,13 @@ def embed_images(
             f"{manifest_store.file}: no image could be read when it was ingested: run `pipeline ingest` again"
         )
     left_out = store.provenance().left_out if is_current(store, origin) else None
-    skipped = left_out is not None and not _come_back(rows, left_out, root)
+    skipped, reused = left_out is not None and not _come_back(rows, left_out, root), 0
     if not skipped:
         if not root.exists():
             raise UserError(f"image folder {root} is gone: bring it back, or run `pipeline ingest {dataset}` again")
         with store.locked("pipeline embed-images"):
-            left_out = _embed(store, encoder, origin, rows, root=root, embed=embed, max_missing=max_missing)
+            left_out, reused = _embed(store, encoder, origin, rows, root=root, embed=embed, max_missing=max_missing)
+            keep(store, manifest_store)
     assert left_out is not None
     _require_most(dataset, rows, left_out, max_missing)
     return EmbedSummary(
@@ -87,14 +91,17 @@ def embed_images(
         unreadable=[f"{row['path']}: {row['error']}" for row in broken],
         left_out=_lines(rows, left_out),
         skipped=skipped,
+        reused=reused,
     )
 
 
 def _embed(
     store: ImageStore, encoder: "Encoder", origin: ImageProvenance, rows: pa.Table, *, root: Path, embed: EmbedParams,
     max_missing: float,
-) -> dict[str, str]:  # fmt: skip
-    """Write the store, or add to the one that is there what it lacks; image_id -> why it was left out."""
+) -> tuple[dict[str, str], int]:  # fmt: skip
+    """Write the store, or add to the one that is there what it lacks; image_id -> why it was left out, and how many
+    embeddings were taken from an earlier store.
+    """
     # Whole batches: an embedding leans a little on its batch, and a run that goes on has to cut them as this one does.
     at_once = max(1, embed.batch // (1 + embed.views))
     a_part = max(1, embed.part // (1 + embed.views) // at_once) * at_once
@@ -107,32 +114,39 @@ def _embed(
         key = origin.model_copy(update={"inputs": {**origin.inputs, "images": there.content}})
     parts = Parts(store, key, part_rows=a_part)
     cuts = [wanted.slice(start, a_part) for start in range(0, len(wanted), a_part)]
-    _fill(parts, cuts, encoder, root=root, embed=embed)
+    kept = None if again else find_kept(store, origin, wanted)
+    _fill(parts, cuts, encoder, root=root, embed=embed, earlier=kept)
     left_out = {image_id: why for part in range(len(cuts)) for image_id, why in parts.left_out(part).items()}
     _require_most(store.dataset, rows, left_out, max_missing)
     tables = parts.tables(len(cuts))
     if again:
         tables = _joined(store, pa.concat_tables(list(tables)), rows["image_id"].combine_chunks())
     parts.finish(tables, provenance=origin.model_copy(update={"left_out": left_out}))
-    return left_out
+    return left_out, 0 if kept is None else int((kept.at >= 0).sum())
 
 
-def _fill(parts: Parts, cuts: list[pa.Table], encoder: "Encoder", *, root: Path, embed: EmbedParams) -> None:
+def _fill(
+    parts: Parts, cuts: list[pa.Table], encoder: "Encoder", *, root: Path, embed: EmbedParams, earlier: Kept | None
+) -> None:
     """Embed the parts that are not complete, and save each with what had to be left out of it."""
+    have = _places(cuts, earlier)
     todo = [part for part in range(len(cuts)) if not parts.has(part) or parts.left_out(part)]
     total = sum(map(len, cuts))
     kept = total - sum(len(cuts[part]) for part in todo)
     dataset = parts.store.dataset
-    wanted = pa.concat_tables([cuts[part] for part in todo] or [cuts[0].slice(0, 0)])
+    lacking = [cuts[part].filter(pa.array(have[part] < 0)) for part in todo]
+    wanted = pa.concat_tables(lacking or [cuts[0].slice(0, 0)])
     stream = _vectors(encoder, root, wanted, embed)
     told = keeping(lambda: f"{kept} of {total} images of {dataset} are kept")
     with told, progress_bar(f"images {dataset}", total=len(wanted), unit="image") as bar, ThreadPoolExecutor(1) as pool:
         saving = None
         for part in todo:
-            found = []
-            for _ in range(len(cuts[part])):
-                found.append(next(stream))
-                bar.update()
+            known = have[part][have[part] >= 0]
+            taken = iter(earlier.vectors(known) if earlier is not None and len(known) else ())
+            found: list[np.ndarray | str] = []
+            for place in have[part]:
+                found.append(next(taken) if place >= 0 else next(stream))
+                bar.update(int(place < 0))
             table = _table(cuts[part], found, encoder, views=1 + embed.views, precision=embed.precision)
             names = cuts[part]["image_id"].to_pylist()
             left_out = {name: why for name, why in zip(names, found, strict=True) if isinstance(why, str)}
@@ -142,6 +156,13 @@ def _fill(parts: Parts, cuts: list[pa.Table], encoder: "Encoder", *, root: Path,
             kept += len(cuts[part])
         if saving is not None:
             saving.result()
+
+
+def _places(cuts: list[pa.Table], earlier: Kept | None) -> list[Int[np.ndarray, " images"]]:
+    """For each image of each part its place among all that are wanted, or -1 where it has to be embedded."""
+    total = sum(map(len, cuts))
+    places = np.full(total, -1) if earlier is None else np.where(earlier.at >= 0, np.arange(total), -1)
+    return np.split(places, np.cumsum([len(cut) for cut in cuts])[:-1])
 
 
 def _joined(store: ImageStore, fresh: pa.Table, image_ids: pa.Array) -> Iterator[pa.Table]:

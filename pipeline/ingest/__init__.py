@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.blobs import read_bytes
 from pipeline.images import ImageError, open_picture
 from pipeline.ingest.base import Entry, Listing, Question, Reader, check_listing, without_empty_classes
 from pipeline.ingest.coop import CoOpReader
+from pipeline.ingest.corrections import Corrections, corrected, read_corrections, without_copies
 from pipeline.ingest.exported import ExportedReader, import_manifest
 from pipeline.ingest.folders import FolderReader
 from pipeline.ingest.from_features import ingest_features, is_features
@@ -47,6 +49,8 @@ KINDS = (
     "holds images; a CoOp split file; tar, tar.gz or zip archives; COCO captions or VQA2 questions; a folder of "
     "save_to_disk; hf:OWNER/NAME; package:conformal-clip-data; embeddings in .npz, .npy, .safetensors, .pt or Parquet"
 )
+READING = {"images", "columns", "split", "split_folders", "max_missing", "class_names", "new_classes"}
+"""Settings that a source is read with, kept in the manifest for `pipeline ingest NAME --labels FILE`."""
 AT_ONCE = 4096
 """Images handed to the threads at once, so that what waits for them stays small."""
 
@@ -93,17 +97,33 @@ def ingest(dataset: str, source: str, *, data: DataParams, cache: Path, embed: E
 
 def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path, embed: EmbedParams) -> Summary:
     store = ManifestStore(cache, dataset)
+    given = read_corrections(data.label_files, data.exclude_files, data.new_classes)
+    if given and (_matches(ExportedReader(), source) or is_features(source, data)):
+        raise UserError(
+            f"{source}: {dataset} comes as embeddings, in files with labels of their own: correct these, or leave "
+            "labels and exclude away",
+            exit_code=2,
+        )
     if _matches(ExportedReader(), source):
         return _summary(dataset, import_manifest(store, source))
     if is_features(source, data):
         table, lines = ingest_features(store, source, classes=classes_hash, data=data, embed=embed)
         return _summary(dataset, table, Listing(Path(source), [], {}, notes=[*lines, *_of_classes(table)]), source)
-    given = data
-    place, data = prepare(dataset, source, given)
+    asked = data
+    place, data = prepare(dataset, source, asked)
     listing = read_source(place, data)
     check_listing(source, listing)
-    entries = draw_splits(listing.entries, data.split)
+    seeded = any(entry.split is None for entry in listing.entries)
+    listing, entries, added = _after_decisions(
+        dataset, source, listing, draw_splits(listing.entries, data.split), given
+    )
     facts = list(progress(_looks(listing.root, entries), what=f"reading {dataset}", total=len(entries), unit="image"))
+    if added:
+        digests = {entry.image_id: fact[2] for entry, fact in zip(entries, facts, strict=True)}
+        copies, lines = without_copies(dataset, added, digests)
+        kept = [entry.image_id not in copies for entry in entries]
+        entries, facts = list(compress(entries, kept)), list(compress(facts, kept))
+        listing = replace(listing, notes=[*listing.notes, *lines])
     columns = {name: [getattr(entry, name) for entry in entries] for name in (
         "image_id", "path", "class_id", "class_name", "split", "captions",
     )}  # fmt: skip
@@ -114,7 +134,6 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path, embed: 
         columns[name] = [fact[number] for fact in facts]
     table = pa.table({name: pa.array(columns[name], kind) for name, kind in store.columns})
     _require_images(source, listing.root, table, dataset, data.max_missing)
-    seeded = any(entry.split is None for entry in listing.entries)
     provenance = ManifestProvenance(
         dataset=dataset,
         content="",
@@ -123,13 +142,35 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path, embed: 
         root=str(listing.root),
         class_names=listing.class_names,
         templates=data.templates,
-        licence=licence_of(source, None if data is given else card(dataset)),
-        settings={"split": data.split.model_dump() if seeded else "as found", **listing.settings},
+        licence=licence_of(source, None if data is asked else card(dataset)),
+        labels=asked.label_files,
+        excluded=asked.exclude_files,
+        reading=asked.model_dump(include=READING, exclude_defaults=True),
+        settings={
+            "split": data.split.model_dump() if seeded else "as found",
+            **listing.settings,
+            **({"decisions": given.settings} if given else {}),
+        },
     )
     store.write(table, provenance)
     return _summary(
         dataset, table, replace(listing, notes=[*listing.notes, *_altered(facts), *_of_classes(table)]), source
     )
+
+
+def _after_decisions(
+    dataset: str, source: str, listing: Listing, entries: list[Entry], given: Corrections
+) -> tuple[Listing, list[Entry], frozenset[str]]:
+    """What a source lists after the decisions, and which images are new."""
+    if not given:
+        return listing, entries, frozenset()
+    found = corrected(dataset, listing.root, entries, listing.class_names, given)
+    changed = replace(
+        listing, root=found.root, entries=found.entries, class_names=found.class_names,
+        notes=[*listing.notes, *found.notes],
+    )  # fmt: skip
+    check_listing(f"{source}, after the decisions", changed)
+    return changed, found.entries, found.added
 
 
 def read_source(source: str, data: DataParams) -> Listing:
