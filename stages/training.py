@@ -54,12 +54,13 @@ class TrainParams(BaseModel):
     )
 
     lr: Literal["auto"] | Positive = Field(
-        "auto", description="peak learning rate; auto: chosen from lr_grid by validation"
+        "auto", description="peak learning rate; auto: chosen from lr_grid by validation, as the temperature needs it"
     )
     lr_grid: list[Positive] = Field(
         [0.1, 0.02],
         min_length=1,
-        description="peak rates tried when lr is auto; without held-out images the first that does not diverge",
+        description="peak rates tried when lr is auto, at tau = 0.05; at another tau times (tau / 0.05)^2, of adamw "
+        "tau / 0.05, so that logits move alike; without held-out images the first that does not diverge",
     )
     generator_lr: Positive = Field(
         0.2,

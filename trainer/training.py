@@ -1,10 +1,11 @@
 """Gradient descent, the same for everything that is trained: AAPE, its variants and the trained baselines.
 
 A method gives candidates: settings that its publication names, or that its grid holds, the default first. Each is
-trained. The candidate and the epoch with the best validation accuracy (then the least loss) are kept; where the
-validation images were taken out of the shots, the choice is trained again on all of them. Without validation images:
-the first candidate that does not diverge, its last epoch. Each step takes one view of an image, drawn by seed, where
-the store has augmentations.
+trained. The candidate and the epoch with the best validation score are kept, by accuracy (then the least loss) as
+published, or by likelihood where the learner says so. The start is epoch 0 and a choice like any other, so that what
+begins as zero-shot never ends below it on the validation images. Where those were taken out of the shots, the choice is
+trained again on all of them. Without validation images: the first candidate that does not diverge, its last epoch.
+Each step takes one view of an image, drawn by seed, where the store has augmentations.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CLASSIC_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200}
 
 Info = dict[str, float | str | int]
 Score = tuple[float, float]
-"""Accuracy, then minus the mean negative log-likelihood: the larger is the better choice."""
+"""Accuracy, and minus the mean negative log-likelihood: of each the larger is the better."""
 WORST: Score = (-1.0, -math.inf)
 
 
@@ -54,9 +55,11 @@ class Learner(nn.Module):
     Attributes:
         most: images whose gradient is computed at once; a larger batch is added up from parts.
         measured: what the records call the two numbers of `measure`, the second with its sign changed.
+        by_likelihood: whether the second number of `measure` decides, and the first only where that ties.
     """
 
     most: int = 2**31
+    by_likelihood: ClassVar[bool] = False
     measured: ClassVar[tuple[str, str]] = ("val_accuracy", "val_loss")
 
     def groups(self) -> list[dict[str, Any]]:
@@ -83,6 +86,10 @@ class Learner(nn.Module):
     def may_beat(self, val: Any, best: Score) -> bool:
         """Whether `measure` could be better than this; False where that is certain and cheaper to know."""
         return True
+
+    def rank(self, score: Score) -> Score:
+        """The score as choices compare it."""
+        return score[::-1] if self.by_likelihood else score
 
     def settle(self) -> None:
         """After each step: bring what has left its bounds back into them."""
@@ -154,8 +161,9 @@ class Trained:
     """A trained candidate: the learner as it was in its best epoch, and how it came to be.
 
     Attributes:
-        epoch: 0 where it diverged.
+        epoch: 0 is the start, before any step.
         history: one record an epoch: `epoch`, `lr`, the losses, and what was measured on images to choose by.
+        diverged: whether a loss was no number; then it is no choice.
     """
 
     candidate: Candidate
@@ -163,6 +171,7 @@ class Trained:
     score: Score = WORST
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    diverged: bool = False
 
     @property
     def val(self) -> Score | None:
@@ -197,7 +206,7 @@ def choose(candidates: Sequence[Candidate], selection: Chosen, *, seed: int) -> 
     tried = []
     for candidate in candidates:
         tried.append(descend(candidate, selection.train, selection.val, seed=seed))
-        if selection.val is None and tried[-1].epoch:
+        if selection.val is None and not tried[-1].diverged:
             break
     return _sound(tried)
 
@@ -218,14 +227,16 @@ def refit(trained: Trained, train: Examples, selection: Chosen, *, seed: int) ->
 def descend(
     candidate: Candidate, train: Examples, val: Examples | None, *, seed: int, stop_after: int | None = None
 ) -> Trained:
-    """Train one candidate; keeps its best validation epoch, or without validation images its last one."""
+    """Train one candidate; keeps its best validation epoch, the start among them, or without such images its last."""
     schedule, rng = candidate.schedule, torch.Generator().manual_seed(seed)
     learner = candidate.learner(train)
     trained, optimizer = Trained(candidate, learner), _optimizer(learner, schedule)
     per_epoch = -(-len(train) // schedule.batch)
-    every, last = -(-schedule.epochs // schedule.evaluations), stop_after or schedule.epochs
-    best: dict[str, Tensor] = {}
-    step = 0
+    every, last = -(-schedule.epochs // schedule.evaluations), schedule.epochs if stop_after is None else stop_after
+    if val is not None:
+        with torch.no_grad():
+            trained.score = learner.measure(val)
+    best, step = _copy(learner), 0
     for epoch in range(1, last + 1):
         sums: dict[str, Tensor] = {}
         for rows in torch.randperm(len(train), generator=rng).split(schedule.batch):  # type: ignore[no-untyped-call]
@@ -245,20 +256,22 @@ def descend(
         record = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], **means}
         trained.history.append(record)
         if not math.isfinite(means["loss"]):
-            return Trained(candidate, learner)  # no choice, whatever its first epochs scored
-        score, better = (0.0, -math.inf), val is None and epoch == last
+            return Trained(candidate, learner, diverged=True)  # no choice, whatever its first epochs scored
+        score, better = trained.score, val is None and epoch == last
         if val is not None and (epoch % every == 0 or epoch == last):
             with torch.no_grad():
                 if learner.may_beat(val, trained.score):
                     score = learner.measure(val)
                     record |= dict(zip(learner.measured, (score[0], -score[1]), strict=True))
-                    better = score > trained.score
+                    better = learner.rank(score) > learner.rank(trained.score)
         if better:
-            trained.score, trained.epoch = score, epoch
-            best = {name: value.clone() for name, value in learner.state_dict().items()}
-    if best:
-        learner.load_state_dict(best)
+            trained.score, trained.epoch, best = score, epoch, _copy(learner)
+    learner.load_state_dict(best)
     return trained
+
+
+def _copy(learner: Learner) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in learner.state_dict().items()}
 
 
 def together(found: Sequence[tuple[Score, float]]) -> Score:
@@ -284,14 +297,14 @@ def uniform(*shape: int, rng: torch.Generator) -> nn.Parameter:
 
 
 def _sound(tried: Sequence[Trained]) -> Trained:
-    best = max(tried, key=lambda each: each.score)
-    if not best.epoch:
+    sound = [each for each in tried if not each.diverged]
+    if not sound:
         rates = ", ".join(str(rate) for rate in dict.fromkeys(each.candidate.schedule.lr for each in tried))
         raise UserError(
             f"training diverged at every learning rate ({rates}): set a lower train.lr or a higher train.tau for AAPE; "
             "for other methods see that the embeddings are those of one encoder (`pipeline verify`)"
         )
-    return best
+    return max(sound, key=lambda each: each.learner.rank(each.score))
 
 
 def _optimizer(learner: Learner, schedule: Schedule) -> torch.optim.Optimizer:

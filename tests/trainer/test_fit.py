@@ -12,13 +12,14 @@ from torch.nn.functional import cross_entropy, normalize
 from stages.errors import UserError
 from stages.training import TrainParams
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, unit
-from trainer.aape import AAPELearner, Classifier, Learners, PromptTargets, schedule
+from trainer.aape import AAPELearner, Classifier, Learners, PromptTargets, rates, schedule
 from trainer.aape import learner as learner_module
 from trainer.aape.losses import clip_reward, distillation_loss
 from trainer.data import Task
 from trainer.methods import aape as aape_module
 from trainer.methods.aape import AAPE, VARIANTS, AAPEPredictor
 from trainer.text import class_weights
+from trainer.training import judge
 
 QUICK = TrainParams.model_validate(
     {"hidden": 8, "heads": 2, "head_width": 6, "feed_forward": 8, "aggregator_steps": 5, "epochs": 6, "lr": 0.1}
@@ -119,9 +120,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(fields: di
 
 
 def test_it_learns_more_than_zero_shot_knows() -> None:
-    task, held = small_task(classes=10, shots=16), small_images(classes=10, shots=20, draw=30)
-    vague = normalize(task.text.template + 2 * unit(10, WIDTH, seed=77), dim=-1)
-    task = replace(task, text=replace(task.text, template=vague))
+    task, held = vague_task(), small_images(classes=10, shots=20, draw=30)
     fitted = fit(task, changed(epochs="auto", class_text="template"), seed=1)
     weights = class_weights(task.text, fitted.class_text)
     before = float(((held.embeddings @ weights.T).argmax(1) == held.labels).float().mean())
@@ -162,12 +161,58 @@ def test_detached_targets_take_no_gradient_and_joined_ones_do() -> None:
     assert "reward_end" not in joined.info
 
 
+def vague_task() -> Task:
+    """Its template says little, so there is much to learn from images."""
+    task = small_task(classes=10, shots=16)
+    vague = normalize(task.text.template + 2 * unit(10, WIDTH, seed=77), dim=-1)
+    return replace(task, text=replace(task.text, template=vague))
+
+
 def test_the_rate_and_the_epoch_come_from_validation_images() -> None:
-    task = small_task()
-    fitted = fit(task, changed(lr="auto", lr_grid=[1e-6, 0.1]), seed=1)
-    assert fitted.info["lr"] == 0.1
+    settings = changed(lr="auto", lr_grid=[1e-6, 0.1], class_text="template", epochs=20)
+    fitted = fit(vague_task(), settings, seed=1)
+    assert fitted.info["lr"] == pytest.approx(0.1 * (fitted.tau / 0.05) ** 2)
     assert fitted.info["selection"] == "validation images, at most 4 a class"
-    assert 1 <= int(fitted.info["epoch"]) <= 6
+    assert 1 <= int(fitted.info["epoch"]) <= 20
+
+
+@pytest.mark.parametrize("name", ["aape", "aape-no-distill", "aape-no-image"])
+def test_what_every_epoch_makes_worse_ends_at_zero_shot(name: str) -> None:
+    """The shots are labelled wrongly, so whatever is learned of them is wrong of the images to choose by."""
+    task = small_task()
+    wrong = replace(task, train=replace(task.train, labels=(task.train.labels + 1) % 6))
+    fitted = AAPE.variant(name, changed(class_text="template", tau=0.05)).fit(wrong, seed=1)
+    assert fitted.info["epoch"] == 0
+    assert float(fitted.info["val_accuracy"]) == judge(task.val.embeddings @ task.text.template.T, task.val.labels)[0]
+    torch.testing.assert_close(
+        fitted.logits(task.val.embeddings, task.text), task.val.embeddings @ task.text.template.T / 0.05
+    )
+
+
+@pytest.mark.parametrize("grid", [[1e-3, 0.1], [0.1, 1e-3]])
+def test_rates_that_are_right_of_equally_many_images_are_told_apart_by_likelihood(grid: list[float]) -> None:
+    task = vague_task()
+    one = replace(task, val=task.val.take(torch.arange(0, len(task.val), 4)))
+    settings = changed(lr="auto", epochs=20, class_text="template", tau=0.05)
+    fitted = fit(one, settings.model_copy(update={"lr_grid": grid}), seed=1)
+    alone = [fit(one, settings.model_copy(update={"lr_grid": [lr]}), seed=1).info for lr in grid]
+    best = min(alone, key=lambda info: float(info["val_loss"]))
+    assert (fitted.info["lr"], fitted.info["epoch"]) == (best["lr"], best["epoch"])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_rate_of_the_grid_moves_the_logits_alike_whatever_the_temperature(optimizer: str) -> None:
+    settings = TrainParams.model_validate({"optimizer": optimizer, "lr_grid": [1e-3]})
+    task, moved = small_task(), []
+    for tau in (0.02, 0.04):
+        learner = learner_of(task, settings.model_copy(update={"lambda_": 0.0}), tau=tau)
+        before = learner(task.val.embeddings)
+        (step,) = torch.autograd.grad(before.sum(), [learner.classifier.v])
+        (lr,) = rates(settings, tau=tau)
+        with torch.no_grad():
+            learner.classifier.v -= 1e-2 * lr * (step.sign() if optimizer == "adamw" else step)
+            moved.append(float((learner(task.val.embeddings) - before).abs().mean()))
+    assert moved[0] == pytest.approx(moved[1], rel=0.05)
 
 
 def test_shots_that_were_held_out_are_learned_too() -> None:
@@ -180,14 +225,14 @@ def test_shots_that_were_held_out_are_learned_too() -> None:
 
 def test_a_single_shot_without_validation_takes_the_defaults_and_says_so() -> None:
     task = replace(small_task(), train=small_images(shots=1), val=small_task().val.take(torch.arange(0)))
-    fitted = fit(task, changed(lr="auto", lr_grid=[0.03, 0.1]), seed=3)
+    fitted = fit(task, changed(lr="auto", lr_grid=[0.03, 0.1], tau=0.05), seed=3)
     assert fitted.info["lr"] == 0.03
     assert "defaults" in str(fitted.info["selection"])
 
 
 def test_a_rate_that_diverges_loses_and_if_all_do_one_line_says_so() -> None:
     task = small_task()
-    fitted = fit(task, changed(lr="auto", lr_grid=[0.05, 1e30]), seed=1)
+    fitted = fit(task, changed(lr="auto", lr_grid=[0.05, 1e30], tau=0.05), seed=1)
     assert fitted.info["lr"] == 0.05
     with pytest.raises(UserError, match=r"diverged at every learning rate \(1e\+30\): set a lower train.lr"):
         fit(task, changed(lr=1e30), seed=1)
@@ -220,9 +265,9 @@ def test_losses_are_what_the_paper_writes() -> None:
     assert float(clip_reward(normalize(a, dim=-1), b, 2.5)) == pytest.approx(2.5 * (1 + 0) / 2)
 
 
-def learner_of(task: Task, settings: TrainParams) -> AAPELearner:
+def learner_of(task: Task, settings: TrainParams, *, tau: float = 0.05) -> AAPELearner:
     """In the midst of learning; p^a is the mean of the prompts."""
-    learner = Learners(task.text, class_weights(task.text, "template"), 0.05, settings, 0)(task.train)
+    learner = Learners(task.text, class_weights(task.text, "template"), tau, settings, 0)(task.train)
     with torch.no_grad():
         learner.classifier.v += 0.3 * unit(*learner.classifier.v.shape, seed=3)
     return learner

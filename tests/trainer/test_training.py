@@ -55,6 +55,24 @@ def test_the_epoch_that_is_kept_is_the_best_that_was_measured() -> None:
         assert judge(found.learner(TASK.val.embeddings), TASK.val.labels) == pytest.approx(found.score)
 
 
+def test_a_start_that_is_best_on_validation_images_is_kept_and_is_no_divergence() -> None:
+    found = choose([candidate(0.0), candidate(1e30, power=3)], SELECTION, seed=1)
+    assert (found.epoch, found.diverged) == (0, False)
+    assert torch.equal(found.learner.weight, Line(TASK.train).weight)  # type: ignore[arg-type]
+    again = refit(found, TASK.train, replace(SELECTION, held_out=True), seed=1)
+    assert (again.epoch, again.history) == (0, [])
+    assert torch.equal(again.learner.weight, found.learner.weight)  # type: ignore[arg-type]
+
+
+def test_of_two_scores_the_more_accurate_wins_or_the_likelier_where_the_learner_says_so() -> None:
+    right, sure = (0.9, -2.0), (0.8, -1.0)
+    learner = Line(TASK.train)
+    assert max([right, sure], key=learner.rank) == right
+    learner.by_likelihood = True  # type: ignore[misc]
+    assert max([right, sure], key=learner.rank) == sure
+    assert max([(0.7, -1.0), sure], key=learner.rank) == sure
+
+
 def test_many_validation_images_are_judged_in_parts_as_they_are_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = descend(candidate(), TASK.train, TASK.val, seed=1).score
     monkeypatch.setattr("trainer.training.CHUNK", 7)

@@ -6,7 +6,7 @@
 from trainer.aape.aggregator import PromptTargets, build_aggregator
 from trainer.aape.classifier import Classifier
 from trainer.aape.learner import AAPELearner, Learners, start_targets
-from trainer.aape.schedule import distills, schedule
+from trainer.aape.schedule import distills, rates, schedule
 
 __all__ = [
     "AAPELearner",
@@ -15,6 +15,7 @@ __all__ = [
     "PromptTargets",
     "build_aggregator",
     "distills",
+    "rates",
     "schedule",
     "start_targets",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -21,9 +21,10 @@ from trainer.aape.aggregator import PromptTargets
 from trainer.aape.classifier import Classifier
 from trainer.aape.losses import class_means, clip_reward, distillation_loss
 from trainer.aape.schedule import distills, generator_share
+from trainer.aape_plus import calibrated
 from trainer.data import ClassText, Images
 from trainer.text import TAU_RANGE
-from trainer.training import Info, Learner
+from trainer.training import WORST, Info, Learner, Score
 
 STEP_ENTRIES = 2**23
 """Entries of the largest tensor of a step (float32: 32 MB); a larger batch is added up from parts."""
@@ -41,6 +42,8 @@ class AAPELearner(Learner):
         targets: p^a of each training image as a constant, an aggregator that learns beside h, or None: no L_distill.
         settings: losses, and what is learned.
     """
+
+    by_likelihood: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -100,6 +103,18 @@ class AAPELearner(Learner):
             distill = distillation_loss(generated, target, settings.distill)
         loss = task + settings.lambda_ * distill - settings.reward_weight * reward
         return {"loss": loss, "loss_task": task, "loss_distill": distill}
+
+    def measure(self, val: Images) -> Score:
+        """Accuracy, and the likelihood at the temperature that suits these images best.
+
+        Of few images most settings are right of equally many; how sure they are of them tells more. With a temperature
+        of its own a head is not preferred for being louder.
+        """
+        logits = self(val.embeddings)
+        if not bool(torch.isfinite(logits).all()):
+            return WORST
+        loss, _ = calibrated(logits * self.tau, val.labels)
+        return float((logits.argmax(1) == val.labels).double().mean()), -loss
 
     @torch.no_grad()
     def settle(self) -> None:

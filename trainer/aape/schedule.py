@@ -17,6 +17,22 @@ def generator_share(settings: TrainParams) -> float:
     return 1.0 if settings.head == "none" else settings.generator_lr
 
 
+REFERENCE_TAU = 0.05
+"""The temperature that `lr_grid` is written for: about that of the `lite` space."""
+
+
+def rates(settings: TrainParams, *, tau: float) -> list[float]:
+    """Peak learning rates to try: `lr` as it is, or those of `lr_grid` as this temperature needs them.
+
+    Logits are cosines over tau, and so is their gradient: a step of plain descent moves them by lr / tau^2, one of
+    AdamW, whose steps know no scale, by lr / tau. That move is what a rate of the grid fixes, in any encoder's space.
+    """
+    if settings.lr != "auto":
+        return [settings.lr]
+    scale = (tau / REFERENCE_TAU) ** (2 if settings.optimizer == "sgd" else 1)
+    return [lr * scale for lr in settings.lr_grid]
+
+
 def schedule(settings: TrainParams, images: Images, *, lr: float) -> Schedule:
     """The schedule on these images: CoOp's epochs, or as many as `max_steps` allows."""
     batch = min(settings.batch or len(images), len(images))

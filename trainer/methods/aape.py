@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.errors import UserError
 from stages.training import TrainParams
-from trainer.aape import AAPELearner, Classifier, Learners, distills, schedule
+from trainer.aape import AAPELearner, Classifier, Learners, distills, rates, schedule
 from trainer.data import ClassText, Task, check_width
 from trainer.methods.base import Needs
 from trainer.methods.common import prepare
@@ -115,7 +115,7 @@ class AAPE:
         task = replace(task, train=task.train.centre_crops())
         start = prepare(task, seed=seed, source=settings.class_text, tau=known)
         learners = Learners(task.text, start.weights, start.tau, settings, seed)
-        grid = settings.lr_grid if settings.lr == "auto" else [settings.lr]
+        grid = rates(settings, tau=start.tau)
         candidates = [Candidate(schedule(settings, start.train, lr=lr), learners) for lr in grid]
         best = choose(candidates, start.selection, seed=seed + 2)
         best = refit(best, start.train, start.selection, seed=seed + 2)
