@@ -65,8 +65,15 @@ class DataParams(_Section):
     exclude: str | list[str] = Field([], description="lists of images to leave out, a file or several")
     new_classes: list[str] = Field([], description="classes that the source lacks and a decision may give")
     templates: list[str] = Field(["a photo of a {}."], min_length=1, description="one `{}` each; averaged")
-    questions: list[str] | None = Field(
-        None, description="questions to the LLM, one `{}` each; null = the shipped ones"
+    kind: str | None = Field(
+        None,
+        max_length=100,
+        pattern=r"^[^{}()\n]*$",
+        description='what every class is, as a question to the LLM says it: `a type of pet`; "" = not said, null = '
+        "that of the known data set",
+    )
+    questions: list[str] | str | None = Field(
+        None, description="questions to the LLM, one `{}` each, or a YAML file of them; null = the shipped ones"
     )
     samples: int = Field(10, ge=1, le=1000, description="answers asked per question and class")
 
@@ -82,8 +89,8 @@ class DataParams(_Section):
 
     @field_validator("templates", "questions")
     @classmethod
-    def _one_gap(cls, value: list[str] | None) -> list[str] | None:
-        for text in value or []:
+    def _one_gap(cls, value: list[str] | str | None) -> list[str] | str | None:
+        for text in value if isinstance(value, list) else []:
             if text.count("{}") != 1:
                 raise ValueError(f"needs exactly one {{}}: {text!r}")
         return value
@@ -103,6 +110,11 @@ class PromptParams(_Section):
     """How the language model is asked (CuPL protocol, section 3.1)."""
 
     llm: str = Field("smollm2", min_length=1, description="alias, hub id or local folder")
+    phrasing: Literal["auto", "chat", "completion"] = Field(
+        "auto",
+        description="of the shipped questions: for models that follow instructions, or CuPL's; auto = chat where the "
+        "model has a chat template",
+    )
     temperature: Number = Field(0.99, ge=0, le=5, description="softmax temperature of sampling")
     top_p: Fraction = Field(1.0, description="nucleus of sampling")
     max_tokens: int = Field(50, ge=1, le=65_536, description="longest answer, tokens")

@@ -60,5 +60,5 @@ def measure(engine: VLLMEngine, *, prompts: int, repeats: int) -> Measured:
 
 def _requests(count: int) -> list[Request]:
     """`count` questions about ordinary things, each with a seed of its own."""
-    questions = [fill(question.text, thing) for thing in THINGS for question in questions_for("generic")]
+    questions = [fill(question.text, thing) for thing in THINGS for question in questions_for("generic").asked]
     return [Request(question=questions[i % len(questions)], seed=i) for i in range(count)]

@@ -76,11 +76,11 @@ def datasets(
 
     if name is None:
         known = list(cards().values())
-        rows = [(c.name, c.title, c.classes, c.kind, c.licence) for c in known]
+        rows = [(c.name, c.title, c.classes, c.task, c.licence) for c in known]
         command.show(
             [c.model_dump() for c in known],
             as_json=as_json,
-            text=lambda: command.table(["name", "title", "classes", "kind", "licence"], rows),
+            text=lambda: command.table(["name", "title", "classes", "task", "licence"], rows),
         )
         return
     found = card(name)
@@ -93,10 +93,11 @@ def datasets(
 def _text(card: "Card") -> str:
     """A card for people, in the order in which they need it."""
     facts = {
-        "name": card.name, "title": card.title, "kind": card.kind, "classes": card.classes, "licence": card.licence,
+        "name": card.name, "title": card.title, "task": card.task, "classes": card.classes, "licence": card.licence,
         "homepage": card.homepage, "cite": card.citation, "class names": card.names,
         "templates": "; ".join(card.templates) or None,
         "questions": card.questions and f"{card.questions} in questions.yaml",
+        "kind": card.kind and f"every class is {card.kind}",
         "split": card.split and f"every image: {card.split}",
     }  # fmt: skip
     lines = [f"{key + ':':<14}{value}" for key, value in facts.items() if value is not None]

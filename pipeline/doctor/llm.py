@@ -51,7 +51,7 @@ def _has_classes(dataset: str, cache: Path) -> bool:
         return bool(ManifestStore(cache, dataset).provenance().class_names)
     except UserError:  # no manifest yet
         known = card(dataset)
-        return known is None or known.kind == "classification"
+        return known is None or known.task == "classification"
 
 
 def _local_or_hub(llm: str, params: Params, hub: Hub) -> tuple[Check, int | None, int]:

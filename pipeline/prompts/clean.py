@@ -26,7 +26,10 @@ DropReason = Literal[
     "no_subject",  # no word of the class name occurs
     "duplicate",  # the class already has this sentence
     "near_duplicate",  # the class already has a sentence of nearly the same embedding (`near.py`)
+    "surplus",  # sound, but the class keeps others that differ more (`subset.py`)
 ]
+SURPLUS: tuple[DropReason, ...] = ("surplus",)
+"""Reasons that say nothing against a sentence."""
 MOST_MARKS = 10
 """Layers of list marks, quotes and greetings that are taken off; what has more of them is no sentence."""
 DROP_REASONS: tuple[DropReason, ...] = get_args(DropReason)

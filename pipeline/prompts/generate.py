@@ -1,7 +1,8 @@
 """Ask the language model about every class and keep the answers, the dropped ones too (section 3.1 of the paper).
 
-A class that has too few sentences left after cleaning is asked again, for `prompts.rounds` rounds in all. Answers are
-saved batch by batch, all rounds in one numbering: a killed run goes on where it was and ends with the same bytes.
+What is asked when says `plan`: a class that has too few sentences left after cleaning is asked again, for
+`prompts.rounds` rounds in all. Answers are saved batch by batch, all rounds in one numbering: a killed run goes on where
+it was and ends with the same bytes.
 No store is written while a class has not one kept sentence: a server that was broken for a while would leave a class
 without text for good. The same command then asks about these classes alone, a round each time.
 """
@@ -21,9 +22,11 @@ from pipeline.prompts.engines.limits import check_room, fitted
 from pipeline.prompts.importing import import_prompts
 from pipeline.prompts.llms import ResolvedLLM
 from pipeline.prompts.near import NearDuplicates
-from pipeline.prompts.questions import QuestionTemplate, fill, questions_for
-from pipeline.prompts.rounds import ClassRequest, batches, first_round, lacking, next_round
+from pipeline.prompts.plan import Plan
+from pipeline.prompts.questions import PHYSICAL, Questions, fill, questions_for
+from pipeline.prompts.rounds import ClassRequest, batches, lacking
 from pipeline.prompts.summary import PromptSummary, summarise
+from pipeline.registry.cards import card
 from stages import ManifestStore, PromptProvenance, PromptStore, UserError
 from stages.command import say
 from stages.params import DataParams, PromptParams
@@ -78,34 +81,38 @@ def generate(
             f"{dataset}: there are no classes to ask about; its captions come in with "
             f"`pipeline import-prompts --dataset {dataset} --captions`"
         )
-    templates = questions_for(dataset, data.questions)
+    questions = questions_of(dataset, llm, data, prompts)
     served = prompts.server.url is not None
     options = options if served else fitted(options, llm)
     check_room(
-        (fill(template.text, name) for name in names.values() for template in templates), prompts.max_tokens,
+        (fill(template.text, name) for name in names.values() for template in questions.all), prompts.max_tokens,
         llm=llm, length=llm.context if served else options.max_model_len,
     )  # fmt: skip
     near = None
-    if encoder is not None and prompts.near_duplicate is not None:
-        near = NearDuplicates(encoder(), prompts.near_duplicate)
+    if encoder is not None and (prompts.near_duplicate or 1) < 1:
+        near = NearDuplicates(encoder(), prompts.near_duplicate or 1)
     store = PromptStore(cache, dataset, llm.name)
-    texts = {template.question_id: template.text for template in templates}
+    plan = Plan(dataset=dataset, names=names, questions=questions, samples=data.samples, rounds=prompts.rounds)
+    texts = {template.question_id: template.text for template in (*questions.asked, *questions.spare)}
     origin = PromptProvenance(
         dataset=dataset, content="", inputs={"classes": manifest.inputs["classes"]}, llm=llm.name,
         llm_fingerprint=llm.fingerprint, note=llm.note, questions=texts,
         settings={
             "samples": data.samples,
+            "ask": len(questions.asked),
             "system": llm.system,
             # batch too: an answer depends a little on the others of its batch
-            **prompts.model_dump(exclude={"llm", "server", "near_duplicate", "allow_empty"}),
+            **prompts.model_dump(exclude={"llm", "server", "near_duplicate", "allow_empty", "phrasing"}),
             "near_duplicate": near and near.settings,
             "engine": "server" if served else asdict(options),
         },
     )  # fmt: skip
-    wanted = data.samples * len(templates)
+    wanted = plan.wanted
 
     def summary(rows: Sequence[Row], **more: Any) -> PromptSummary:
-        return summarise(dataset, llm.name, rows, names, questions=texts, wanted=wanted, note=llm.note, **more)
+        asked = {row["question_id"] for row in rows} | {template.question_id for template in questions.asked}
+        known = {name: text for name, text in texts.items() if name in asked}
+        return summarise(dataset, llm.name, rows, names, questions=known, wanted=wanted, note=llm.note, **more)
 
     rows: list[Row] = []
     refused: set[str] = set()
@@ -120,21 +127,15 @@ def generate(
         made_from = origin.model_copy(update={"inputs": {**origin.inputs, "prompts": before.content}})
     written = bool(rows)
     parts = Parts(store, made_from, part_rows=prompts.batch)
-    asking = _Asking(dataset, llm.name, prompts, parts, engine)
-    cleaning = _Cleaning(names, templates, prompts, near, rows)
+    chats = None if isinstance(data.questions, list | str) else is_chat(llm, prompts)
+    asking = _Asking(dataset, llm.name, prompts, parts, engine, chats=chats)
+    cleaning = _Cleaning(names, prompts, near, rows)
     with store.locked("pipeline generate-prompts"), keeping(lambda: f"{parts.rows} answers about {dataset} are kept"):
-        requests = next_round(rows, classes, templates, wanted) if rows else first_round(names, templates, data.samples)
-        number = 0
-        while requests:
-            number += 1
-            new = asking.answers(number, requests)
-            cleaning.clean(new)
+        # A command that is given again asks once more about classes that have nothing, and about no other.
+        for step, requests in plan.steps(rows, classes, lambda: asking.has_asked or prompts.allow_empty):
+            new = asking.answers(step, requests)
+            cleaning.clean(new, requests)
             rows += new
-            if number >= prompts.rounds:
-                # A command that is given again asks once more about classes that have nothing, and about no other.
-                over = asking.has_asked or prompts.allow_empty
-                classes = {} if over else lacking(rows, classes, 1)
-            requests = next_round(rows, classes, templates, wanted)
         empty = lacking(rows, names, 1)
         if empty and not prompts.allow_empty:
             fault = nothing_kept(
@@ -148,6 +149,24 @@ def generate(
     return summary(rows)
 
 
+def is_chat(llm: ResolvedLLM, prompts: PromptParams) -> bool:
+    """Whether the model is asked in the phrasing for models that follow instructions; what is not known to continue
+    texts is taken to follow them.
+    """
+    return llm.chats is not False if prompts.phrasing == "auto" else prompts.phrasing == "chat"
+
+
+def questions_of(dataset: str, llm: ResolvedLLM, data: DataParams, prompts: PromptParams) -> Questions:
+    """What the settings, or the card of a known data set, have the model asked.
+
+    Raises:
+        UserError: (exit code 2) the user's questions are none.
+    """
+    known = card(dataset)
+    kind = data.kind if data.kind is not None else (known and known.kind) or PHYSICAL
+    return questions_for(dataset, data.questions, chat=is_chat(llm, prompts), kind=kind)
+
+
 class _Asking:
     """Has rounds of requests answered, batch by batch; what is saved already is read and not asked.
 
@@ -158,23 +177,30 @@ class _Asking:
     """
 
     def __init__(
-        self, dataset: str, llm: str, prompts: PromptParams, parts: Parts, engine: Callable[[], Engine]
+        self,
+        dataset: str,
+        llm: str,
+        prompts: PromptParams,
+        parts: Parts,
+        engine: Callable[[], Engine],
+        *,
+        chats: bool | None,
     ) -> None:
         self.part = 0
         self.has_asked = False
         self.refused: set[str] = set()
         self._dataset, self._llm, self._prompts, self._parts, self._engine = dataset, llm, prompts, parts, engine
-        self._has_heard = prompts.allow_empty
+        self._has_heard, self._chats = prompts.allow_empty, chats
         self._unsaved: list[tuple[int, pa.Table]] = []
 
-    def answers(self, number: int, requests: Sequence[ClassRequest]) -> list[Row]:
-        """The answers of one round: rows of a prompt store, not cleaned yet.
+    def answers(self, step: str, requests: Sequence[ClassRequest]) -> list[Row]:
+        """The answers of one step: rows of a prompt store, not cleaned yet.
 
         Raises:
             UserError: every answer so far is empty, or the engine cannot answer.
         """
         count, about = sum(request.n for request in requests), len({request.class_id for request in requests})
-        say(f"{self._dataset}: round {number}, {count} answers of {self._llm} about {about} classes")
+        say(f"{self._dataset}: {step}, {count} answers of {self._llm} about {about} classes")
         rows: list[Row] = []
         for batch in batches(requests, self._prompts.batch):
             saved = self._parts.has(self.part)
@@ -206,6 +232,11 @@ class _Asking:
         sampling = Sampling(temperature=prompts.temperature, top_p=prompts.top_p, max_tokens=prompts.max_tokens)
         answered = engine.generate([request.as_request(prompts.seed) for request in batch], sampling)
         self.has_asked = True
+        if self._chats and not engine.chats:
+            raise UserError(
+                f"LLM {self._llm} has no chat template: it continues texts and follows no instructions; give --set "
+                "prompts.phrasing=completion, or questions of your own"
+            )
         rows = []
         for request, answers in zip(batch, answered, strict=True):
             if len(answers) != request.n:
@@ -232,26 +263,25 @@ class _Cleaning:
     def __init__(
         self,
         names: Mapping[int, str],
-        templates: Sequence[QuestionTemplate],
         prompts: PromptParams,
         near: NearDuplicates | None,
         kept_before: list[Row],
     ) -> None:
         self._names, self._prompts, self._near = names, prompts, near
-        self._templates = {template.question_id: template.text for template in templates}
         self._seen: Seen = set()
         mark_duplicates(kept_before, self._seen)
         if near is not None:
             near.remember(kept_before)
 
-    def clean(self, rows: list[Row]) -> None:
-        """Clean the answers of one round, in place."""
+    def clean(self, rows: list[Row], requests: Sequence[ClassRequest]) -> None:
+        """Clean the answers to some requests, in place."""
         least, most = self._prompts.min_words, self._prompts.max_words
+        asked = {(request.class_id, request.template.question_id): request.question for request in requests}
         for row in rows:
-            name = self._names[row["class_id"]]
             result = clean(
-                row["answer"], class_name=name, question=fill(self._templates[row["question_id"]], name),
-                finish_reason=row["finish_reason"], min_words=least, max_words=most,
+                row["answer"], class_name=self._names[row["class_id"]],
+                question=asked[row["class_id"], row["question_id"]], finish_reason=row["finish_reason"],
+                min_words=least, max_words=most,
             )  # fmt: skip
             row.update(text=result.text, drop_reason=result.drop_reason)
         mark_duplicates(rows, self._seen)

@@ -1,10 +1,13 @@
-"""A language model on the hub: the commit that pins it and its config.json; weights are not fetched here."""
+"""A language model on the hub: the commit that pins it, its config.json and chat template; weights are not fetched here."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from stages.errors import UserError
 
 SECONDS = 10
+TEMPLATES = ("tokenizer_config.json", "chat_template.jinja")
+"""Files that may hold a chat template."""
 OFFLINE = "offline use --llm smollm2, or a local folder with the model"
 
 
@@ -34,7 +37,11 @@ def hub_config(name: str, repo: str, revision: str | None) -> Path:
         return Path(cached)
     try:
         HfApi().model_info(repo, revision=revision, timeout=SECONDS)  # unlike a download it does not try six times
-        return Path(hf_hub_download(repo, "config.json", revision=revision))
+        config = Path(hf_hub_download(repo, "config.json", revision=revision))
+        for name_of_file in TEMPLATES:
+            with suppress(EntryNotFoundError):
+                hf_hub_download(repo, name_of_file, revision=config.parent.name)
+        return config
     except GatedRepoError as error:
         raise UserError(
             f"LLM {name}: {repo} is gated; accept its licence on its hub page, then `hf auth login`"

@@ -49,6 +49,8 @@ class ResolvedLLM:
         config: its config.json; None behind a server.
         context: tokens of question and answer together that it takes, as its config.json or its server says; None
             where neither does.
+        chats: whether it has a chat template, so that it answers questions; else it continues texts. None: not known
+            before it is loaded, or behind a server.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ResolvedLLM:
     system: str = ""
     config: Path | None = None
     context: int | None = None
+    chats: bool | None = None
 
     @property
     def is_local(self) -> bool:
@@ -124,8 +127,9 @@ def resolve_llm(name: str, *, revision: str | None = None, aliases: Mapping[str,
         config = hub_config(name, target, revision)
         commit = config.parent.name
         return ResolvedLLM(
-            name=name, model=target, fingerprint=commit, revision=commit, config=config, context=_context(config)
-        )
+            name=name, model=target, fingerprint=commit, revision=commit, config=config, context=_context(config),
+            chats=has_chat_template(config.parent),
+        )  # fmt: skip
     raise UserError(
         f"unknown LLM {_shown(name, target)}: neither an alias, nor a hub id (org/name), nor a folder with "
         f"config.json, nor a GGUF file; {nearest(name, known_aliases(aliases))}",
@@ -142,8 +146,19 @@ def _from_folder(name: str, folder: Path, fingerprint: str, *, note: str = "", s
     config = folder / "config.json"
     return ResolvedLLM(
         name=name, model=str(folder), fingerprint=fingerprint, note=note, system=system, config=config,
-        context=_context(config),
+        context=_context(config), chats=has_chat_template(folder),
     )  # fmt: skip
+
+
+def has_chat_template(folder: Path) -> bool | None:
+    """Whether the tokenizer of a model folder has a chat template; None where the folder holds no tokenizer's settings."""
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    try:
+        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return bool(found.get("chat_template")) if isinstance(found, dict) else None
 
 
 def _context(config: Path) -> int | None:

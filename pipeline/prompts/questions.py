@@ -1,7 +1,7 @@
 """The questions a language model is asked about a class, and how a class name is put into them.
 
-The questions stand in `questions.yaml`, one list a data set. A class name is data: it is inserted as it is,
-on one line.
+The shipped questions stand in `questions.yaml`, one list a data set and phrasing. A class name is data: it is inserted
+as it is, on one line.
 """
 
 import re
@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stages.errors import UserError
+from stages.params import check, read_yaml
 
 TABLE = Path(__file__).with_name("questions.yaml")
 GENERIC = "generic"
+KIND, OTHERS = "{kind}", "{others}"
+"""Places in a question beside `{}`: what the classes are, and the classes that one is easily taken for."""
+PHYSICAL = "a physical thing"
+"""What the classes of a data set are of which nothing else is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,39 +34,127 @@ class QuestionTemplate:
     text: str
 
 
-def questions_for(dataset: str, override: Sequence[str] | None = None) -> list[QuestionTemplate]:
-    """The questions for a data set: `override` if given, else its own from the table, else the generic ones.
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """What the classes of a data set are asked.
+
+    Attributes:
+        asked: every class is asked these.
+        spare: the next ones of the list; each takes the place of one that mostly fails.
+        contrast: what tells a class from `{others}`; the first is asked, the next ones are spare.
+    """
+
+    asked: tuple[QuestionTemplate, ...]
+    spare: tuple[QuestionTemplate, ...] = ()
+    contrast: tuple[QuestionTemplate, ...] = ()
+
+    @property
+    def all(self) -> tuple[QuestionTemplate, ...]:
+        """Every question that a class may be asked."""
+        return (*self.asked, *self.spare, *self.contrast)
+
+
+def questions_for(
+    dataset: str, own: Sequence[str] | str | None = None, *, chat: bool = False, kind: str = ""
+) -> Questions:
+    """The questions for a data set: `own` if given, else its own from the table, else the generic ones.
+
+    Args:
+        own: questions in place of the table's, or a YAML file of them (`QuestionFile`).
+        chat: the phrasing for models that follow instructions; else that for models that continue a text (CuPL's). As
+            many are asked in either.
+        kind: what the classes are (`a type of pet`), for `{kind}`; empty: not said.
 
     Raises:
-        UserError: (exit code 2) a question of `override` has not exactly one `{}`; all faults are named.
+        UserError: (exit code 2) a question without its place for the class name, or a file that is none of questions;
+            all faults are named.
     """
-    if override is not None:
-        faults = _faults("questions", list(override))
+    if isinstance(own, str):
+        file = check(QuestionFile, read_yaml(Path(own)), where=own)
+        return _questions("own", file.questions, file.ask, file.contrast, kind)
+    table = load_table()
+    slug = dataset.lower().replace("-", "_")
+    slug = slug if slug in table.questions else GENERIC
+    contrast = table.contrast.get(slug, table.contrast[GENERIC])
+    if own is not None:
+        faults = _faults("questions", list(own))
         if faults:
             raise UserError("; ".join(faults), exit_code=2)
-        return [QuestionTemplate(question_id=f"own-{n}", text=text) for n, text in enumerate(override, 1)]
-    table = load_table().questions
-    slug = dataset.lower().replace("-", "_")
-    slug = slug if slug in table else GENERIC
-    return [QuestionTemplate(question_id=f"{slug}-{n}", text=text) for n, text in enumerate(table[slug], 1)]
+        return _questions("own", own, None, contrast, kind)
+    plain = table.questions[slug]
+    if not chat:
+        return _questions(slug, plain, None, contrast, kind)
+    return _questions(f"{slug}-chat", table.chat.get(slug, table.chat[GENERIC]), len(plain), contrast, kind)
 
 
-def fill(template: str, class_name: str) -> str:
-    """Put a class name into a question template.
+def _questions(name: str, questions: Sequence[str], ask: int | None, contrast: Sequence[str], kind: str) -> Questions:
+    said = f" ({readable(kind)})" if kind else ""
+
+    def templates(name: str, texts: Sequence[str]) -> tuple[QuestionTemplate, ...]:
+        return tuple(
+            QuestionTemplate(question_id=f"{name}-{n}", text=text.replace(KIND, said))
+            for n, text in enumerate(texts, 1)
+        )
+
+    listed = templates(name, questions)
+    return Questions(
+        asked=listed[:ask], spare=listed[ask:] if ask else (), contrast=templates(f"{name}-contrast", contrast)
+    )
+
+
+class QuestionFile(BaseModel):
+    """A file of questions that a user edits: `pipeline generate-prompts --show-questions` prints one to begin with."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    questions: list[str] = Field(min_length=1, description="one `{}` each; the order in which they are taken")
+    ask: int | None = Field(None, ge=1, description="how many of them every class is asked; null = all")
+    contrast: list[str] = Field([], description="one `{}` and one `{others}` each; the first is asked")
+
+    @model_validator(mode="after")
+    def _places(self) -> "QuestionFile":
+        faults = _faults("questions", self.questions) + (_faults("contrast", self.contrast) if self.contrast else [])
+        faults += _without_others("contrast", self.contrast)
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+def as_file(questions: Questions) -> str:
+    """Questions as the YAML of a `QuestionFile`."""
+    texts = [template.text for template in (*questions.asked, *questions.spare)]
+    content = {"ask": len(questions.asked), "questions": texts, "contrast": [each.text for each in questions.contrast]}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def fill(template: str, class_name: str, others: Sequence[str] = ()) -> str:
+    """Put a class name into a question template, and into `{others}` the names of other classes: "an ant or a bee".
 
     `a(n) {}` gets the article by sound: "an hour", "a unicorn", "an X-ray". It gets none, and verbs beside it become
     plural, for an evident plural (the last word ends in s, but not in ss, us or is, and is no known exception), and
     none for a name of the table's `no_article` and for one that brings its own article.
     """
-    name = readable(class_name)
-    before, _, after = template.partition("{}")
+    before, place, after = template.partition("{}")
+    before, after = _with_others(before, others), _with_others(after, others)
+    return _filled(before, readable(class_name), after) if place else before
+
+
+def _with_others(text: str, others: Sequence[str]) -> str:
+    if OTHERS not in text:
+        return text
+    named = [_filled("a(n) ", readable(other), "") for other in others]
+    return text.replace(OTHERS, " or ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named))
+
+
+def _filled(before: str, name: str, after: str) -> str:
+    """A name between two parts of a question."""
     marked = re.search(r"\b([Aa])\(n\) $", before)
     if not marked:
         return before + name + after
     before = before[: marked.start()]
     if is_plural(name):
         before = re.sub(r"\b([Dd])oes $", r"\1o ", before)
-        after = re.sub(r"^ (looks|is|has)\b", lambda verb: " " + _PLURAL_VERBS[verb[1]], after)
+        after = re.sub(r"^((?: \([^()]*\))? )(looks|is|has)\b", lambda verb: verb[1] + _PLURAL_VERBS[verb[2]], after)
         return before + name + after
     if name.casefold() in load_table().no_article or re.match(r"(a|an|the)\s", name, re.IGNORECASE):
         return before + name + after
@@ -112,9 +206,18 @@ _SINGULAR_S = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionTable:
-    """The content of `questions.yaml`: questions by data set, and the lower-case names without an article."""
+    """The content of `questions.yaml`.
+
+    Attributes:
+        questions: by data set, for models that continue a text; their number holds for the next as well.
+        chat: by data set, for models that follow instructions; the data sets without have the generic ones.
+        contrast: by data set, what tells a class from others; the data sets without have the generic ones.
+        no_article: lower-case names without an article.
+    """
 
     questions: dict[str, list[str]]
+    chat: dict[str, list[str]]
+    contrast: dict[str, list[str]]
     no_article: frozenset[str]
 
 
@@ -130,24 +233,46 @@ def load_table(path: Path = TABLE) -> QuestionTable:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}", exit_code=2) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected the keys datasets and no_article, found {content!r:.80}", exit_code=2)
-    faults = [f"unknown key {key!r}" for key in content if key not in ("datasets", "no_article")]
+        raise UserError(f"{path}: expected the keys {', '.join(_KEYS)}, found {content!r:.80}", exit_code=2)
+    faults = [f"unknown key {key!r}" for key in content if key not in _KEYS]
     names = content.get("no_article") or []
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         faults.append(f"no_article: expected a list of names, found {names!r:.80}")
         names = []
-    entries = content.get("datasets")
-    if not isinstance(entries, dict) or GENERIC not in entries:
-        faults.append(f"datasets: expected a mapping with the key {GENERIC!r}, found {entries!r:.80}")
-        entries = {}
-    questions: dict[str, list[str]] = {}
-    for slug, entry in entries.items():
-        listed = entries.get(entry) if isinstance(entry, str) else entry
-        faults += _faults(f"datasets.{slug}", listed)
-        questions[str(slug)] = listed or []
+    lists = {key: _lists(key, content.get(key), faults) for key in ("datasets", "chat", "contrast")}
+    for slug, listed in lists["contrast"].items():
+        faults += _without_others(f"contrast.{slug}", listed)
     if faults:
         raise UserError(f"{path}: " + "; ".join(faults), exit_code=2)
-    return QuestionTable(questions=questions, no_article=frozenset(name.casefold() for name in names))
+    return QuestionTable(
+        questions=lists["datasets"], chat=lists["chat"], contrast=lists["contrast"],
+        no_article=frozenset(name.casefold() for name in names),
+    )  # fmt: skip
+
+
+_KEYS = ("datasets", "chat", "contrast", "no_article")
+
+
+def _lists(key: str, entries: Any, faults: list[str]) -> dict[str, list[str]]:
+    """The lists of questions under one key, by data set; an entry that is a word stands for another one's list."""
+    if not isinstance(entries, dict) or GENERIC not in entries:
+        faults.append(f"{key}: expected a mapping with the key {GENERIC!r}, found {entries!r:.80}")
+        return {}
+    found: dict[str, list[str]] = {}
+    for slug, entry in entries.items():
+        listed = entries.get(entry) if isinstance(entry, str) else entry
+        wrong = _faults(f"{key}.{slug}", listed)
+        faults += wrong
+        found[str(slug)] = [] if wrong else listed
+    return found
+
+
+def _without_others(where: str, questions: Sequence[str]) -> list[str]:
+    return [
+        f"{where}[{number}]: expected exactly one {OTHERS} for the other classes, found {question!r:.80}"
+        for number, question in enumerate(questions, 1)
+        if question.count(OTHERS) != 1
+    ]
 
 
 def _faults(where: str, questions: Any) -> list[str]:

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.prompts.clean import SURPLUS
+from pipeline.prompts.rounds import MOSTLY
 from stages import display_name
 from stages.command import table
 
 MOST = 10
 """Classes, or questions, that a person is shown."""
-MOSTLY = 0.5
-"""Share of a question's answers that are dropped from which on it is named, fraction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,9 @@ class QuestionCount:
 
     @property
     def mostly_fails(self) -> bool:
-        """More than half of the answers were dropped."""
-        return self.answers - self.kept > MOSTLY * self.answers
+        """More than half of the answers were dropped; that a class has enough without one is no fault of it."""
+        surplus = sum(self.dropped.get(reason, 0) for reason in SURPLUS)
+        return self.answers - self.kept - surplus > MOSTLY * self.answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +149,11 @@ def counted(values: Iterable[Any]) -> dict[str, int]:
 def listed(counts: Mapping[str, int], most: int = 3) -> str:
     """The most frequent ones as a person reads them: `refusal 12, too_short 3`."""
     return ", ".join(f"{what} {n}" for what, n in list(counts.items())[:most])
+
+
+def reasons(rows: Rows) -> str:
+    """The most frequent reasons why rows were dropped: `refusal 12, too_short 3`."""
+    return listed(_reasons(rows))
 
 
 def lines(summary: PromptSummary) -> Iterator[str]:

@@ -53,7 +53,7 @@ class Card(_Strict):
 
     name: str = Field(description="its key in the table; what the user types")
     title: str = Field(min_length=1, description="as people call it")
-    kind: Literal["classification", "captions", "questions"] = Field(description="what it says about its images")
+    task: Literal["classification", "captions", "questions"] = Field(description="what it says about its images")
     classes: int | None = Field(None, ge=2, description="number of classes")
     layout: list[Item] = Field(min_length=1, description="what has to be there")
     marks: Paths = Field(description="any of these says that a folder is meant to be this data set")
@@ -67,6 +67,7 @@ class Card(_Strict):
     split: Literal["test"] | None = Field(None, description="the split of every image, where the set has but one")
     templates: list[str] = Field([], description="one `{}` each")
     questions: str | None = Field(None, description="key in questions.yaml")
+    kind: str | None = Field(None, description="what every class is, as a question says it: `a type of pet`")
     licence: str | None = Field(None, description="in words")
     homepage: str | None = Field(None, description="where it is described, and mostly to be had")
     citation: str = Field(min_length=1, description="authors, venue, year")

@@ -53,7 +53,7 @@ def varied(question: str, seed: int, sample: int) -> str:
 class Double:
     """An engine that answers by a function, and counts what it was asked; it may die before a call."""
 
-    name, fingerprint, note, refused = LLM, "0", "", ()
+    name, fingerprint, note, chats, refused = LLM, "0", "", True, ()
 
     def __init__(self, answer: Answerer = varied, *, dies_before: int | None = None) -> None:
         self.answer, self.dies_before = answer, dies_before

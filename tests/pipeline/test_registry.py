@@ -50,14 +50,15 @@ def test_the_table_holds_the_known_data_sets_with_their_numbers_of_classes() -> 
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_card_says_all_that_its_kind_needs(name: str) -> None:
+def test_a_card_says_all_that_its_task_needs(name: str) -> None:
     known = cards()[name]
-    assert (known.kind == "classification") == (known.classes is not None)
-    if known.kind == "classification":
+    assert (known.task == "classification") == (known.classes is not None)
+    if known.task == "classification":
         assert known.templates
         assert all(template.count("{}") == 1 for template in known.templates)
         assert known.questions in load_table().questions
         assert known.names
+        assert known.kind
     if known.names == "split file":
         assert known.split_file in [path for item in known.layout for path in item.path]
 
@@ -83,13 +84,13 @@ def test_names_are_found_in_any_writing() -> None:
 
 def test_all_faults_of_a_table_are_reported_together(tmp_path: Path) -> None:
     raw = yaml.safe_load(TABLE.read_text())
-    raw["dtd"]["kind"] = "textures"
+    raw["dtd"]["task"] = "textures"
     raw["eurosat"]["classe"] = 10
     del raw["coco"]["marks"]
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(UserError) as caught:
         read_cards(tmp_path / "t.yaml")
-    for part in ("dtd.kind", "eurosat.classe: unknown key", "coco.marks: missing"):
+    for part in ("dtd.task", "eurosat.classe: unknown key", "coco.marks: missing"):
         assert part in str(caught.value)
 
 

@@ -39,12 +39,14 @@ class Engine(Protocol):
         name: as the user wrote it (`smollm2`, `llama3`, a hub id, a folder).
         fingerprint: what pins the weights: a sha256 (hex), a hub commit, or what a server calls its model.
         note: one honest line that every output repeats, empty when there is nothing to say.
+        chats: whether questions go through a chat template; a server's model is known to have none once it was asked.
         refused: settings of a request that a server turned out not to take, `seed` for one; they were left out.
     """
 
     name: str
     fingerprint: str
     note: str
+    chats: bool
     refused: Sequence[str]
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:

@@ -56,7 +56,7 @@ class ServerEngine:
         self.note = llm.note
         self._llm = llm
         self._server = llm.server
-        self._chats = True
+        self.chats = True
         self.refused: Sequence[str] = ()
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
@@ -115,8 +115,8 @@ class ServerEngine:
                     try:
                         return await self._send(client, question, settings)
                     except APIStatusError as error:
-                        if self._chats and error.status_code == 400 and "chat template" in what_it_said(error).lower():
-                            self._chats = False
+                        if self.chats and error.status_code == 400 and "chat template" in what_it_said(error).lower():
+                            self.chats = False
                         elif not self._leave_out(error, settings):
                             raise
         except (OpenAIError, TimeoutError) as error:
@@ -130,7 +130,7 @@ class ServerEngine:
         }  # fmt: skip
         if self._llm.is_vllm:
             wanted |= {"min_tokens": least_tokens(sampling.max_tokens), "return_token_ids": True}
-            if self._chats:
+            if self.chats:
                 wanted["chat_template_kwargs"] = TEMPLATE_VARIABLES
         renamed = {RENAMED[name]: wanted[name] for name in self.refused if name in RENAMED}
         return {name: value for name, value in wanted.items() if name not in self.refused} | renamed
@@ -150,7 +150,7 @@ class ServerEngine:
 
     async def _send(self, client: "AsyncOpenAI", question: str, settings: dict[str, Any]) -> bytes:
         asked: dict[str, Any] = {"extra_body": settings, "model": self._llm.model}
-        if self._chats:
+        if self.chats:
             messages = [{"role": "system", "content": self._llm.system}] if self._llm.system else []
             messages.append({"role": "user", "content": question})
             reply = await client.chat.completions.with_raw_response.create(messages=messages, **asked)  # type: ignore[arg-type]

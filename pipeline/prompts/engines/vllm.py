@@ -74,6 +74,7 @@ class VLLMEngine:
         finally:
             torch.set_num_threads = set_num_threads  # vLLM's CPU worker replaces it by a warning
         self._tokenizer = self.llm.get_tokenizer()
+        self.chats = bool(self._tokenizer.chat_template)
 
     def prepare(self, requests: Sequence[Request], sampling: Sampling) -> tuple[list[Any], list[Any]]:
         """The `TokensPrompt` and the `SamplingParams` of every request, as `LLM.generate` takes them.
