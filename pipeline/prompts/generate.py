@@ -1,8 +1,8 @@
 """Ask the language model about every class and keep the answers, the dropped ones too (section 3.1 of the paper).
 
 What is asked when says `plan`: a class that has too few sentences left after cleaning is asked again, for
-`prompts.rounds` rounds in all. Answers are saved batch by batch, all rounds in one numbering: a killed run goes on where
-it was and ends with the same bytes.
+`prompts.rounds` rounds in all. Answers are saved batch by batch, all steps in one numbering: a killed run goes on
+where it was and ends with the same bytes.
 No store is written while a class has not one kept sentence: a server that was broken for a while would leave a class
 without text for good. The same command then asks about these classes alone, a round each time.
 """

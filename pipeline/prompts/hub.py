@@ -1,4 +1,4 @@
-"""A language model on the hub: the commit that pins it, its config.json and chat template; weights are not fetched here."""
+"""A language model on the hub: the commit that pins it, its config.json and chat template; no weights."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -151,7 +151,7 @@ def _from_folder(name: str, folder: Path, fingerprint: str, *, note: str = "", s
 
 
 def has_chat_template(folder: Path) -> bool | None:
-    """Whether the tokenizer of a model folder has a chat template; None where the folder holds no tokenizer's settings."""
+    """Whether the tokenizer of a model folder has a chat template; None where its settings are not there."""
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     try:

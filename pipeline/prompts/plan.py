@@ -114,6 +114,6 @@ class Plan:
         dropped, answers = failed[old]
         why = reasons([row for row in rows if row["question_id"] == old])
         say(
-            f"{self.dataset}: {dropped} of {answers} answers to {old} {display_name(texts[old])!r} were dropped ({why}): "
-            f"{new.question_id} {display_name(new.text)!r} takes its place"
+            f"{self.dataset}: {dropped} of {answers} answers to {old} {display_name(texts[old])!r} were dropped "
+            f"({why}): {new.question_id} {display_name(new.text)!r} takes its place"
         )

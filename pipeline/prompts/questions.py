@@ -263,7 +263,7 @@ def _lists(key: str, entries: Any, faults: list[str]) -> dict[str, list[str]]:
         listed = entries.get(entry) if isinstance(entry, str) else entry
         wrong = _faults(f"{key}.{slug}", listed)
         faults += wrong
-        found[str(slug)] = [] if wrong else listed
+        found[str(slug)] = listed if isinstance(listed, list) and not wrong else []
     return found
 
 

@@ -1,6 +1,7 @@
 """Asking, cleaning, topping up: with engines that answer what no real language model can be made to answer."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from pipeline.ingest import classes_hash
 from pipeline.prompts.engines import Answer, Request, Sampling
-from pipeline.prompts.generate import generate
+from pipeline.prompts.generate import generate, questions_of
 from pipeline.prompts.llms import ResolvedLLM
 from pipeline.prompts.near import NearDuplicates, near_duplicates
-from pipeline.prompts.questions import QuestionTemplate
+from pipeline.prompts.questions import QuestionTemplate, questions_for
 from pipeline.prompts.rounds import ClassRequest, batches, first_round, next_round
 from pipeline.prompts.summary import PromptSummary, lines, summarise
 from stages import ManifestProvenance, ManifestStore, PromptStore, UserError
@@ -356,6 +357,78 @@ def test_a_question_that_mostly_fails_and_refusals_are_named(tmp_path: Path) -> 
     text = list(lines(summary))
     assert "  mostly dropped: 9 of 12 answers to own-2 'Describe a(n) {}.' (refusal 9)" in text
     assert "  declined by the model: 9 answers: own-2 9" in text
+
+
+def pets(tmp_path: Path, engine: Double, **prompts: Any) -> PromptSummary:
+    """The shipped questions for a chat model, of a known data set: two are asked, the next ones are spare."""
+    return generate(
+        "oxford_pets", FOUND, data=DataParams(samples=4), prompts=PromptParams(**{"batch": 10, "rounds": 1, **prompts}),
+        cache=tmp_path, engine=lambda: engine,
+    )  # fmt: skip
+
+
+def test_a_question_that_mostly_fails_makes_room_for_the_next_one_and_a_line_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest(tmp_path, dataset="oxford_pets")
+    spare = [each.text for each in questions_for("oxford_pets", chat=True, kind="a type of pet").spare]
+
+    def declines(question: str, seed: int, k: int) -> str:
+        if question.startswith(("Describe what", "Write a one-sentence")):
+            return "I'm sorry, but I can't assist with that."
+        return f"A cup, a plate and a spoon number {seed} {k}."
+
+    summary = pets(tmp_path, Double(declines))
+    told = capsys.readouterr().err
+    assert (
+        "12 of 12 answers to oxford_pets-chat-2 'Describe what a(n) {} (a type of pet) looks like in a photogr" in told
+    )
+    assert "were dropped (refusal 12): oxford_pets-chat-3 'Write a" in told, "which fails as well"
+    assert f"(refusal 12): oxford_pets-chat-4 {spare[1]!r} takes its place" in told
+    counted = {each.question_id: (each.answers, each.kept) for each in summary.questions}
+    assert counted == {f"oxford_pets-chat-{n}": (12, 12 * (n in (1, 4))) for n in (1, 2, 3, 4)}
+    assert (summary.short, summary.fault) == ([], "")
+    engine = Double(declines)
+    assert pets(tmp_path, engine).skipped
+    assert not engine.calls
+
+
+def test_replacing_a_question_goes_on_after_a_kill_with_the_same_bytes(tmp_path: Path) -> None:
+    def declines(question: str, seed: int, k: int) -> str:
+        return "I cannot." if question.startswith("Describe what") else varied(question, seed, k)
+
+    for where in ("one", "two"):
+        manifest(tmp_path / where, dataset="oxford_pets")
+    whole = Double(declines)
+    pets(tmp_path / "one", whole, rounds=3)
+    for dies_before in range(1, len(whole.calls), 3):
+        with pytest.raises(KeyboardInterrupt):
+            pets(tmp_path / "two", Double(declines, dies_before=min(dies_before, 3)), rounds=3)
+    pets(tmp_path / "two", Double(declines), rounds=3)
+    files = [PromptStore(tmp_path / where, "oxford_pets", LLM).file.read_bytes() for where in ("one", "two")]
+    assert files[0] == files[1]
+
+
+def test_a_model_that_only_continues_texts_is_asked_in_their_phrasing_or_told(tmp_path: Path) -> None:
+    manifest(tmp_path, dataset="oxford_pets")
+    base = replace(FOUND, chats=False)
+    asked = questions_of("oxford_pets", base, DataParams(), PromptParams())
+    assert asked.asked == questions_for("oxford_pets").asked
+    assert questions_of("oxford_pets", FOUND, DataParams(), PromptParams(phrasing="completion")) == asked
+    served = Double()
+    served.chats = False  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"no chat template: .* --set prompts\.phrasing=completion"):
+        pets(tmp_path, served)
+    assert pets(tmp_path, served, phrasing="completion").answers
+
+
+@pytest.mark.parametrize(("dataset", "kind", "said"), [
+    ("oxford-pets", None, " (a type of pet)."), ("oxford-pets", "a dog or a cat", " (a dog or a cat)."),
+    ("mine", None, " (a physical thing)."), ("mine", "", "a(n) {}. "),
+])  # fmt: skip
+def test_a_question_says_what_the_classes_are(dataset: str, kind: str | None, said: str) -> None:
+    asked = questions_of(dataset, FOUND, DataParams(kind=kind), PromptParams()).asked
+    assert said in asked[0].text
 
 
 def naive(vectors: np.ndarray, kept: np.ndarray, cosine: float) -> list[bool]:

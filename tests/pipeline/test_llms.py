@@ -57,6 +57,19 @@ def test_a_local_folder_is_pinned_by_its_files(tmp_path: Path) -> None:
     assert len({first.fingerprint, second, resolve_llm(str(tmp_path)).fingerprint}) == 3
 
 
+@pytest.mark.parametrize(("files", "chats"), [
+    ({}, None), ({"tokenizer_config.json": "{}"}, False), ({"tokenizer_config.json": '{"chat_template": "x"}'}, True),
+    ({"tokenizer_config.json": "{}", "chat_template.jinja": "x"}, True), ({"tokenizer_config.json": "[["}, None),
+    ({"tokenizer_config.json": "[]"}, None),
+])  # fmt: skip
+def test_a_chat_template_is_seen_before_the_model_is_loaded(
+    tmp_path: Path, files: dict[str, str], chats: bool | None
+) -> None:
+    for name, text in {"config.json": "{}", **files}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert resolve_llm(str(tmp_path)).chats is chats
+
+
 @pytest.mark.parametrize("name", ["lama3", "", "a b", "x/y/z"])
 def test_an_unknown_name_lists_the_known_ones(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

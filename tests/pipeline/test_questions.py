@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.prompts.questions import article_for, fill, is_plural, load_table, questions_for, readable
+from pipeline.prompts.questions import article_for, as_file, fill, is_plural, load_table, questions_for, readable
 from stages.errors import UserError
 
 # Questions a data set, as CuPL asks them (its answers a class over 10); EuroSAT and textile are our own.
@@ -112,10 +112,41 @@ def test_any_class_name_can_be_asked_about_on_one_line(name: str) -> None:
         assert readable(name) in text
 
 
+def test_a_file_of_questions_takes_the_place_of_the_shipped_ones_and_can_be_printed(tmp_path: Path) -> None:
+    shipped = questions_for("caltech101", chat=True, kind="an object")
+    file = tmp_path / "mine.yaml"
+    file.write_text(as_file(shipped), encoding="utf-8")
+    own = questions_for("caltech101", str(file), chat=True, kind="ignored: it is written out")
+    for mine, theirs in ((own.asked, shipped.asked), (own.spare, shipped.spare), (own.contrast, shipped.contrast)):
+        assert [each.text for each in mine] == [each.text for each in theirs]
+    file.write_text("ask: 0\nquestions: ['no place', '{}?']\ncontrast: ['{} alone']\nextra: 1\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        questions_for("caltech101", str(file))
+    assert all(part in str(caught.value) for part in (str(file), "ask", "extra"))
+    file.write_text("questions: ['no place', '{}?']\ncontrast: ['{} alone']\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"questions\[1\].*contrast\[1\].*\{others\}"):
+        questions_for("caltech101", str(file))
+
+
+@given(st.lists(st.text(max_size=40), max_size=4), st.text(max_size=40))
+def test_names_of_other_classes_are_data_too(others: list[str], name: str) -> None:
+    question = questions_for("generic", chat=True, kind="a thing").contrast[0]
+    text = fill(question.text, name, others)
+    assert text.isprintable()
+    assert all(readable(other) in text for other in [name, *others])
+
+
+def test_other_classes_are_named_with_their_articles() -> None:
+    assert fill("Tell a(n) {} from {others}.", "ox", ["emu", "scissors", "cup"]) == (
+        "Tell an ox from an emu, scissors or a cup."
+    )
+
+
 def test_all_faults_of_a_questions_file_are_reported_together(tmp_path: Path) -> None:
     file = tmp_path / "questions.yaml"
     file.write_text(
-        "extra: 1\nno_article: 3\nchat: {}\ncontrast: {generic: ['{}?']}\ndatasets:\n  generic: ['What is {}?']\n  dtd: ['no place', 4]\n  sun397: nowhere\n",
+        "extra: 1\nno_article: 3\nchat: {}\ncontrast: {generic: ['{}?']}\n"
+        "datasets:\n  generic: ['What is {}?']\n  dtd: ['no place', 4]\n  sun397: nowhere\n",
         encoding="utf-8",
     )
     with pytest.raises(UserError) as caught:
