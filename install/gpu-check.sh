@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can show, in about ten minutes; progress on stderr, one JSON on stdout, exit 1 if a step failed.
+#
+#   bash install/gpu-check.sh > gpu.json
+#   PYTHON=python3.12 INSTALL=no bash install/gpu-check.sh    # an environment of your own; what it lacks is not run
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+if [ "${INSTALL:-yes}" = yes ]; then
+  "$python" install/venv.py >&2
+  python=.venv/bin/python
+fi
+exec "$python" install/gpu_check.py "$@"
