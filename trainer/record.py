@@ -5,7 +5,8 @@ Files below `results/runs/DATASET/`:
     timing.json       mean seconds of a fit
     SHA256SUMS        of the files beside it, in every folder (`stages/sums.py`)
     curves.csv        training loss by epoch
-    outcomes.csv      predicted label of every test image by every method and seed, for `trainer compare`
+    outcomes.csv      predicted label of every test image by every method and seed (of base-to-new among its half), for
+                      `trainer compare` and `trainer ranks`
     reliability.csv   confidence and accuracy of the test images in 15 bins of confidence, by every checkpoint
     checkpoints/      a classifier of every method, with its predictions of the test images (`trainer/checkpoints.py`)
 """

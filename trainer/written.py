@@ -147,8 +147,9 @@ def _outcomes(finished: Finished) -> Iterator[Outcome]:
         return
     ids, actual = finished.test.image_ids, finished.test.images.labels.tolist()
     for judged in finished.fits:
-        if judged.score.predictions is not None:
-            for image_id, label, predicted in zip(ids, actual, judged.score.predictions.tolist(), strict=True):
+        found = judged.score.within if judged.score.predictions is None else judged.score.predictions
+        if found is not None:
+            for image_id, label, predicted in zip(ids, actual, found.tolist(), strict=True):
                 yield Outcome(judged.plan.protocol.key, judged.plan.key, judged.plan.seed, image_id, label, predicted)
 
 

@@ -112,10 +112,14 @@ def test_ape_scores_are_a_weighted_cache_on_the_chosen_entries() -> None:
         normalize(each[:, chosen], dim=-1) for each in (task.train.embeddings, x, text)
     )  # fmt: skip
     expected = x @ text.T / found.tau
-    for key, label in zip(shots, task.train.labels.tolist(), strict=True):
-        surprise = -math.log2(float((part_text @ key).softmax(0)[label]))
+    labels = task.train.labels.tolist()
+    surprise = [
+        -math.log2(float((part_text @ key).softmax(0)[label])) for key, label in zip(shots, labels, strict=True)
+    ]
+    for key, label, own in zip(shots, labels, surprise, strict=True):
         near = torch.exp(-found.beta * (1 - part @ key))
-        expected[:, label] += found.alpha * near * math.exp(float(found.info["gamma"]) * surprise)
+        more = own - sum(surprise) / len(surprise)
+        expected[:, label] += found.alpha * near * math.exp(float(found.info["gamma"]) * more)
     torch.testing.assert_close(found.logits(x, task.text), expected, atol=1e-3, rtol=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""`trainer sweep` and `trainer compare`."""
+"""`trainer sweep`, `trainer compare` and `trainer ranks`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -108,3 +108,34 @@ def compare(
     command.show([asdict(c) for c in found.rows], as_json=as_json, text=lambda: command.table(headers, rows))
     for note in found.notes:
         say(f"note: {note}")
+
+
+@app.command()
+def ranks(
+    folders: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Results folders of `trainer run`.")],
+    method: Annotated[str, typer.Option(help="The method that is spoken of.")] = "aape-plus",
+    methods: Annotated[
+        str | None, typer.Option(help="Methods to compare, with commas; default all with the main prompt source.")
+    ] = None,
+    metrics: Annotated[str, typer.Option(help="Metrics with commas; one ranking each.")] = "accuracy,h",
+    curves: Annotated[str | None, typer.Option(help="Methods of the picture of accuracy over shots.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for tables and pictures; default none are written.", metavar="FOLDER")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Mean ranks of all methods over many runs, and where one of them is best or not separable from the best."""
+    from trainer.analysis.ranked import CURVES, pictures, plain_of, text_of, write_tables
+    from trainer.analysis.ranking import ranking, settings_of
+    from trainer.record import finished_runs
+
+    settings = settings_of(folders, metrics=words(metrics) or [], methods=words(methods))
+    found = ranking(settings, subject=method)
+    for note in found.notes:
+        say(f"note: {note}")
+    if out is not None:
+        write_tables(found, settings, out)
+        records = [record for folder in folders for record in finished_runs(folder).values()]
+        drawn = pictures(found, records, out, subject=method, curves=words(curves) or CURVES)
+        say(f"wrote {out}/ranks.md, ranks.csv, settings.csv{''.join(f', {path.name}' for path in drawn)}")
+    command.show(plain_of(found), as_json=as_json, text=lambda: text_of(found))

@@ -29,10 +29,10 @@ from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, T
 
 ALPHA, BETA, GAMMA = 1.0, 1.0, 0.1
 """The released defaults."""
-GAMMAS = (0.0, 0.1, 0.4, 1.6)
-SHARES, SHARE = (0.5, 0.7, 0.9), 0.7
+GAMMAS = (0.0, 0.1, 0.4, 1.6, 6.4)
+SHARES, SHARE = (0.2, 0.35, 0.5, 0.7, 0.9), 0.7
 """Entries that are kept, as a share of the width: the release has 500 to 900 of 1,024, another number a data set."""
-FEW_BETAS = BETAS[::2]
+FEW_BETAS = BETAS[::3]
 WEIGHTS, TRAINED_WEIGHTS, TRAINED_SHARE = (0.7, 0.3), (0.2, 0.8), 0.9
 """Of likeness between classes and of variance, as released for ImageNet; the training form looks at text alone."""
 TRAIN_AT = ((1.0, 1.0), (10.0, 5.0))
@@ -66,6 +66,11 @@ def divergence(
     shares = (keys @ text.T).softmax(1)
     own = shares.gather(1, labels[:, None])[:, 0]
     return torch.log2((1 + TINY) / (own + TINY))
+
+
+def shot_shares(divergent: Float[Tensor, " M"], *, gamma: float) -> Float[Tensor, " M"]:
+    """r = exp(gamma KL), divided by exp(gamma mean KL): what all shots have in common is alpha's."""
+    return torch.exp(gamma * (divergent - divergent.mean()))
 
 
 def weighted_cache(
@@ -205,13 +210,15 @@ class APE:
             chosen = (*best, alpha)
         share, beta, gamma, alpha = chosen
         entries, keys, divergent = _cache(start, start.train, share)
+        if val is None:
+            alpha *= float(torch.exp(gamma * divergent.mean()))  # as released, where r is not divided
         mask = torch.zeros_like(start.weights[0]).index_fill(0, entries, 1.0)
         info: Info = {"share": share, "beta": beta, "gamma": gamma, "alpha": alpha}
         if val is not None:
             ends = {"beta": (beta, FEW_BETAS), "gamma": (gamma, GAMMAS), "alpha": (alpha, ALPHAS)}
             info |= at_end(share=(share, (*SHARES, 1.0)), **ends)
         info = start.info(n_parameters=keys.numel(), val=val, **info)
-        shares = torch.exp(gamma * divergent)
+        shares = shot_shares(divergent, gamma=gamma)
         labels = start.train.labels
         return APEPredictor(start.names, keys * mask, labels, shares, mask, alpha, beta, start.tau, info=info)
 
@@ -254,7 +261,7 @@ class _Refined:
             x = normalize(self.val.embeddings[:, entries], dim=-1)
             self.known = share, keys[:, entries] @ x.T, divergent
         _, affinity, divergent = self.known
-        shares = torch.exp(gamma * divergent)
+        shares = shot_shares(divergent, gamma=gamma)
         return weighted_cache(affinity, self.train.labels, shares, len(self.start.names), beta=beta)
 
 

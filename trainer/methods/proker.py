@@ -24,7 +24,7 @@ from trainer.training import Info, Score, judge
 
 BETA, STRENGTH = 2.0, 0.05
 """About what the release takes from ImageNet for other data sets (beta 1.5 to 3, lambda 0.05 to 0.1)."""
-BETAS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+BETAS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 STRENGTHS = (0.0005, 0.0015, 0.005, 0.015, 0.05, 0.15, 0.5, 1.5, 5.0, 15.0, 50.0)
 """Published grids lie within 0.5 .. 3 and 0.001 .. 1; other encoders have smaller cosines."""
 ROUNDS = 3

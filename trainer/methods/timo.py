@@ -23,7 +23,7 @@ from trainer.methods.gda import class_means, discriminant, precision
 from trainer.methods.linear import LinearPredictor
 from trainer.training import WORST, Info, judge
 
-GAMMAS, GAMMA = (1.0, 5.0, 20.0, 50.0, 100.0, 200.0), 50.0
+GAMMAS, GAMMA = (1.0, 5.0, 20.0, 50.0, 100.0, 200.0, 500.0, 2000.0), 50.0
 """Sharpness of the weights of prompts; the release has 1 for ImageNet, 100 for flowers, 50 for all other data sets."""
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
 ALPHA = 0.1

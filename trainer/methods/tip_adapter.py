@@ -27,7 +27,7 @@ ALPHA, BETA = 1.17, 1.0
 TRAIN_AT = ((ALPHA, BETA), (10.0, 5.0))
 """alpha and beta while keys are trained: as released, and for spaces where the cosines between images are small."""
 ALPHAS = tuple(round(10 ** (step / 10), 4) for step in range(-10, 41))
-BETAS = tuple(round(10 ** (step / 10), 4) for step in range(-20, 18))
+BETAS = tuple(round(10 ** (step / 10), 4) for step in range(-20, 24))
 """Published ranges go from 0.1 to 50 for both; alpha needs more where the cosines between images are small, and more
 again where beta is: then the cache is a sum of cosines, and alpha times beta its weight.
 """

@@ -55,12 +55,14 @@ class Score:
     Attributes:
         metrics: metric name -> fraction of 1, or a number on a scale of its own (`trainer.metrics.OWN_SCALE`).
         predictions: predicted label of each test image, where the protocol judges all of them; else None.
+        within: where it judges all of them, each among a part of the classes, the label predicted so.
         sheets: file name -> lines that the run keeps of the first seed.
         notes: lines that every output repeats.
     """
 
     metrics: dict[str, float]
     predictions: Int[Tensor, " B"] | None = None
+    within: Int[Tensor, " B"] | None = None
     sheets: Mapping[str, Sheet] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

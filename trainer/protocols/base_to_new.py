@@ -7,6 +7,10 @@ images among all classes at once.
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 from trainer.data import ClassText, Images, Task
 from trainer.draws import few_shot
 from trainer.features import Features
@@ -65,14 +69,21 @@ class BaseToNew(Protocol):
         text = features.text[source]
         test = tests.of(features).images
 
-        def accuracy_on(labels: range) -> float:
-            images = only_classes(test, labels)
-            return share_right(predict(predictor, images, text.select(list(labels))), images.labels)
+        def among(labels: range) -> Int[Tensor, " M"]:
+            """The labels predicted for the images of these classes."""
+            return labels.start + predict(predictor, only_classes(test, labels), text.select(list(labels)))
 
-        metrics = {"base": accuracy_on(base)}
+        def share(predicted: Int[Tensor, " M"], labels: range) -> float:
+            return share_right(predicted - labels.start, only_classes(test, labels).labels)
+
+        of_base, within = among(base), None
+        metrics = {"base": share(of_base, base)}
         if new_classes:
             if len(new) > 1:
-                metrics["new"] = accuracy_on(new)
+                of_new = among(new)
+                metrics["new"] = share(of_new, new)
                 metrics["h"] = harmonic_mean(metrics["base"], metrics["new"])
-            metrics["generalized"] = accuracy_on(range(len(features.class_names)))
-        return Score(metrics)
+                within = torch.empty_like(test.labels)
+                within[test.labels < new.start], within[test.labels >= new.start] = of_base, of_new
+            metrics["generalized"] = share(among(range(len(features.class_names))), range(len(features.class_names)))
+        return Score(metrics, within=within)
