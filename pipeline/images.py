@@ -52,18 +52,21 @@ class Picture:
     first: bool = False
 
 
-def open_rgb(source: Path | bytes) -> Image.Image:
+def open_rgb(source: Path | bytes, *, most: int = MAX_PIXELS) -> Image.Image:
     """Decode a file, or its bytes, to an upright RGB picture; `open_picture` tells how."""
-    return open_picture(source).image
+    return open_picture(source, most=most).image
 
 
-def open_picture(source: Path | bytes) -> Picture:
+def open_picture(source: Path | bytes, *, most: int = MAX_PIXELS) -> Picture:
     """Decode a file, or its bytes, to an upright RGB picture.
 
     EXIF rotation is applied, an animation gives its first frame, more than 8 bits a channel are scaled to 8.
 
+    Args:
+        most: pixels of the largest picture that is decoded.
+
     Raises:
-        ImageError: missing, empty, truncated, no image, or larger than `MAX_PIXELS`.
+        ImageError: missing, empty, truncated, no image, or larger than `most` pixels.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -72,8 +75,8 @@ def open_picture(source: Path | bytes) -> Picture:
             with Image.open(BytesIO(data)) as image:
                 if image.format == "EPS":  # a program, which Pillow would have run by another
                     raise ImageError("an EPS file, which is not read; save it as PNG")
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(f"{image.width}x{image.height} pixels: larger than {MAX_PIXELS}")
+                if image.width * image.height > most:
+                    raise ImageError(f"{image.width}x{image.height} pixels: larger than {most}")
                 # MPO is a photograph with its previews.
                 first = image.format != "MPO" and bool(getattr(image, "is_animated", False))
                 wide = _is_wide(image)

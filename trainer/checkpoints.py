@@ -51,6 +51,11 @@ def kept_in(folder: Path) -> dict[str, Path]:
     return {name: found[name] for name in sorted(found, key=place)}
 
 
+def any_kept(results: Path) -> bool:
+    """Whether any run kept a checkpoint."""
+    return any((results / "runs").glob(f"[!.]*/{KEPT}/*/{RECORD}"))
+
+
 def record_of(checkpoint: Path) -> RunRecord | None:
     """The record of the run that kept a checkpoint; None where it lies by itself.
 

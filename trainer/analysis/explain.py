@@ -82,7 +82,7 @@ def explain_files(
         UserError: the checkpoint is damaged, or the encoder or the stores are not those that it was made with.
     """
     found, encoder = load_with_encoder(checkpoint, device=device, files=files)
-    known, notes = _background(found, cache)
+    known, notes = background(found, cache)
     result = Explanation([], [*([encoder.note] if encoder.note else []), *notes])
     for each in embed_files(files, encoder, batch=batch, what="explaining"):
         result.rows += each.rows
@@ -97,8 +97,12 @@ def explain_files(
     return result
 
 
-def _background(found: Checkpoint, cache: Path) -> tuple[Background, list[str]]:
-    """Prompts and attention as far as they can be had, and lines on what is missing."""
+def background(found: Checkpoint, cache: Path) -> tuple[Background, list[str]]:
+    """Prompts and attention as far as they can be had, and lines on what is missing.
+
+    Raises:
+        UserError: the stores are not those that the checkpoint was made with.
+    """
     notes = []
     if isinstance(found.predictor, LinearPredictor):
         notes.append(

@@ -1,10 +1,10 @@
 """`trainer`: stage two on the command line. Heavy imports happen inside the command that needs them."""
 
 from stages import command
-from trainer.cli import analysis, bench, confidence, language, predict, run, study
+from trainer.cli import analysis, bench, confidence, language, predict, run, serve, study
 from trainer.cli.app import app
 
-__all__ = ["analysis", "app", "bench", "confidence", "language", "main", "predict", "run", "study"]
+__all__ = ["analysis", "app", "bench", "confidence", "language", "main", "predict", "run", "serve", "study"]
 
 
 def main() -> None:

@@ -1,0 +1,259 @@
+"""The lists that are walked through: what `pipeline audit` and `trainer suggest` write (docs/data-loop.md, "Files")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stages import ManifestStore, UserError
+from stages.command import visible
+from stages.names import display_name
+from stages.text import counted, csv_rows
+
+ACTIONS = ("label", "confirm", "exclude")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An image of the data set."""
+
+    path: str
+    label: int | None
+    split: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is known of the data set whose images are decided about.
+
+    Attributes:
+        classes: names, in the order of their ids.
+        root: folder of its image files; None where it came as embeddings.
+        images: image_id -> what the manifest has of it.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    root: Path | None
+    images: Mapping[str, Known]
+
+    def class_of(self, name: str) -> int | None:
+        """The place of a class by its name; capitals and kinds of spaces do not count."""
+        if name in self.classes:
+            return self.classes.index(name)
+        folded = [folded_name(each) for each in self.classes]
+        return folded.index(folded_name(name)) if folded.count(folded_name(name)) == 1 else None
+
+
+def folded_name(name: str) -> str:
+    """A class name without capitals and kinds of spaces."""
+    return display_name(name).casefold()
+
+
+def read_dataset(cache: Path, name: str) -> DataSet:
+    """The classes and images of a data set.
+
+    Raises:
+        UserError: it is not there, or has no classes.
+    """
+    store = ManifestStore(cache, name)
+    about = store.provenance()
+    if not about.class_names:
+        raise UserError(f"{store.file}: the data set has no classes to choose from")
+    ids = sorted(about.class_names)
+    place = {class_id: at for at, class_id in enumerate(ids)}
+    rows = store.read(["image_id", "path", "class_id", "split"]).to_pylist()
+    images = {row["image_id"]: Known(row["path"], place.get(row["class_id"]), row["split"]) for row in rows}
+    root = None if about.root is None else Path(about.root)
+    return DataSet(name, tuple(about.class_names[i] for i in ids), root, images)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Why an image is in the list.
+
+    Attributes:
+        kind: the audit's word; empty in a list of `trainer suggest`.
+        suggested: class; None where the list says none.
+        other: the item that is the evidence, such as the duplicate.
+    """
+
+    kind: str
+    detail: str
+    suggested: int | None
+    probability: float | None
+    other: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An image that can be decided about.
+
+    Attributes:
+        image_id: empty for an image that the data set does not have.
+        path: as the list has it.
+        label: its class in the data set.
+    """
+
+    image_id: str
+    path: str
+    label: int | None
+    split: str
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+        return self.image_id or self.path
+
+
+@dataclass(frozen=True)
+class Given:
+    """A decision as a file has it."""
+
+    action: str
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class WalkList:
+    """A list, one item an image.
+
+    Attributes:
+        items: the listed ones in their order, then those that are only evidence.
+        listed: how many are walked through.
+        given: item -> what the list's own cells decide already.
+        notes: lines for the user.
+    """
+
+    file: Path
+    items: tuple[Item, ...]
+    listed: int
+    given: Mapping[int, Given]
+    notes: tuple[str, ...]
+
+
+Cells = dict[str, str]
+
+
+def key_of(image_id: str, path: str) -> tuple[str, str]:
+    """What tells images apart: the id where the data set has it, the path otherwise."""
+    return (image_id, "") if image_id else ("", path)
+
+
+def read_rows(file: Path, needed: tuple[str, ...] = ()) -> list[tuple[int, Cells]]:
+    """The rows of a list or of decisions, by column name, each with its line.
+
+    Raises:
+        UserError: unreadable, without a column that names images, or rows of another length than the header.
+    """
+    rows = csv_rows(file)
+    _, header = next(rows, (0, []))
+    names = [cell.strip() for cell in header]
+    if not {"image_id", "path"} & set(names) or not set(needed) <= set(names):
+        found = visible(", ".join(names))[:120] or "an empty file"
+        wanted = " and ".join(["image_id or path", *needed])
+        raise UserError(
+            f"{file}: expected the columns {wanted}, as `pipeline audit` and `trainer suggest` write; found {found}"
+        )
+    if len(set(names)) < len(names):
+        raise UserError(f"{file}: a column stands twice: {visible(', '.join(names))[:120]}")
+    found_rows = []
+    for line, cells in rows:
+        if len(cells) != len(names):
+            raise UserError(f"{file}, line {line}: {len(cells)} cells, expected {len(names)} as in the header")
+        found_rows.append((line, dict(zip(names, cells, strict=True))))
+    return found_rows
+
+
+def read_list(file: Path, dataset: DataSet) -> WalkList:
+    """A list of `pipeline audit` or `trainer suggest`; several findings about an image are one item.
+
+    Images that the data set does not have any more are left out and counted.
+
+    Raises:
+        UserError: no such list, a list of another data set, an empty one, or a decision in it that cannot be.
+    """
+    rows = read_rows(file)
+    if not rows:
+        raise UserError(f"{file}: names no image: there is nothing to walk through")
+    places: dict[tuple[str, str], int] = {}
+    items: list[Item] = []
+    given: dict[int, Given] = {}
+    gone: dict[str, None] = {}
+
+    def place(image_id: str, path: str) -> int:
+        key = key_of(image_id, path)
+        if key not in places:
+            places[key] = len(items)
+            known = dataset.images.get(image_id, Known(path, None, ""))
+            items.append(Item(image_id, path or known.path, known.label, known.split))
+        return places[key]
+
+    seen: list[tuple[int, int, Cells]] = []
+    for line, cells in rows:
+        image_id, path = cells.get("image_id", ""), cells.get("path", "")
+        if image_id and image_id not in dataset.images:
+            gone[image_id] = None
+        elif not image_id and not path:
+            raise UserError(f"{file}, line {line}: names no image: image_id and path are empty")
+        else:
+            seen.append((line, place(image_id, path), cells))
+    if not items:
+        raise UserError(
+            f"{file}: none of its {counted(len(gone), 'image')} is in the data set {dataset.name!r} (first: "
+            f"{next(iter(gone))[:80]!r}): a list of another data set? choose with --dataset"
+        )
+    listed = len(items)
+    for line, at, cells in seen:
+        other = cells.get("other_image_id", "")
+        evidence = place(other, cells.get("other_path", "")) if other in dataset.images else None
+        finding = Finding(
+            cells.get("kind", ""), cells.get("detail", ""), dataset.class_of(cells.get("suggested", "") or "\0"),
+            _share(cells.get("probability", "")), None if evidence == at else evidence,
+        )  # fmt: skip
+        if finding not in items[at].findings:
+            items[at] = replace(items[at], findings=(*items[at].findings, finding))
+        decision = decision_of(file, line, cells, dataset, is_new=not items[at].image_id)
+        if decision is not None and given.setdefault(at, decision) != decision:
+            raise UserError(f"{file}, line {line}: a second decision on {items[at].name[:80]!r} that is not the first")
+    notes = []
+    if gone:
+        verb = "is" if len(gone) == 1 else "are"
+        first = next(iter(gone))[:80]
+        notes.append(
+            f"{file}: {counted(len(gone), 'image')} of the list {verb} not in the data set {dataset.name!r} any more "
+            f"(first: {first!r}) and left out"
+        )
+    return WalkList(file, tuple(items), listed, given, tuple(notes))
+
+
+def decision_of(file: Path, line: int, cells: Cells, dataset: DataSet, *, is_new: bool) -> Given | None:
+    """What a row decides; None where it does not.
+
+    Raises:
+        UserError: an unknown action or class, or an action that cannot be.
+    """
+    action, label = cells.get("action", "").strip().lower(), cells.get("label", "").strip()
+    action = action or ("label" if label else "")
+    if not action:
+        return None
+    if action not in ACTIONS:
+        raise UserError(f"{file}, line {line}: unknown action {action[:40]!r}; known: {', '.join(ACTIONS)}")
+    if action == "confirm" and is_new:
+        raise UserError(f"{file}, line {line}: confirm, but the image is new and has no class yet: say its label")
+    if action != "label":
+        return Given(action)
+    found = dataset.class_of(label)
+    if found is None:
+        raise UserError(f"{file}, line {line}: class {label[:60]!r} is not one of {dataset.name!r}")
+    return Given(action, found)
+
+
+def _share(text: str) -> float | None:
+    try:
+        share = float(text)
+    except ValueError:
+        return None
+    return share if 0 <= share <= 1 else None
