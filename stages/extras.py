@@ -19,10 +19,12 @@ EXTRAS = {
     "onnxscript": "onnx",
     "open_clip": "encoders",
     "openai": "llm",
+    "starlette": "serve",
     "timm": "encoders",
     "tokenizers": "encoders",
     "torchvision": "encoders",
     "transformers": "encoders",
+    "uvicorn": "serve",
     "vl_convert": "plots",
 }
 """Top-level module -> the extra that brings it."""

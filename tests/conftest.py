@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -71,6 +72,26 @@ def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium; without one the tests are skipped, on CI they fail."""
+    from playwright.sync_api import sync_playwright
+
+    spec = importlib.util.spec_from_file_location("browser_setup", ROOT / "install" / "browser.py")
+    assert spec
+    assert spec.loader
+    setup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup)
+    program = setup.find()
+    if program is None:
+        line = f"no Chromium: {setup.MEND}"
+        pytest.fail(line) if os.environ.get("CI") else pytest.skip(line)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """`results/report.html` in headless Chromium: what a reader does with it, and what strangers' text cannot do."""
 
-import importlib.util
 import json
-import os
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ from conftest import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from stages import ManifestStore
 from stages.artifacts import PromptStore, TextStore
@@ -89,23 +87,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(params, load_inputs(params, "w", cache=cache, device="cpu"), results=results, jobs=1)
     report(results, cache)
     return folder
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    spec = importlib.util.spec_from_file_location("browser_setup", ROOT / "install" / "browser.py")
-    assert spec
-    assert spec.loader
-    setup = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(setup)
-    program = setup.find()
-    if program is None:
-        line = f"no Chromium: {setup.MEND}"
-        pytest.fail(line) if os.environ.get("CI") else pytest.skip(line)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program)
-        yield browser
-        browser.close()
 
 
 class Watched:

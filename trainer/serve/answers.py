@@ -135,7 +135,7 @@ def _made(found: Checkpoint, where: Path, about: str, cache: Path, *, learned: b
         why = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
         notes.append(f"no new picture can be classified: {why or error}")
     else:
-        notes += [encoder.note] if encoder.note else []
+        notes += [encoder.note] if encoder is not None and encoder.note else []
     try:
         known, more = background(found, cache)
     except UserError as error:

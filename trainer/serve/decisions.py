@@ -95,8 +95,9 @@ class Decisions:
         places = {key_of(item.image_id, item.path): at for at, item in enumerate(self._items)}
         for line, cells in read_rows(self.file, ("action", "label")):
             image_id, path = cells.get("image_id", ""), cells.get("path", "")
-            given = decision_of(self.file, line, cells, dataset, is_new=not image_id)
-            at = places.get(key_of(image_id, path))
+            found = dataset.id_of(image_id, path)
+            at = places.get(key_of(found, path))
+            given = decision_of(self.file, line, cells, dataset, is_new=not found)
             if at is None:
                 self._elsewhere.append([cells.get(column, "") for column in COLUMNS])
             elif given is not None:

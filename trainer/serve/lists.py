@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from stages import ManifestStore, UserError
@@ -37,6 +38,19 @@ class DataSet:
     classes: tuple[str, ...]
     root: Path | None
     images: Mapping[str, Known]
+
+    @cached_property
+    def _by_file(self) -> dict[str, str]:
+        """Absolute path of an image file -> image_id."""
+        return {self.file_of(image_id): image_id for image_id in self.images} if self.root else {}
+
+    def file_of(self, image_id: str) -> str:
+        """Where an image lies; empty where the data set came as embeddings."""
+        return str(self.root / self.images[image_id].path) if self.root else ""
+
+    def id_of(self, image_id: str, path: str) -> str:
+        """The id of an image that a file names by its id or by its path; empty for one that the data set lacks."""
+        return image_id or self._by_file.get(str(Path(path).absolute()), "")
 
     def class_of(self, name: str) -> int | None:
         """The place of a class by its name; capitals and kinds of spaces do not count."""
@@ -184,11 +198,13 @@ def read_list(file: Path, dataset: DataSet) -> WalkList:
     gone: dict[str, None] = {}
 
     def place(image_id: str, path: str) -> int:
+        image_id = dataset.id_of(image_id, path)
         key = key_of(image_id, path)
         if key not in places:
             places[key] = len(items)
             known = dataset.images.get(image_id, Known(path, None, ""))
-            items.append(Item(image_id, path or known.path, known.label, known.split))
+            where = path or dataset.file_of(image_id)
+            items.append(Item(image_id, where, known.label, known.split))
         return places[key]
 
     seen: list[tuple[int, int, Cells]] = []

@@ -67,7 +67,7 @@ def place_of(item: Item, dataset: DataSet) -> tuple[Path, str]:
     """
     known = dataset.images.get(item.image_id)
     if known is None:
-        file = Path.cwd() / item.path
+        file = Path(item.path).resolve()
         return Path(file.anchor), str(file.relative_to(file.anchor))
     if dataset.root is None:
         raise UserError("no picture: the data set came as embeddings, without image files")

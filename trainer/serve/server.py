@@ -133,7 +133,8 @@ def server_of(session: Session, listening: socket.socket) -> tuple[uvicorn.Serve
 
     host, port = listening.getsockname()[:2]
     named = f"[{host}]" if ":" in host else host
-    hosts = frozenset(f"{name}:{port}" for name in {named, "localhost"})
+    names = {named, "localhost"}
+    hosts = frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
     token = secrets.token_urlsafe(24)
     config = uvicorn.Config(
         make_app(session, hosts=hosts, token=token), log_config=None, access_log=False, server_header=False,

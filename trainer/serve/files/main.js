@@ -6,6 +6,7 @@ import { walk } from "./walk.js";
 
 const views = { walk: at("to-walk"), try: at("to-try") };
 const open = (name) => {
+  scrollTo(0, 0);
   for (const [each, button] of Object.entries(views)) {
     at(each).hidden = each !== name;
     if (each === name) button.setAttribute("aria-current", "true");

@@ -59,6 +59,7 @@ export const walk = async (about) => {
   const suggestedOf = (item) => item.findings.find((finding) => finding.suggested !== null);
   const otherOf = (item) => item.findings.find((finding) => finding.other !== null)?.other ?? null;
   const twin = (item) => item.findings.some((finding) => finding.other !== null && finding.kind !== "wrong-label");
+  const titled = (kind) => kind[0].toUpperCase() + kind.slice(1).replaceAll("-", " ");
   const speak = (place) => {
     const item = items[place];
     const why = item.findings.map((finding) => [finding.kind.replaceAll("-", " "), finding.detail].filter(Boolean).join(": ")).join(". ");
@@ -87,7 +88,7 @@ export const walk = async (about) => {
   const drawFindings = () => {
     at("findings").replaceChildren(...items[shown].findings.filter(({ kind, detail, suggested }) => kind || detail || suggested !== null).map(({ kind, detail, suggested, probability }) => {
       const line = make("li", undefined, { dir: "auto" });
-      if (kind) line.append(make("b", kind.replaceAll("-", " ")));
+      if (kind) line.append(make("b", titled(kind)));
       if (suggested !== null) line.append(kind ? ": more like " : "Suggested: ", make("strong", nameOf(suggested)), probability === null ? "" : ` (${percent(probability)})`);
       if (detail) line.append(make("span", detail, { class: "of" }));
       return line;
@@ -316,6 +317,7 @@ export const walk = async (about) => {
 
   // Hands
   const find = typeAhead(names, choose);
+  if (few) at("choices").after(at("ahead")); // beside keys of their own the field is the second way
   const press = (id, act) => at(id).addEventListener("click", act);
   press("primary", take);
   press("exclude", exclude);
