@@ -1,17 +1,20 @@
 """The parts of AAPE+, this project's own method on top of the paper's; `trainer/methods/aape_plus.py` joins them."""
 
 from trainer.aape_plus.attention import attended_by_each, attended_cosines
-from trainer.aape_plus.choice import calibrated, likeliest, negative_log_likelihood
-from trainer.aape_plus.ridge import Ridge, class_scores, fit_ridge, leave_one_out
+from trainer.aape_plus.gaussian import Gaussian, discriminant, discriminant_without, fit_gaussian
+from trainer.aape_plus.ridge import Ridge, fit_ridge, leave_one_out, regression
+from trainer.aape_plus.stacking import weigh
 
 __all__ = [
+    "Gaussian",
     "Ridge",
     "attended_by_each",
     "attended_cosines",
-    "calibrated",
-    "class_scores",
+    "discriminant",
+    "discriminant_without",
+    "fit_gaussian",
     "fit_ridge",
     "leave_one_out",
-    "likeliest",
-    "negative_log_likelihood",
+    "regression",
+    "weigh",
 ]

@@ -1,8 +1,8 @@
-"""Ridge regression of one-hot labels on image embeddings, and what it would have said of each image without it.
+"""Ridge regression on image embeddings, and what it would have said of each image without it.
 
-One eigendecomposition, of the smaller of Gram and scatter matrix, serves any number of ridges. The intercept is not
-shrunk. Leave-one-out (Golub, Heath, Wahba, "Generalized cross-validation", 1979) costs no second fit:
-f_-i(x_i) = (f(x_i) - h_ii y_i) / (1 - h_ii), with H the matrix that maps labels to fitted scores.
+One eigendecomposition, of the smaller of Gram and scatter matrix, serves any number of ridges and of targets. The
+intercept is not shrunk. Leave-one-out (Golub, Heath, Wahba, "Generalized cross-validation", 1979) costs no second fit:
+f_-i(x_i) = (f(x_i) - h_ii y_i) / (1 - h_ii), with H the matrix that maps targets to fitted scores.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trainer.data import Images
-
 SMALLEST_SHARE = 1e-10
 """Eigenvalues below this share of the largest are rounding."""
 SMALLEST_LEFT = 1e-9
@@ -23,57 +21,55 @@ SMALLEST_LEFT = 1e-9
 
 @dataclass(frozen=True)
 class Ridge:
-    """The thin singular value decomposition of centred images, r at most min(B, D), in float64.
+    """The thin singular value decomposition of centred images, rank at most min(B, D), in float64.
 
     Attributes:
         centre: mean embedding.
-        share: mean of the one-hot labels.
-        targets: one-hot labels.
-        left: one column a direction, one row an image.
         values: squared singular values.
+        left: one column a direction, one row an image.
         right: one column a direction, one row an entry of the embedding.
-        projected: the centred labels along each direction.
         scale: mean squared length of the centred images; a ridge is a multiple of it.
     """
 
     centre: Float[Tensor, " D"]
-    share: Float[Tensor, " C"]
-    targets: Float[Tensor, "B C"]
-    left: Float[Tensor, "B rank"]
     values: Float[Tensor, " rank"]
+    left: Float[Tensor, "B rank"]
     right: Float[Tensor, "D rank"]
-    projected: Float[Tensor, "rank C"]
     scale: float
 
 
-def fit_ridge(images: Images, classes: int) -> Ridge:
+def decompose(rows: Float[Tensor, "B D"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared singular values, left and right vectors (columns) of those that are not rounding."""
+    wide = len(rows) <= rows.shape[1]
+    values, basis = torch.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    kept = values > (SMALLEST_SHARE * values[-1]).clamp_min(torch.finfo(values.dtype).tiny)
+    values, basis = values[kept], basis[:, kept]
+    other = (rows.T if wide else rows) @ basis / values.sqrt()
+    return (values, basis, other) if wide else (values, other, basis)
+
+
+def fit_ridge(images: Float[Tensor, "B D"]) -> Ridge:
     """Decompose a draw."""
-    x = images.embeddings.double()
-    targets = torch.eye(classes, dtype=x.dtype, device=x.device)[images.labels]
+    x = images.double()
     centre = x.mean(0)
     centred = x - centre
-    wide = len(x) <= x.shape[1]
-    values, basis = torch.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
-    kept = values > SMALLEST_SHARE * values[-1]
-    values, basis = values[kept], basis[:, kept]
-    other = (centred.T if wide else centred) @ basis / values.sqrt()
-    left, right = (basis, other) if wide else (other, basis)
-    share = targets.mean(0)
-    projected = left.T @ (targets - share)
-    return Ridge(centre, share, targets, left, values, right, projected, float(centred.square().sum()) / len(x))
+    return Ridge(centre, *decompose(centred), float(centred.square().sum()) / len(x))
 
 
-def leave_one_out(ridge: Ridge, strength: float) -> Float[Tensor, "B C"]:
+def leave_one_out(ridge: Ridge, targets: Float[Tensor, "B C"], strength: float) -> Float[Tensor, "B C"]:
     """The scores of each image by the fit without it."""
     shrunk = ridge.values / (ridge.values + strength * ridge.scale)
-    fitted = ridge.left @ (shrunk[:, None] * ridge.projected)
-    fitted += ridge.share
-    own = (ridge.left.square() @ shrunk + 1 / len(ridge.targets))[:, None]
-    return ((fitted - own * ridge.targets) / (1 - own).clamp_min(SMALLEST_LEFT)).float()
+    mean = targets.mean(0)
+    fitted = ridge.left @ (shrunk[:, None] * (ridge.left.T @ (targets - mean))) + mean
+    own = (ridge.left.square() @ shrunk + 1 / len(targets))[:, None]
+    return (fitted - own * targets) / (1 - own).clamp_min(SMALLEST_LEFT)
 
 
-def class_scores(ridge: Ridge, strength: float) -> tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]:
-    """W and b of the scores x W^T + b; those of an image sum to 1."""
+def regression(
+    ridge: Ridge, targets: Float[Tensor, "B C"], strength: float
+) -> tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]:
+    """W and b of the scores x W^T + b."""
     shrunk = ridge.values.sqrt() / (ridge.values + strength * ridge.scale)
-    weight = (ridge.projected.T * shrunk) @ ridge.right.T
-    return weight.float(), (ridge.share - weight @ ridge.centre).float()
+    mean = targets.mean(0)
+    weight = ((ridge.left.T @ (targets - mean)).T * shrunk) @ ridge.right.T
+    return weight, mean - weight @ ridge.centre
