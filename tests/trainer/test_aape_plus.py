@@ -12,15 +12,18 @@ from tests.trainer.small_tasks import WIDTH, small_images, small_task, small_tex
 from trainer.aape_plus import (
     attended_cosines,
     calibrated,
-    class_scores,
+    discriminant,
+    discriminant_without,
+    fit_gaussian,
     fit_ridge,
     leave_one_out,
-    likeliest,
-    negative_log_likelihood,
+    regression,
+    weigh,
 )
-from trainer.aape_plus.choice import TAUS
+from trainer.aape_plus.stacking import PRIOR
+from trainer.aape_plus.voices import USUAL_RIDGE, USUAL_STRENGTH
 from trainer.data import ClassText, Images, Task
-from trainer.methods.aape_plus import USUAL_STRENGTH, USUAL_TAU, AAPEPlus, AAPEPlusPredictor
+from trainer.methods.aape_plus import AAPEPlus, AAPEPlusPredictor
 
 PLUS = AAPEPlus()
 
@@ -42,32 +45,62 @@ def joined(first: ClassText, second: ClassText) -> ClassText:
     return ClassText((*first.names, *second.names), *rows)
 
 
-def naive_ridge(images: Images, classes: int, strength: float, scale: float) -> tuple[Tensor, Tensor]:
+def naive_ridge(x: Tensor, targets: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """W and b by the normal equations, the intercept free."""
+    xc, yc = x - x.mean(0), targets - targets.mean(0)
+    weight = torch.linalg.solve(xc.T @ xc + ridge * torch.eye(x.shape[1], dtype=x.dtype), xc.T @ yc).T
+    return weight, targets.mean(0) - weight @ x.mean(0)
+
+
+def naive_discriminant(x: Tensor, labels: Tensor, classes: int, ridge: float) -> tuple[Tensor, Tensor]:
+    """W and b by the inverse of the within-class scatter."""
+    means = torch.stack([x[labels == c].mean(0) for c in range(classes)])
+    away = x - means[labels]
+    weight = means @ torch.linalg.inv(away.T @ away + ridge * torch.eye(x.shape[1], dtype=x.dtype)) * ridge
+    return weight, -(weight * means).sum(1) / 2
+
+
+def each_left_out(images: Images) -> list[tuple[int, Tensor, Tensor]]:
+    """Position, and the rows and labels without it."""
+    every = torch.arange(len(images))
     x = images.embeddings.double()
-    y = torch.eye(classes, dtype=torch.float64)[images.labels]
-    xc, yc = x - x.mean(0), y - y.mean(0)
-    ridge = strength * scale * torch.eye(x.shape[1], dtype=torch.float64)
-    weight = torch.linalg.solve(xc.T @ xc + ridge, xc.T @ yc).T
-    return weight, y.mean(0) - weight @ x.mean(0)
+    return [(i, x[every != i], images.labels[every != i]) for i in range(len(images))]
 
 
 @pytest.mark.parametrize("strength", [0.03, 3.0])
 @pytest.mark.parametrize(("classes", "shots"), [(2, 1), (5, 1), (3, 4), (3, 9)])
 def test_ridge_and_leave_one_out_equal_the_naive_fits(classes: int, shots: int, strength: float) -> None:
     images = small_images(classes, shots)  # fewer and more images than entries of an embedding
-    ridge = fit_ridge(images, classes)
-    weight, bias = class_scores(ridge, strength)
-    expected = naive_ridge(images, classes, strength, ridge.scale)
-    torch.testing.assert_close(weight.double(), expected[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(bias.double(), expected[1], atol=1e-5, rtol=1e-4)
-    found = leave_one_out(ridge, strength)
-    for i in range(len(images)):
-        rest = images.take(torch.tensor([j for j in range(len(images)) if j != i]))
-        weight_i, bias_i = naive_ridge(rest, classes, strength, ridge.scale)
-        torch.testing.assert_close(
-            found[i].double(), weight_i @ images.embeddings[i].double() + bias_i, atol=1e-4, rtol=1e-3
-        )
+    x, targets = images.embeddings.double(), unit(len(images), classes, seed=5).double()
+    ridge = fit_ridge(images.embeddings)
+    expected = naive_ridge(x, targets, strength * ridge.scale)
+    torch.testing.assert_close(regression(ridge, targets, strength), expected, atol=1e-9, rtol=1e-7)
+    found = leave_one_out(ridge, targets, strength)
+    for i, rest, _ in each_left_out(images):
+        weight, bias = naive_ridge(rest, targets[torch.arange(len(x)) != i], strength * ridge.scale)
+        torch.testing.assert_close(found[i], weight @ x[i] + bias, atol=1e-9, rtol=1e-7)
+
+
+@pytest.mark.parametrize("strength", [0.03, 3.0])
+@pytest.mark.parametrize(("classes", "shots"), [(2, 2), (3, 4), (3, 12)])
+def test_gaussian_and_leave_one_out_equal_the_naive_fits(classes: int, shots: int, strength: float) -> None:
+    images = small_images(classes, shots)
+    gaussian = fit_gaussian(images, classes)
+    x, ridge = images.embeddings.double(), strength * gaussian.scale
+    expected = naive_discriminant(x, images.labels, classes, ridge)
+    torch.testing.assert_close(discriminant(gaussian, strength), expected, atol=1e-9, rtol=1e-7)
+    found = discriminant_without(gaussian, strength)
+    for i, rest, labels in each_left_out(images):
+        weight, bias = naive_discriminant(rest, labels, classes, ridge)
+        scores = weight @ x[i] + bias
+        torch.testing.assert_close(found[i] - found[i].mean(), scores - scores.mean(), atol=1e-9, rtol=1e-7)
+
+
+def test_one_shot_a_class_gives_the_nearest_mean() -> None:
+    images, x = small_images(4, 1), unit(9, WIDTH, seed=3).double()
+    weight, bias = discriminant(fit_gaussian(images, 4), 0.3)
+    distances = torch.cdist(x, images.embeddings.double()).square()
+    torch.testing.assert_close((x @ weight.T + bias).argmax(1), distances[:, images.labels.argsort()].argmin(1))
 
 
 @pytest.mark.parametrize("beta", [0.0, 7.0, 40.0])
@@ -91,36 +124,59 @@ def test_attention_in_tiles_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(attended_cosines(x, text.prompts, text.mask, beta=10.0), whole)
 
 
-def test_of_settings_with_as_many_right_the_likelier_wins_at_its_own_temperature() -> None:
-    labels = torch.tensor([0, 0, 1, 1])
-    sure = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.1, 0.0]])
-    wild = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [9.0, 0.0]])
-    even = {"wild": 0.0, "sure": 0.0}
-    scores = {"wild": wild, "sure": sure}
-    setting, tau = likeliest(scores.__getitem__, labels, even)
-    assert setting == "sure"
-    assert float(cross_entropy(sure / tau, labels)) == min(float(cross_entropy(sure / each, labels)) for each in TAUS)
-    assert likeliest(scores.__getitem__, labels, even | {"sure": -99.0})[0] == "wild"
-
-
-@pytest.mark.parametrize("scale", [0.001, 0.03, 1.0, 1000.0])
-@pytest.mark.parametrize("near", [None, TAUS[0], TAUS[20], TAUS[-1]])
-def test_the_temperature_is_that_of_a_search_over_all_whether_or_not_one_starts_near_it(
-    scale: float, near: float | None
-) -> None:
+@pytest.mark.parametrize("scale", [0.001, 1.0, 1000.0])
+def test_the_weights_are_those_of_a_plain_descent_and_never_negative(scale: float) -> None:
     labels = torch.arange(6).repeat(20)
-    scores = scale * (torch.nn.functional.one_hot(labels, 6) + unit(120, 6, seed=3))
-    every = [float(cross_entropy(scores / tau, labels)) for tau in TAUS]
-    loss, tau = calibrated(scores, labels, near=near)
-    assert tau == TAUS[every.index(min(every))]
-    assert loss == min(every)
+    good, same = (scale * (torch.nn.functional.one_hot(labels, 6) + unit(120, 6, seed=seed)) for seed in (3, 4))
+    against = -torch.nn.functional.one_hot(labels, 6).float()
+    loss, weights = weigh([good, same, against], labels)
+    assert weights[2] == 0
+    z = torch.stack([each - each.gather(1, labels[:, None]) for each in (good, same)]).double()
+    sizes = z.square().mean((1, 2)).sqrt()
+    a = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([a], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+    def objective() -> Tensor:
+        return cross_entropy(torch.einsum("k,kbc->bc", a / sizes, z), labels) + PRIOR / 2 / 120 * a.square().sum()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = objective()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    assert loss == pytest.approx(float(objective().detach()), abs=1e-5)
+    assert weights[:2] == pytest.approx((a / sizes).tolist(), rel=1e-2)
+
+
+def test_where_the_weights_begin_changes_nothing_but_the_number_of_steps() -> None:
+    labels = torch.arange(6).repeat(20)
+    scores = [torch.nn.functional.one_hot(labels, 6) + unit(120, 6, seed=seed) for seed in (3, 4)]
+    loss, weights = weigh(scores, labels)
+    again = weigh(scores, labels, start=[40.0, 0.0])
+    assert again[0] == pytest.approx(loss, abs=1e-5)
+    assert again[1] == pytest.approx(weights, rel=1e-2)
+
+
+def test_few_images_that_are_all_right_are_not_believed_without_end() -> None:
+    loss, (weight,) = weigh([torch.eye(3)], torch.arange(3))
+    assert 0 < loss < 0.2
+    assert weight < 20
+
+
+def test_text_that_tells_nothing_is_no_voice_at_all() -> None:
+    labels = torch.arange(6).repeat(20)
+    assert calibrated(unit(120, 6, seed=3) - torch.nn.functional.one_hot(labels, 6), labels)[1] == 1.0
 
 
 def test_many_images_are_judged_in_parts_as_they_are_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels, scores = torch.arange(6).repeat(20), unit(120, 6, seed=3)
-    whole = negative_log_likelihood(scores, labels, 0.05)
-    monkeypatch.setattr("trainer.aape_plus.choice.ENTRIES", 7 * 6)
-    assert negative_log_likelihood(scores, labels, 0.05) == pytest.approx(whole, rel=1e-6)
+    labels, scores = torch.arange(6).repeat(20), [unit(120, 6, seed=seed) for seed in (3, 4)]
+    whole = weigh(scores, labels)
+    monkeypatch.setattr("trainer.aape_plus.stacking.ENTRIES", 7 * 6)
+    parts = weigh(scores, labels)
+    assert parts[0] == pytest.approx(whole[0], rel=1e-5)
+    assert parts[1] == pytest.approx(whole[1], rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("shots", [1, 2, 4, 8])
@@ -130,11 +186,11 @@ def test_it_is_at_least_as_good_as_zero_shot_where_images_tell_the_classes_apart
     assert accuracy(PLUS.fit(task, seed=1), held, task.text) >= zero_shot
 
 
-def test_without_ridge_scores_it_is_the_text() -> None:
+def test_without_scores_of_the_images_it_is_the_text() -> None:
     task, x = small_task(), unit(20, WIDTH, seed=4)
     predictor = PLUS.fit(task, seed=1)
     predictor.text_weight = 1.0
-    bare = replace(predictor, weight=torch.zeros_like(predictor.weight), bias=torch.zeros_like(predictor.bias), tau=1.0)
+    bare = replace(predictor, weight=torch.zeros_like(predictor.weight), bias=torch.zeros_like(predictor.bias))
     torch.testing.assert_close(bare.logits(x, task.text), predictor.text_head.logits(x, task.text))
 
 
@@ -151,7 +207,7 @@ def test_new_classes_are_judged_by_their_text_alone_and_do_not_win_beside_fitted
     torch.testing.assert_close(logits[:, 6:], predictor.text_head.logits(held.embeddings, new))
     towards_new = small_images(4, seed=50, draw=30)  # fitted classes take some of these where any score speaks for them
     to_new = predictor.logits(towards_new.embeddings, everything).argmax(1) >= 6
-    predictor.unseen = -1.0
+    predictor.unseen = -100.0
     assert int(to_new.sum()) > int((predictor.logits(towards_new.embeddings, everything).argmax(1) >= 6).sum())
 
 
@@ -173,7 +229,7 @@ def test_every_number_of_shots_and_classes_is_fitted_and_says_what_decided(class
     assert ("validation images" in note) == val
     assert ("each shot left out" in note) == (shots >= 4 or (shots > 1 and not val))
     if shots == 1 and not val:
-        assert (predictor.info["strength"], predictor.info["tau"]) == (USUAL_STRENGTH, USUAL_TAU)
+        assert (predictor.info["labels_ridge"], predictor.info["labels_weight"]) == (USUAL_STRENGTH, USUAL_RIDGE)
         assert "val_accuracy" not in predictor.info
 
 

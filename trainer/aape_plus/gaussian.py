@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from trainer.aape_plus.ridge import SMALLEST_LEFT, decompose
+from trainer.aape_plus.ridge import SMALLEST_LEFT, decompose, mean_square
 from trainer.data import Images
 
 
@@ -51,8 +51,7 @@ def fit_gaussian(images: Images, classes: int) -> Gaussian:
     counts = torch.bincount(images.labels, minlength=classes).double()
     means = x.new_zeros(classes, x.shape[1]).index_add_(0, images.labels, x) / counts[:, None]
     values, _, right = decompose(x - means[images.labels])
-    scale = float((x - x.mean(0)).square().sum()) / len(x)
-    return Gaussian(x, images.labels, means, counts, values, right, scale)
+    return Gaussian(x, images.labels, means, counts, values, right, mean_square(x - x.mean(0)))
 
 
 def discriminant(gaussian: Gaussian, strength: float) -> tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]:

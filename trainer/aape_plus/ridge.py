@@ -17,6 +17,8 @@ SMALLEST_SHARE = 1e-10
 """Eigenvalues below this share of the largest are rounding."""
 SMALLEST_LEFT = 1e-9
 """Least 1 - h_ii: such an image decides its own score alone."""
+SMALLEST_SCALE = 1e-9
+"""Least mean squared length: unit images that are nearer to each other are the same but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,17 @@ def decompose(rows: Float[Tensor, "B D"]) -> tuple[Tensor, Tensor, Tensor]:
     return (values, basis, other) if wide else (values, other, basis)
 
 
+def mean_square(centred: Float[Tensor, "B D"]) -> float:
+    """The mean squared length of a row."""
+    return max(float(centred.square().sum()) / len(centred), SMALLEST_SCALE)
+
+
 def fit_ridge(images: Float[Tensor, "B D"]) -> Ridge:
     """Decompose a draw."""
     x = images.double()
     centre = x.mean(0)
     centred = x - centre
-    return Ridge(centre, *decompose(centred), float(centred.square().sum()) / len(x))
+    return Ridge(centre, *decompose(centred), mean_square(centred))
 
 
 def leave_one_out(ridge: Ridge, targets: Float[Tensor, "B C"], strength: float) -> Float[Tensor, "B C"]:

@@ -20,6 +20,8 @@ ENTRIES = 2**17
 MOST_STEPS, ENOUGH = 40, 1e-7
 """Newton steps, which end where the next one promises fewer nats an image than ENOUGH."""
 SMALLEST_SIZE = 1e-12
+LARGEST_TAU = 1.0
+"""Of cosines that tell nothing."""
 
 
 def weigh(
@@ -51,6 +53,12 @@ def weigh(
             length /= 2
         a, (loss, slope, curve) = at, found
     return loss, (a / sizes).tolist()
+
+
+def calibrated(scores: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> tuple[float, float]:
+    """The least mean negative log-likelihood of softmax(scores / tau), and its tau, at most LARGEST_TAU."""
+    loss, (weight,) = weigh([scores], labels)
+    return loss, 1 / max(weight, 1 / LARGEST_TAU)
 
 
 def _derivatives(z: Sequence[Tensor], a: Tensor, sizes: Tensor) -> tuple[float, Tensor, Tensor]:

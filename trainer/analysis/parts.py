@@ -35,7 +35,7 @@ def score_parts(
     if isinstance(predictor, AAPEPlusPredictor):
         if not set(text.names) <= set(predictor.names):
             return {}
-        heard = predictor.text_weight * predictor.text_head.logits(images, text) / predictor.tau
+        heard = predictor.text_weight * predictor.text_head.logits(images, text)
     elif isinstance(predictor, BESIDE_TEXT) and text.is_text:
         heard = images @ class_weights(text, "ensemble").T / predictor.tau
     else:

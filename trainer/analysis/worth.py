@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,42 +21,42 @@ from torch.nn.functional import normalize
 
 from stages.command import table
 from stages.errors import UserError
-from trainer.aape_plus import class_scores, fit_ridge
+from trainer.aape_plus import Voice
 from trainer.data import ClassText, Images, Task
 from trainer.draws import MOST_TO_CHOOSE_BY, split_off
 from trainer.features import load_features
-from trainer.methods.aape_plus import TEXT_SHOTS, USUAL_STRENGTH, AAPEPlus, choose_text_head
+from trainer.methods.aape_plus import AAPEPlus, choose_text_head
 from trainer.methods.common import class_sums
+from trainer.methods.linear import LogisticRegression
 
 SHOTS = (1, 2, 4, 8, 12)
 SEEDS = (1, 2, 3)
+STEPS: dict[str, tuple[Literal["text"] | Voice, ...]] = {
+    "shots: ridge of the labels": ("labels",),
+    "shots: Gaussian": ("gaussian",),
+    "text + ridge of the labels": ("text", "labels"),
+    "text + ridge of the residual": ("text", "residual"),
+    "text + Gaussian": ("text", "gaussian"),
+    "text + ridge of the labels + Gaussian": ("text", "labels", "gaussian"),
+    "text + ridge of the residual + Gaussian": ("text", "residual", "gaussian"),
+    "aape-plus": ("text", "labels", "residual", "gaussian"),
+}
 
 
 def variants(task: Task, x: Float[Tensor, "B D"], *, shots: int, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Name and logits of each step from zero-shot to AAPE+."""
-    text, classes = task.text, len(task.text)
-    seen = Images.join(task.train, task.val)
-    yield "text: template", x @ normalize(text.template.float(), dim=-1).T
-    if text.prompts is not None:
-        yield "text: mean of the prompts", x @ text.prompt_mean().T
-    head = choose_text_head(text, seen)
-    yield "text: attended", head.logits(x, text)
-    yield "images: nearest centroid", x @ normalize(class_sums(task.train, classes), dim=-1).T
-    weight, bias = class_scores(fit_ridge(task.train, classes), USUAL_STRENGTH)
-    ridge = x @ weight.T + bias
-    yield "images: ridge", ridge
-    for name, named in _ways_to_name(text):
-        logits = choose_text_head(named, seen).logits(x, named)
-        yield f"ridge + {name}", ridge + TEXT_SHOTS / shots * logits
-    yield "ridge + attended", ridge + TEXT_SHOTS / shots * head.logits(x, text)
-    yield "aape-plus (choices on unseen images)", AAPEPlus().fit(task, seed=seed).logits(x, text)
-
-
-def _ways_to_name(text: ClassText) -> Iterator[tuple[str, ClassText]]:
-    bare = ClassText(text.names, text.template)
-    yield "template", bare
-    if text.prompts is not None:
-        yield "mean of the prompts", ClassText(text.names, text.prompt_mean())
+    text = task.text
+    if text.is_text:
+        yield "text: template", x @ normalize(text.template.float(), dim=-1).T
+        if text.prompts is not None:
+            yield "text: mean of the prompts", x @ text.prompt_mean().T
+        yield "text: as chosen", choose_text_head(text, Images.join(task.train, task.val)).logits(x, text)
+    yield "shots: nearest centroid", x @ normalize(class_sums(task.train, len(text)), dim=-1).T
+    for method in (LogisticRegression(), AAPEPlus.without_text()):
+        yield f"shots: {method.name}", method.fit(task, seed=seed).logits(x, text)
+    for name, voices in STEPS.items():
+        if text.is_text or "text" not in voices:
+            yield name, AAPEPlus(voices=voices).fit(task, seed=seed).logits(x, text)
 
 
 def draw(images: Images, text: ClassText, *, shots: int, seed: int) -> tuple[Task, Images]:

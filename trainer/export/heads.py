@@ -238,21 +238,21 @@ class FullHead(GeneratedHead):
 
 
 class AttendedHead(Head):
-    """AAPE+ that attends: (x W^T + b + w cos(x, p_c(x)) / tau_text) / tau, see `attended_cosines`."""
+    """AAPE+ that attends: x W^T + b + a_t cos(x, p_c(x)) / tau_text, see `attended_cosines`."""
 
     prompts: Tensor
     empty: Tensor
     gram: Tensor
     weight: Tensor
     bias: Tensor
-    scalars = ("beta", "heard", "tau")
+    scalars = ("beta", "heard")
     lines = (
         'cosines = np.einsum("bd,cnd->bcn", x, head["prompts"])',
         'attention = np.where(head["empty"], 0, np.exp(head["beta"] * (cosines - 1)))',
         "attention = attention / attention.sum(-1, keepdims=True)",
         'square = (np.einsum("bcn,cnm->bcm", attention, head["gram"]) * attention).sum(-1)',
         f"text = (attention * cosines).sum(-1) / np.sqrt(np.maximum(square, {SMALLEST_SHARE}))",
-        'scores = (x @ head["weight"].T + head["bias"] + head["heard"] * text) / head["tau"]',
+        'scores = x @ head["weight"].T + head["bias"] + head["heard"] * text',
     )
 
     def __init__(self, predictor: AAPEPlusPredictor, text: ClassText) -> None:
@@ -260,7 +260,7 @@ class AttendedHead(Head):
         prompts, mask = text.require_prompts()
         rows = [predictor.names.index(name) for name in text.names]
         head = predictor.text_head
-        self.beta, self.heard, self.tau = head.beta, predictor.text_weight / head.tau, predictor.tau
+        self.beta, self.heard = head.beta, predictor.text_weight / head.tau
         weight, bias = predictor.weight[rows], predictor.bias[rows]
         self.keep(prompts=prompts, empty=~mask, gram=prompts @ prompts.transpose(1, 2), weight=weight, bias=bias)
 
@@ -272,7 +272,7 @@ class AttendedHead(Head):
         weighed = torch.matmul(attention.transpose(0, 1), self.gram).transpose(0, 1)
         square = (weighed * attention).sum(-1).clamp_min(SMALLEST_SHARE)
         text = (attention * cosines).sum(-1) * torch.rsqrt(square)
-        return (images @ self.weight.T + self.bias + self.heard * text) / self.tau
+        return images @ self.weight.T + self.bias + self.heard * text
 
 
 class Probabilities(nn.Module):
