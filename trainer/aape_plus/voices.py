@@ -23,8 +23,8 @@ Voice = Literal["labels", "residual", "gaussian"]
 """Of the shots: ridge regression of the labels, or of what zero-shot leaves of them, and the Gaussian discriminant."""
 SLOTS: tuple[tuple[Voice, ...], ...] = (("labels", "residual"), ("gaussian",))
 """Of the voices of a slot the likeliest speaks."""
-STRENGTHS, USUAL_STRENGTH = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), 0.3
-"""Ridges, in mean squared lengths of the centred images: from interpolation to class means, which more does not change.
+STRENGTHS, USUAL_STRENGTH = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01), 0.3
+"""Ridges, in mean squared lengths of the centred images: from class means, which more does not change, to interpolation.
 The usual one where nothing is unseen."""
 USUAL_RIDGE, USUAL_TEXT = 20.0, 0.4
 """Weights where nothing is unseen: of the regression of labels, and of calibrated text beside one shot a class."""
@@ -134,8 +134,8 @@ class Voices:
 
     def together(self, chosen: Chosen) -> tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]:
         """W and b of all that the shots say, of mean 0 over the classes."""
-        fits = [(weight, *self.fitted(voice, ridge)) for voice, ridge, weight in chosen.shots]
-        weight, bias = (torch.stack([fit[0] * fit[i] for fit in fits]).sum(0) for i in (1, 2))
+        fits = [(weight, self.fitted(voice, ridge)) for voice, ridge, weight in chosen.shots]
+        weight, bias = (torch.stack([share * fit[i] for share, fit in fits]).sum(0) for i in (0, 1))
         return (weight - weight.mean(0)).float(), (bias - bias.mean()).float()
 
 
