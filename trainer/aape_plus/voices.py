@@ -24,8 +24,8 @@ Voice = Literal["labels", "residual", "gaussian"]
 SLOTS: tuple[tuple[Voice, ...], ...] = (("labels", "residual"), ("gaussian",))
 """Of the voices of a slot the likeliest speaks."""
 STRENGTHS, USUAL_STRENGTH = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01), 0.3
-"""Ridges, in mean squared lengths of the centred images, from class means (which more does not change) to interpolation;
-the usual one where nothing is unseen."""
+"""Ridges, in mean squared lengths of the centred images, from class means (more changes nothing) to interpolation; the
+usual one where nothing is unseen."""
 USUAL_RIDGE, USUAL_TEXT = 20.0, 0.4
 """Weights where nothing is unseen: of the regression of labels, and of calibrated text beside one shot a class."""
 UNSEEN_SHARE, USUAL_UNSEEN = 0.8, 5.0
