@@ -37,7 +37,7 @@ WEIGHTS, TRAINED_WEIGHTS, TRAINED_SHARE = (0.7, 0.3), (0.2, 0.8), 0.9
 """Of likeness between classes and of variance, as released for ImageNet; the training form looks at text alone."""
 TRAIN_AT = ((1.0, 1.0), (10.0, 5.0))
 """alpha and beta while training: as released, and for spaces where the cosines between images are small."""
-LR, EPS, EPOCHS, BATCH, WEIGHT_DECAY, STEPS = 1e-3, 1e-3, 30, 256, 0.1, 500
+LR, EPS, EPOCHS, BATCH, WEIGHT_DECAY, STEPS = 1e-3, 1e-3, 30, 256, 0.1, 320
 TINY = 1e-6
 
 
@@ -248,11 +248,12 @@ def _cache(start: Prepared, images: Images, share: float) -> tuple[Tensor, Tenso
 
 
 class _Refined:
-    """What the cache adds to the scores of the validation images; the affinities of the last share are kept."""
+    """What the cache adds to the scores of the validation images; what the last share and beta gave is kept."""
 
     def __init__(self, start: Prepared, train: Images, val: Images) -> None:
         self.start, self.train, self.val = start, train, val
         self.known: tuple[float, Tensor, Tensor] | None = None
+        self.near: tuple[float, float, Tensor] | None = None
 
     def added(self, setting: Sequence[float]) -> Float[Tensor, "B C"]:
         share, beta, gamma = setting
@@ -261,8 +262,10 @@ class _Refined:
             x = normalize(self.val.embeddings[:, entries], dim=-1)
             self.known = share, keys[:, entries] @ x.T, divergent
         _, affinity, divergent = self.known
-        shares = shot_shares(divergent, gamma=gamma)
-        return weighted_cache(affinity, self.train.labels, shares, len(self.start.names), beta=beta)
+        if self.near is None or self.near[:2] != (share, beta):
+            self.near = share, beta, torch.exp(beta * (affinity - 1))
+        weighted = self.near[2] * shot_shares(divergent, gamma=gamma)[:, None]
+        return class_totals(weighted, self.train.labels, len(self.start.names)).T
 
 
 def _train(

@@ -9,6 +9,7 @@ one without shots keeps its zero-shot score.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,8 +28,8 @@ BETA, STRENGTH = 2.0, 0.05
 BETAS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 STRENGTHS = (0.0005, 0.0015, 0.005, 0.015, 0.05, 0.15, 0.5, 1.5, 5.0, 15.0, 50.0)
 """Published grids lie within 0.5 .. 3 and 0.001 .. 1; other encoders have smaller cosines."""
-ROUNDS = 3
-"""Searches along lambda and beta in turn, at most."""
+ROUNDS, PATIENCE = 3, 2
+"""Searches along lambda and beta in turn, at most; and values in a row that are worse where a search turns back."""
 
 
 def kernel(one: Float[Tensor, "B D"], other: Float[Tensor, "M D"], *, beta: float) -> Float[Tensor, "B M"]:
@@ -78,7 +79,7 @@ class ProKeR:
     Vision-Language Models", CVPR 2025, arXiv 2501.11175), training-free.
 
     beta and lambda by validation. The release tries a whole grid; here the search goes along lambda and beta in turn
-    until neither changes.
+    until neither changes, from the default both ways until it gets worse.
     """
 
     name: str = "proker"
@@ -120,11 +121,30 @@ class _Search:
         at = BETA, STRENGTH
         for _ in range(ROUNDS):
             before = at
-            at = max(((at[0], strength) for strength in STRENGTHS), key=self.score)
-            at = max(((beta, at[1]) for beta in BETAS), key=self.score)
+            at = at[0], self._along(STRENGTHS, at[1], beta=at[0])
+            at = self._along(BETAS, at[0], strength=at[1]), at[1]
             if at == before:
                 break
         return *at, self.score(at)
+
+    def _along(
+        self, values: Sequence[float], middle: float, *, beta: float | None = None, strength: float | None = None
+    ) -> float:
+        """The best of these values, from the middle up, then down, on each side until PATIENCE in a row are worse."""
+
+        def score(value: float) -> Score:
+            return self.score((value if beta is None else beta, value if strength is None else strength))
+
+        best = near = min(values, key=lambda value: abs(math.log(value / middle)))
+        start = values.index(near)
+        for side in (values[start + 1 :], values[:start][::-1]):
+            worse = 0
+            for value in side:
+                better = score(value) > score(best)
+                best, worse = (value, 0) if better else (best, worse + 1)
+                if worse == PATIENCE:
+                    break
+        return best
 
     def score(self, at: tuple[float, float]) -> Score:
         """How good beta and lambda are on the validation images; the loss, at its own temperature, where it counts."""
