@@ -21,20 +21,22 @@ class Inputs:
         features: of the data set that is trained on, where it has classes and a protocol reads them.
         others: protocol name -> further data sets that it tests on, such as the targets of cross-dataset.
         captions: the images with captions of the same data set, where it has some and a protocol reads them; none of
-            them has a caption where only its questions are read.
+            them has a caption where it has questions alone.
         questions: whether its images have questions.
+        captioned: whether any of its images has a caption.
     """
 
     features: Features | None
     others: Mapping[str, tuple[Features | CaptionFeatures, ...]] = field(default_factory=dict)
     captions: CaptionFeatures | None = None
     questions: bool = False
+    captioned: bool = True
 
     def of(self, reads: Reads) -> Features | CaptionFeatures | None:
         """What a protocol reads; None where the data set has nothing of that kind."""
         if reads == "classes":
             return self.features
-        return self.captions if reads == "captions" or self.questions else None
+        return self.captions if (self.captioned if reads == "captions" else self.questions) else None
 
     @property
     def known(self) -> StoredFeatures:
@@ -94,7 +96,7 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
             if found is not None:  # a data set that is listed for its captions is no target of a classifier
                 loaded[each.reads, name] = found
                 others[each.name] = (*others.get(each.name, ()), found)
-    return Inputs(features, others, captions, bare)
+    return Inputs(features, others, captions, bare, bool(has.get("captions")))
 
 
 def _has(reads: Reads, cache: Path, dataset: str) -> bool:

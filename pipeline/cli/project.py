@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pipeline.registry import Card
 
 
+PAPER = Path("params.paper.yaml")
+
+
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
@@ -88,6 +91,34 @@ def datasets(
         raise UserError(f"data set {name!r} is not known; {nearest(name, list(cards()))}", exit_code=2)
     shown = found
     command.show(shown.model_dump(), as_json=as_json, text=lambda: _text(shown))
+
+
+@app.command()
+def rehearse(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder, for some 100 MB.")],
+    params: Annotated[Path, typer.Option("--params", help="Settings to rehearse.", metavar="FILE")] = PAPER,
+    write_only: Annotated[bool, typer.Option("--write-only", help="Write the stand-ins, run nothing.")] = False,
+) -> None:
+    """Run `make paper` on tiny stand-ins of its data sets and models, offline: a minute or two before days are spent.
+
+    The numbers mean nothing. What is run is what the real run runs, and the stand-ins lie as the real ones do.
+    """
+    from time import monotonic
+
+    from pipeline.rehearsal import prepare
+    from pipeline.rehearsal import run as make
+
+    found = prepare(folder, params)
+    settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in found.environment.items())
+    say(f"wrote stand-ins of the data sets and models of {params} to {folder}")
+    say(f"{settings} {shlex.join(found.command)}")
+    if write_only:
+        return
+    start = monotonic()
+    code = make(found)
+    if code:
+        raise UserError(f"the rehearsal failed (see above); its files are in {folder}")
+    say(f"rehearsed in {monotonic() - start:.0f} s: every step of `make paper` runs here; remove {folder}")
 
 
 def _text(card: "Card") -> str:

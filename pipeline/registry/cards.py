@@ -65,6 +65,7 @@ class Card(_Strict):
     )
     class_names: dict[str, str] = Field({}, description="name of a class folder -> clean class name")
     split: Literal["test"] | None = Field(None, description="the split of every image, where the set has but one")
+    val_is_test: bool = Field(False, description="its test labels are not public: val serves as the test split")
     templates: list[str] = Field([], description="one `{}` each")
     questions: str | None = Field(None, description="key in questions.yaml")
     kind: str | None = Field(None, description="what every class is, as a question says it: `a type of pet`")

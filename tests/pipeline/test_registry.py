@@ -180,7 +180,9 @@ def test_vqa2_is_read_from_its_four_files(tmp_path: Path) -> None:
         (tmp_path / f"v2_mscoco_{split}_annotations.json").write_text(json.dumps(said))
     source, data = prepare("vqa2", str(tmp_path), DATA)
     summary = ingest("vqa2", source, data=data, cache=tmp_path / "cache")
-    assert (summary.images, summary.questions) == ({"train": 1, "val": 1, "test": 0}, 2)
+    assert (summary.images, summary.questions) == ({"train": 1, "val": 0, "test": 1}, 2), (
+        "val2014 is what the field tests on"
+    )
     found = ManifestStore(tmp_path / "cache", "vqa2").read().to_pylist()
     assert all(row["questions"][0]["answers"] == ["yes"] * 10 for row in found)
     assert summary.unreadable == []
