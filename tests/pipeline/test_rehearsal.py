@@ -30,7 +30,7 @@ def test_a_stand_in_is_laid_out_as_its_card_asks_and_every_image_of_it_can_be_re
     assert summary.unreadable == []
     assert summary.images["test"] > 0, "what is not judged is not rehearsed"
     assert (summary.classes > 0, summary.captions > 0, summary.questions > 0) == (
-        known.kind == "classification", known.kind == "captions", known.kind == "questions",
+        known.task == "classification", known.task == "captions", known.task == "questions",
     )  # fmt: skip
     names = set(ManifestStore(tmp_path / "cache", name).provenance().class_names.values())
     assert names >= {"imagenet": {"goldfish", "sunglass"}, "sun397": {"outdoor apartment_building"},
