@@ -32,6 +32,7 @@ paper: setup            ## the paper's tables: 11 data sets below data/, CLIP Vi
 	@pipeline embed-text $(PARAMS)
 	@pipeline embed-images $(PARAMS)
 	@trainer run $(PARAMS) --results results/paper
+	@trainer paper-table --results results/paper
 
 setup:                  ## make or refresh .venv; nothing to do takes a moment
 	@$(PYTHON) install/venv.py

@@ -1,10 +1,22 @@
 """`trainer`: stage two on the command line. Heavy imports happen inside the command that needs them."""
 
 from stages import command
-from trainer.cli import analysis, bench, confidence, language, predict, run, serve, study
+from trainer.cli import analysis, bench, confidence, language, predict, published, run, serve, study
 from trainer.cli.app import app
 
-__all__ = ["analysis", "app", "bench", "confidence", "language", "main", "predict", "run", "serve", "study"]
+__all__ = [
+    "analysis",
+    "app",
+    "bench",
+    "confidence",
+    "language",
+    "main",
+    "predict",
+    "published",
+    "run",
+    "serve",
+    "study",
+]
 
 
 def main() -> None:
