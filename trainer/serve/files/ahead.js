@@ -25,7 +25,8 @@ export const typeAhead = (names, pick) => {
   const update = () => {
     const words = plain(input.value).split(/\s+/).filter(Boolean);
     const whole = plain(input.value.trim());
-    const rank = (place) => (folded[place] === whole ? 0 : folded[place].startsWith(whole) ? 1 : 2);
+    const begins = (name) => words.every((word) => name.split(/[^\p{L}\p{N}]+/u).some((part) => part.startsWith(word)));
+    const rank = (place) => (folded[place] === whole ? 0 : folded[place].startsWith(whole) ? 1 : begins(folded[place]) ? 2 : 3);
     found = words.length
       ? [...folded.keys()].filter((place) => words.every((word) => folded[place].includes(word))).sort((a, b) => rank(a) - rank(b) || a - b)
       : [];

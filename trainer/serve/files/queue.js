@@ -3,19 +3,25 @@ import { post } from "./api.js";
 import { at } from "./dom.js";
 
 const jobs = [];
-let working = false, retry;
+let working = false, retry, why = "";
 
-const trouble = (line) => {
+const trouble = (reason) => {
+  why = reason;
+  const count = !jobs.length ? "Every decision is saved, but" : jobs.length === 1 ? "1 decision is not saved yet:" : `${jobs.length} decisions are not saved yet:`;
+  const line = why && `${count} ${why}.`;
   at("trouble").hidden = !line;
-  if (line && at("trouble-line").textContent !== line) at("trouble-line").textContent = line;
+  if (at("trouble-line").textContent !== line) at("trouble-line").textContent = line;
 };
 
+// What somebody else found: the server does not answer, or "" where it does
+export const silent = (reason) => { if (!jobs.length) trouble(reason); };
 export const waiting = () => jobs.length;
 export const isWaiting = (item) => jobs.some((job) => job.items.includes(item));
 
 // job: {items, path, body(), done(answer), refused(fault)}
 export const send = (job) => {
   jobs.push(job);
+  if (why) trouble(why); // one more that waits
   work();
 };
 
@@ -31,14 +37,9 @@ const work = async () => {
       trouble("");
       job.done(answer);
     } catch (fault) {
-      const lines = jobs.length === 1 ? "1 decision is not saved yet" : `${jobs.length} decisions are not saved yet`;
-      if (fault.status === 0 || fault.status === 503) {
-        trouble(`${lines}: the server does not answer. They are sent when it does.`);
-        retry = setTimeout(work, 2000);
-        break;
-      }
-      if (fault.status === 403) {
-        trouble(`${lines}: ${fault.message}.`);
+      if ([0, 403, 503].includes(fault.status)) {
+        trouble(fault.message);
+        if (fault.status !== 403) retry = setTimeout(work, 2000);
         break;
       }
       jobs.shift();

@@ -3,7 +3,7 @@ import { typeAhead } from "./ahead.js";
 import { blob, get } from "./api.js";
 import { answers, at, make, percent, plain, tell } from "./dom.js";
 import { fewEnough, keyOf, placeOf, pressed } from "./keys.js";
-import { isWaiting, send, waiting } from "./queue.js";
+import { isWaiting, send, silent, waiting } from "./queue.js";
 
 const AHEAD = 2; // images that are fetched before they are asked for
 const PICTURES = 24; // that are kept
@@ -20,6 +20,7 @@ export const walk = async (about) => {
   }
   const listed = about.listed;
   const mine = []; // steps of this window, for undo
+  let settled = 0; // answers to decisions so far
   let shown = -1, step = about.step, likely = [], focusing = true;
 
   // What is fetched for an image
@@ -207,7 +208,7 @@ export const walk = async (about) => {
     }
     return differing;
   };
-  const decide = (wishes, moves = true) => {
+  const decide = (wishes) => {
     const places = wishes.map((wish) => wish.item), from = shown;
     const before = places.map((place) => ({ ...items[place] }));
     for (const { item, action, label } of wishes) Object.assign(items[item], { action: action === "none" ? null : action, chosen: label });
@@ -217,6 +218,7 @@ export const walk = async (about) => {
       // what this window knows: `seen` is of the moment of the click, or of its own decision that was on its way then
       body: () => ({ changes: wishes.map((wish) => ({ ...wish, seen: items[wish.item].step })) }),
       done: ({ done, changed }) => {
+        settled += 1;
         mine.push(done);
         apply(Object.fromEntries(Object.entries(changed).filter(([place]) => !isWaiting(Number(place)))));
         for (const [place, now] of Object.entries(changed)) items[place].step = now.step;
@@ -226,15 +228,12 @@ export const walk = async (about) => {
         before.forEach((item, at) => { if (!isWaiting(places[at])) Object.assign(items[places[at]], { action: item.action, chosen: item.chosen }); });
         if (fault.found.changed) apply(fault.found.changed);
         const first = items[places[0]];
-        const line = fault.status === 409
-          ? `Not saved: another window decided this image meanwhile${first.action ? ` (${wordOf(first)})` : ""}. `
-          : `Not saved: ${fault.message}. `;
-        show(from, line);
-        warn(line);
+        redraw();
+        warn(fault.status === 409
+          ? `Not saved: another window decided ${first.name} meanwhile${first.action ? ` (${wordOf(first)})` : ""}.`
+          : `Not saved: ${first.name}: ${fault.message}.`, from);
       },
     });
-    warn("");
-    if (!moves) return redraw();
     const next = nextOpen();
     const saved = `${wordOf(items[places[0]]) || "undecided"}. `;
     if (next === null) {
@@ -243,10 +242,13 @@ export const walk = async (about) => {
     }
     show(next, saved);
   };
-  const warn = (line) => {
-    at("trouble").hidden = !line;
-    at("trouble-line").textContent = line;
+  const warn = (line, place = null) => { // stays until it is closed: whoever types fast does not look up at once
+    at("notice").hidden = !line;
+    at("notice-line").textContent = line;
+    at("notice-show").hidden = place === null;
+    at("notice-show").onclick = () => { warn(""); show(place); };
   };
+  at("notice-close").addEventListener("click", () => { warn(""); focusPrimary(); });
   const choose = (label) => {
     const confirms = items[shown].label === label;
     decide([{ item: shown, action: confirms ? "confirm" : "label", label: confirms ? null : label }]);
@@ -268,13 +270,13 @@ export const walk = async (about) => {
       path: "/api/undo",
       body: () => ({ step: mine.at(-1) ?? null }),
       done: ({ done, changed }) => {
+        settled += 1;
         mine.pop();
         apply(changed);
-        warn("");
         show(done.find((place) => place < listed) ?? done[0], "Undone. ");
       },
       refused: (fault) => {
-        const own = mine.pop();
+        const own = fault.status === 409 ? mine.pop() : 0;
         const line = fault.status !== 409 ? `Not undone: ${fault.message}. `
           : own === undefined ? "Nothing to undo. " : "Not undone: another window decided this image since. ";
         tell(line);
@@ -340,8 +342,9 @@ export const walk = async (about) => {
   addEventListener("keydown", (event) => {
     if (at("walk").hidden || event.ctrlKey || event.metaKey || event.altKey || event.isComposing || typing(event.target)) return;
     if (event.key === "Enter") {
-      if (event.repeat) event.preventDefault(); // a key that is held is one decision
-      else if (event.target === document.body || event.target.id === "main") take();
+      const nowhere = event.target === document.body || event.target.id === "main";
+      if (event.repeat || nowhere) event.preventDefault(); // a key that is held is one decision
+      if (nowhere && !event.repeat) take();
       return;
     }
     const key = pressed(event);
@@ -365,8 +368,9 @@ export const walk = async (about) => {
   const look = async () => {
     if (!document.hidden && !waiting()) {
       try {
+        const before = settled;
         const { step: now, changed } = await get(`/api/changes?since=${step}`);
-        if (!waiting()) {
+        if (!waiting() && before === settled) {
           step = now;
           const differing = apply(changed);
           if (differing.length) {
@@ -374,12 +378,9 @@ export const walk = async (about) => {
             if (differing.includes(shown)) tell(`Another window decided this image: ${wordOf(items[shown]) || "undecided"}.`);
           }
         }
-        if (at("trouble").dataset.of === "look") { warn(""); at("trouble").dataset.of = ""; }
+        silent("");
       } catch (fault) {
-        if (at("trouble").hidden && (fault.status === 0 || fault.status === 403)) {
-          warn(`${fault.message[0].toUpperCase()}${fault.message.slice(1)}. Every decision so far is saved.`);
-          at("trouble").dataset.of = "look";
-        }
+        if (fault.status === 0 || fault.status === 403) silent(fault.message);
       }
     }
     setTimeout(look, EVERY);
