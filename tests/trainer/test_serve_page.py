@@ -78,11 +78,13 @@ def test_a_list_is_decided_by_keyboard_alone(chromium: Browser, folder: Path, an
         expect(page.locator("#finished")).to_contain_text(
             "All 4 are decided. Take them over with: pipeline ingest w --labels"
         )
+        keys.press("Enter")  # a rhythm that goes on decides nothing twice
+        expect(page.locator(".choice").nth(1)).to_have_attribute("aria-pressed", "true")
         keys.press("/")
         keys.type("weberei")
         expect(page.locator("#options [role=option]")).to_have_count(1)
         keys.press("Escape")
-        expect(page.locator("#primary")).to_be_focused()
+        expect(page.locator("#main")).to_be_focused()
         expect(page.locator("#decided")).to_have_text("4 decided")
     assert decided(out) == [
         ("train/0/0", "label", HOSTILE[1]), ("train/1/1", "confirm", ""), ("train/1/2", "exclude", ""),

@@ -140,6 +140,7 @@ def _made(found: Checkpoint, where: Path, about: str, cache: Path, *, learned: b
         known, more = background(found, cache)
     except UserError as error:
         known, more = Background(), [f"no sentences are shown: {error}"]
+    more = more if learned else []  # text alone has no aggregator, and nobody expects one
     store, rows = _stored(found, cache)
     return Answers(found, about, learned, encoder, known, rows, store, tuple(dict.fromkeys([*notes, *more])))
 

@@ -35,7 +35,7 @@ MOST_JSON = 64 * 1024
 """Bytes of a request that is no picture."""
 MOST_CHANGES = 8
 """Decisions of one request."""
-PAGE = 500
+PAGE = 2_000
 """Items of one answer."""
 UPLOADS = 2
 """Pictures that are taken in at the same time; others wait."""

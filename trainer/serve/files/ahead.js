@@ -62,7 +62,7 @@ export const typeAhead = (names, pick) => {
     if (event.isComposing) return;
     const shown = Math.min(found.length, SHOWN);
     if (event.key === "Enter" && !event.repeat) choose(active);
-    else if (event.key === "Escape") { leave(); input.blur(); at("primary").focus(); }
+    else if (event.key === "Escape") { leave(); (at("primary").hidden ? at("main") : at("primary")).focus(); }
     else if (event.key === "ArrowDown" && shown) active = (active + 1) % shown;
     else if (event.key === "ArrowUp" && shown) active = (active + shown - 1) % shown;
     else return;

@@ -15,7 +15,7 @@ export const pressed = (event) => {
 };
 
 export const help = (classes) => [
-  ["Enter", "keep the class that it has, or take the suggested one; on a button: that button"],
+  ["Enter", "keep the class that it has, or take the suggested one; where it is decided: the next undecided image; on a button: that button"],
   fewEnough(classes)
     ? [FIXED.slice(0, classes).join(" "), "the class with this key"]
     : ["1 to 9", "one of the likeliest classes"],

@@ -42,7 +42,8 @@ const work = async () => {
         if (fault.status !== 403) retry = setTimeout(work, 2000);
         break;
       }
-      jobs.shift();
+      // what was meant to follow on the same image rests on what was refused
+      jobs.splice(0, jobs.length, ...jobs.slice(1).filter((other) => !other.items.some((item) => job.items.includes(item))));
       job.refused(fault);
     }
   }

@@ -21,7 +21,7 @@ export const walk = async (about) => {
   const listed = about.listed;
   const mine = []; // steps of this window, for undo
   let settled = 0; // answers to decisions so far
-  let shown = -1, step = about.step, likely = [], focusing = true;
+  let shown = -1, step = about.step, likely = [];
 
   // What is fetched for an image
   const pictures = new Map(), said = new Map();
@@ -97,9 +97,11 @@ export const walk = async (about) => {
   };
   const target = () => { // what Enter does
     const item = items[shown];
+    if (item.action) return nextOpen() === null ? null : { action: null, line: "Next undecided" }; // nothing is decided twice by a rhythm
     if (item.label !== null) return { action: "confirm", label: null, line: `Keep: ${nameOf(item.label)}` };
     const suggested = suggestedOf(item)?.suggested ?? likely.find((one) => one.class !== null)?.class ?? null;
-    return suggested === null ? null : { action: "label", label: suggested, line: `Take: ${nameOf(suggested)}` };
+    const share = likely.find((one) => one.class === suggested)?.probability;
+    return suggested === null ? null : { action: "label", label: suggested, line: `Take: ${nameOf(suggested)}${share === undefined ? "" : ` (${percent(share)})`}` };
   };
   const drawActs = () => {
     const item = items[shown], wish = target(), primary = at("primary");
@@ -158,7 +160,7 @@ export const walk = async (about) => {
     likely = found;
     drawChoices();
     drawActs();
-    if (focusing && document.activeElement === document.body) focusPrimary();
+    if ([document.body, at("main")].includes(document.activeElement)) focusPrimary();
     const mine = items[place].split === "train" && about.learned;
     at("answer-note").hidden = !mine;
     at("answer-note").textContent = mine ? "The shares are of a classifier that learned from training images, perhaps from this one with its class as it is." : "";
@@ -167,7 +169,7 @@ export const walk = async (about) => {
   };
   const focusPrimary = () => {
     if (at("walk").hidden) return;
-    (at("primary").hidden ? at("exclude") : at("primary")).focus({ preventScroll: true });
+    (at("primary").hidden ? at("main") : at("primary")).focus({ preventScroll: true });
   };
   const show = (place, before = "") => {
     shown = place;
@@ -255,7 +257,8 @@ export const walk = async (about) => {
   };
   const take = () => {
     const wish = target();
-    if (wish) decide([{ item: shown, action: wish.action, label: wish.label }]);
+    if (wish?.action) decide([{ item: shown, action: wish.action, label: wish.label }]);
+    else if (wish) show(nextOpen());
   };
   const exclude = () => decide([{ item: shown, action: "exclude", label: null }]);
   const excludeOther = () => {
@@ -386,7 +389,6 @@ export const walk = async (about) => {
     setTimeout(look, EVERY);
   };
   setTimeout(look, EVERY);
-  document.addEventListener("visibilitychange", () => { focusing = !document.hidden; });
 
   show(nextOpenFrom(0) ?? 0);
   function nextOpenFrom(place) { return listedPlaces.slice(place).find(open) ?? null; }
