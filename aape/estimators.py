@@ -115,7 +115,7 @@ class AAPEClassifier(_OneMethod):
         tau: float | Literal["auto", "learnt"] = "auto",
         class_text: Literal["auto", "template", "prompts"] = "auto",
         lr: float | Literal["auto"] = "auto",
-        lr_grid: tuple[float, ...] = (0.1, 0.02),
+        lr_grid: tuple[float, ...] = (0.05, 0.2),
         generator_lr: float = 0.2,
         epochs: int | Literal["auto"] = "auto",
         max_steps: int = 500,
@@ -126,10 +126,12 @@ class AAPEClassifier(_OneMethod):
         warmup_epochs: int = 1,
         warmup_lr: float = 1e-5,
         head: Literal["residual", "literal", "full", "none"] = "residual",
+        classwise: bool = False,
         image: bool = True,
         hidden: int = 32,
         distill: Literal["squared", "cosine"] = "squared",
         distill_by: Literal["image", "class"] = "image",
+        distill_prompts: Literal["own", "another", "random"] = "own",
         aggregator: Literal["attention", "mlp", "mean", "random"] = "attention",
         query: Literal["mean", "image", "mean+image"] = "mean",
         heads: int = 4,
@@ -159,10 +161,12 @@ class AAPEClassifier(_OneMethod):
         self.warmup_epochs = warmup_epochs
         self.warmup_lr = warmup_lr
         self.head = head
+        self.classwise = classwise
         self.image = image
         self.hidden = hidden
         self.distill = distill
         self.distill_by = distill_by
+        self.distill_prompts = distill_prompts
         self.aggregator = aggregator
         self.query = query
         self.heads = heads

@@ -57,7 +57,7 @@ class TrainParams(BaseModel):
         "auto", description="peak learning rate; auto: chosen from lr_grid by validation, as the temperature needs it"
     )
     lr_grid: list[Positive] = Field(
-        [0.1, 0.02],
+        [0.05, 0.2],
         min_length=1,
         description="peak rates tried when lr is auto, at tau = 0.05; at another tau times (tau / 0.05)^2, of adamw "
         "tau / 0.05, so that logits move alike; without held-out images the first that does not diverge",
@@ -86,6 +86,11 @@ class TrainParams(BaseModel):
         description="g: w + V relu(A w + B h) with V = 0 at first; literal: without w, the paper's parameter count; "
         "full: relu(A w + B h) in full width, the paper's one layer; none: h(x) is the query",
     )
+    classwise: bool = Field(
+        False,
+        description="whether each fitted class has a residual of its own beside g's, in closed form and as large as "
+        "validation images bear (head residual alone; not in the paper)",
+    )
     image: bool = Field(True, description="false: h(x) = 0, the control without image conditioning")
     hidden: Size = Field(32, description="entries of both bottlenecks (33k parameters of h at width 512)")
     distill: Literal["squared", "cosine"] = Field(
@@ -94,6 +99,11 @@ class TrainParams(BaseModel):
     distill_by: Literal["image", "class"] = Field(
         "image",
         description="what is drawn to p^a: every h(x) (paper), or the mean of h(x) over a class's images in a batch",
+    )
+    distill_prompts: Literal["own", "another", "random"] = Field(
+        "own",
+        description="whose prompts p^a is made of: the class's own, or as controls those of another class, or mixtures "
+        "of prompts that say nothing of it; w_c stays as it is",
     )
 
     aggregator: Literal["attention", "mlp", "mean", "random"] = Field(

@@ -8,6 +8,7 @@ from torch.nn.functional import layer_norm, normalize
 from stages.training import TrainParams
 from tests.trainer.small_tasks import WIDTH, small_images, small_text, unit
 from trainer.aape.aggregator import AttentionAggregator, PromptTargets
+from trainer.aape.controls import prompts_of
 from trainer.aape.losses import clip_reward
 
 TEXT = small_text()
@@ -117,3 +118,22 @@ def test_the_reward_by_class_equals_the_mean_over_images() -> None:
     first = made.fit(unequal)[0]
     own = targets()(unequal.embeddings, unequal.labels)
     assert first == pytest.approx(float(clip_reward(unequal.embeddings, own, 2.5).detach()), rel=1e-5)
+
+
+def test_a_control_gives_every_class_the_prompts_of_another_or_such_as_say_nothing_of_it() -> None:
+    assert TEXT.prompts is not None
+    assert TEXT.mask is not None
+    assert prompts_of(TEXT, "own", seed=1) is TEXT
+    another, random = (prompts_of(TEXT, source, seed=1) for source in ("another", "random"))
+    assert another.prompts is not None
+    assert random.prompts is not None
+    assert random.mask is not None
+    whose = [int((another.prompts[c, :2] - TEXT.prompts[:, :2]).abs().sum((1, 2)).argmin()) for c in range(len(TEXT))]
+    assert sorted(whose) == list(range(len(TEXT)))
+    assert all(other != c for c, other in enumerate(whose))
+    assert torch.equal(random.mask, TEXT.mask)
+    assert torch.equal(random.template, TEXT.template)
+    torch.testing.assert_close(random.prompts.norm(dim=-1), random.mask.float())
+    nearest = (random.prompt_mean() @ TEXT.prompt_mean().T).argmax(1)
+    assert int((nearest == torch.arange(len(TEXT))).sum()) <= 3
+    assert not torch.equal(random.prompts, prompts_of(TEXT, "random", seed=2).prompts)  # type: ignore[arg-type]

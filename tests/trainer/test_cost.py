@@ -113,7 +113,7 @@ def test_the_adapted_class_embedding_is_the_one_that_the_head_uses(head: str, im
     x, y = task.train.embeddings, task.train.labels
     with torch.no_grad():
         weights = class_weights(task.text, fitted.class_text)
-        made = adapted(fitted.classifier, fitted.classifier.generate(x), weights, y)
+        made = adapted(fitted.classifier, fitted.classifier.generate(x), weights, weights, y)
     own = fitted.logits(x, task.text)[torch.arange(len(y)), y] * fitted.tau
     torch.testing.assert_close((x * normalize(made, dim=-1)).sum(-1), own, atol=1e-5, rtol=1e-4)
 

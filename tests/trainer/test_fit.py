@@ -106,6 +106,8 @@ def test_the_fast_loop_equals_the_plain_one(head: str) -> None:
         {"aggregator": "random"},
         {"distill": "cosine"},
         {"distill_by": "class"},
+        {"distill_prompts": "another"},
+        {"distill_prompts": "random"},
         {"tau": "learnt"},
         {"dropout": 0.3},
         {"batch": 0},
@@ -365,7 +367,8 @@ def test_an_error_that_is_none_of_memory_passes_as_it_is(monkeypatch: pytest.Mon
 STUDIED: list[dict[str, object]] = [
     {"head": "full", "lr_grid": [0.02, 0.005]}, {"aggregator": "mean"}, {"aggregator": "mlp"},
     {"aggregator": "random"}, {"query": "image"}, {"query": "mean+image"}, {"detach": False}, {"tau": "learnt"},
-    {"distill_by": "class", "batch": 0}, {"optimizer": "adamw", "lr_grid": [3e-3, 1e-3, 3e-4]},
+    {"distill_prompts": "another"}, {"distill_prompts": "random"}, {"distill_by": "class", "batch": 0},
+    {"optimizer": "adamw", "lr_grid": [3e-3, 1e-3, 3e-4]},
 ]  # fmt: skip
 """Settings of the recipes in `studies/`, on top of which plain AAPE is fitted."""
 

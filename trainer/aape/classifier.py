@@ -8,6 +8,7 @@ the published parameter count) and `head: full` (one full layer, the paper's wor
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from trainer.aape.cosines import SMALLEST_SQUARE, bottleneck_cosines, full_layer_cosines
+from trainer.aape.cosines import SMALLEST_SQUARE, bottleneck_cosines, bottleneck_parts, full_layer_cosines
 from trainer.aape.generator import Generator
 from trainer.training import uniform
 
@@ -72,17 +73,22 @@ class Classifier(nn.Module):
                     if half is not None:
                         half.mul_(math.sqrt(0.5))
 
-    def text_side(self, weights: Float[Tensor, "C D"]) -> TextSide:
-        """What the cosines need of the class weights, whatever the images are."""
+    def text_side(self, weights: Float[Tensor, "C D"], base: Float[Tensor, "C D"] | None = None) -> TextSide:
+        """What the cosines need of the class weights, whatever the images are.
+
+        Args:
+            base: what the residual is added to, where that is not w_c itself (`trainer/aape/classwise.py`).
+        """
         if self.head == "none":
             return TextSide(weights)
         a = weights @ self.a.T
         if self.b is None:  # h(x) = 0: one class weight for all images
             full = torch.relu(a) if self.head == "full" else torch.relu(a) @ self.v.T
-            full = full + weights if self.head == "residual" else full
+            full = full + (weights if base is None else base) if self.head == "residual" else full
             return TextSide(normalize(full, dim=-1, eps=math.sqrt(SMALLEST_SQUARE)))
         if self.head == "residual":
-            return TextSide(weights, a, weights @ self.v, self.v.T @ self.v, weights.square().sum(-1))
+            base = weights if base is None else base
+            return TextSide(base, a, base @ self.v, self.v.T @ self.v, base.square().sum(-1))
         nothing = weights.new_zeros(len(weights), 1)
         return TextSide(weights, a, nothing, None if self.head == "full" else self.v.T @ self.v, nothing[:, 0])
 
@@ -109,17 +115,47 @@ class Classifier(nn.Module):
         """h(x), or None where the control h(x) = 0 is learned."""
         return None if self.h is None else self.h(images)
 
-    def forward(self, images: Float[Tensor, "B D"], weights: Float[Tensor, "C D"]) -> Float[Tensor, "B C"]:
-        """cos(x, w_c(x)) of any number of images, float16 or float32, in tiles."""
-        text, hidden = self.text_side(weights), self.v.shape[1] if hasattr(self, "v") else 1
-        most, entries = TILE.get(images.device.type, TILE["cpu"])
-        rows = max(1, min(most, entries // hidden))
-        columns = max(1, entries // (rows * hidden))
+    def forward(
+        self, images: Float[Tensor, "B D"], weights: Float[Tensor, "C D"], base: Float[Tensor, "C D"] | None = None
+    ) -> Float[Tensor, "B C"]:
+        """cos(x, w_c(x)) of any number of images, float16 or float32, in tiles.
+
+        Args:
+            base: see `text_side`.
+        """
+        text = self.text_side(weights, base)
         out = weights.new_empty(len(images), len(weights))
-        for top in range(0, len(images), rows):
-            band = images[top : top + rows].to(weights.dtype)
-            generated = self.generate(band)
-            for left in range(0, len(weights), columns):
-                some = slice(left, left + columns)
-                out[top : top + rows, some] = self.cosines(band, generated, text.take(some))
+        for rows, some, band, generated in self._tiles(images, weights):
+            out[rows, some] = self.cosines(band, generated, text.take(some))
         return out
+
+    def parts(
+        self, images: Float[Tensor, "B D"], weights: Float[Tensor, "C D"], base: Float[Tensor, "C D"]
+    ) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
+        """x . w_c(x) and ||w_c(x)||^2 of the head `residual`: the first is linear in the base, the second quadratic."""
+        if self.b is None:
+            full = base + torch.relu(weights @ self.a.T) @ self.v.T
+            return images @ full.T, full.square().sum(-1).expand(len(images), -1)
+        text = self.text_side(weights, base)
+        found = weights.new_empty(2, len(images), len(weights))
+        for rows, some, band, generated in self._tiles(images, weights):
+            assert generated is not None
+            _, a, vw, gram, ww = text.take(some)
+            assert a is not None and vw is not None and gram is not None and ww is not None  # noqa: PT018
+            both = bottleneck_parts(a, generated @ self.b.T, band @ self.v, vw, gram, band @ base[some].T, ww)
+            found[:, rows, some] = torch.stack(both)
+        return found[0], found[1]
+
+    def _tiles(
+        self, images: Float[Tensor, "B D"], weights: Float[Tensor, "C D"]
+    ) -> Iterator[tuple[slice, slice, Tensor, Tensor | None]]:
+        """Ranges of images and of classes that fit the cache together, with the images and h(x)."""
+        hidden = self.v.shape[1] if hasattr(self, "v") else 1
+        most, entries = TILE.get(images.device.type, TILE["cpu"])
+        height = max(1, min(most, entries // hidden))
+        width = max(1, entries // (height * hidden))
+        for top in range(0, len(images), height):
+            band = images[top : top + height].to(weights.dtype)
+            generated = self.generate(band)
+            for left in range(0, len(weights), width):
+                yield slice(top, top + height), slice(left, left + width), band, generated

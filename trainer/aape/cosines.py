@@ -33,10 +33,23 @@ def bottleneck_cosines(
 
     The literal head, which leaves w_c out, has vw = xw = ww = 0.
     """
+    numerator, square = bottleneck_parts(a, b, vx, vw, gram, xw, ww)
+    return numerator * square.clamp_min(SMALLEST_SQUARE).rsqrt()
+
+
+def bottleneck_parts(
+    a: Float[Tensor, "C K"],
+    b: Float[Tensor, "B K"],
+    vx: Float[Tensor, "B K"],
+    vw: Float[Tensor, "C K"],
+    gram: Float[Tensor, "K K"],
+    xw: Float[Tensor, "B C"] | float,
+    ww: Float[Tensor, " C"],
+) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
+    """Numerator and squared norm of these cosines."""
     r = (a + b[:, None]).relu_()
     square = (r * (r @ gram).add_(vw, alpha=2)).sum(-1) + ww
-    numerator = xw + torch.bmm(r, vx[..., None])[..., 0]
-    return numerator * square.clamp_min(SMALLEST_SQUARE).rsqrt()
+    return xw + torch.bmm(r, vx[..., None])[..., 0], square
 
 
 def full_layer_cosines(

@@ -19,6 +19,7 @@ from stages.command import say
 from stages.training import TrainParams
 from trainer.aape.aggregator import PromptTargets
 from trainer.aape.classifier import Classifier
+from trainer.aape.controls import prompts_of
 from trainer.aape.losses import class_means, clip_reward, distillation_loss
 from trainer.aape.schedule import distills, generator_share
 from trainer.aape_plus import calibrated
@@ -124,8 +125,8 @@ class AAPELearner(Learner):
 
 
 def start_targets(text: ClassText, settings: TrainParams, seed: int) -> PromptTargets:
-    """The aggregator at the seed's start values, over the prompts of the classes."""
-    prompts, mask = text.require_prompts()
+    """The aggregator at the seed's start values, over the prompts of the classes, or those of a control."""
+    prompts, mask = prompts_of(text, settings.distill_prompts, seed=seed + 3).require_prompts()
     return PromptTargets(settings, prompts=prompts, mask=mask, rng=torch.Generator().manual_seed(seed + 1))
 
 

@@ -23,7 +23,6 @@ from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.data import Images
 from trainer.features import Features
 from trainer.methods.aape import AAPEPredictor
-from trainer.text import class_weights
 
 SILENT = 1e-6
 """h(x) shorter than this says nothing of the image."""
@@ -107,7 +106,7 @@ def texts_of(found: Checkpoint, features: Features, images: Images) -> tuple[dic
         if silent:
             notes.append(f"{GENERATED} is 0 for {100 * silent:.0f} % of the images: its hidden units are off there")
     if classifier.head != "none":
-        texts[ADAPTED] = adapted(classifier, generated, class_weights(found.text, predictor.class_text), y)
+        texts[ADAPTED] = adapted(classifier, generated, *predictor.class_weights(found.text), y)
     return texts, notes
 
 
@@ -115,6 +114,7 @@ def adapted(
     classifier: Classifier,
     generated: Float[Tensor, "B D"] | None,
     weights: Float[Tensor, "C D"],
+    base: Float[Tensor, "C D"],
     labels: Int[Tensor, " B"],
 ) -> Float[Tensor, "B D"]:
     """w_y(x), unit rows: the class embedding that the classifier makes for each image's own class."""
@@ -126,7 +126,7 @@ def adapted(
     if classifier.head == "full":
         return normalize(inner, dim=-1)
     change = inner @ classifier.v.T
-    return normalize(own + change if classifier.head == "residual" else change, dim=-1)
+    return normalize(base[labels] + change if classifier.head == "residual" else change, dim=-1)
 
 
 def gaps(space: Space) -> list[Gap]:

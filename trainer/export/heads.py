@@ -199,10 +199,12 @@ class BottleneckHead(GeneratedHead):
         f'scores = dot / np.sqrt(np.maximum(square, {SMALLEST_SQUARE})) / head["tau"]',
     )
 
-    def __init__(self, classifier: Classifier, weights: Float[Tensor, "C D"], tau: float) -> None:
-        text = classifier.text_side(weights)
+    def __init__(
+        self, classifier: Classifier, weights: Float[Tensor, "C D"], base: Float[Tensor, "C D"], tau: float
+    ) -> None:
+        text = classifier.text_side(weights, base)
         super().__init__(classifier, text.a, tau)
-        weight = weights if classifier.head == "residual" else torch.zeros_like(weights)
+        weight = base if classifier.head == "residual" else torch.zeros_like(base)
         self.keep(v=classifier.v, vw=text.vw, gram=text.gram, ww=text.ww, weight=weight)
 
     def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
@@ -337,13 +339,17 @@ def _of_cache(predictor: CachePredictor | APEPredictor | APETrainedPredictor, te
 
 def _of_aape(predictor: AAPEPredictor, text: ClassText) -> Head:
     classifier, tau = predictor.classifier, predictor.tau
-    weights = class_weights(text, predictor.class_text)
+    weights, base = predictor.class_weights(text)
     if classifier.h is None:
-        weights = torch.zeros_like(weights) if classifier.head == "none" else classifier.text_side(weights).weights
+        weights = (
+            torch.zeros_like(weights) if classifier.head == "none" else classifier.text_side(weights, base).weights
+        )
         return LinearHead(weights / tau, weights.new_zeros(len(weights)))
     if classifier.head == "none":
         return QueryHead(classifier, weights, tau)
-    return (FullHead if classifier.head == "full" else BottleneckHead)(classifier, weights, tau)
+    if classifier.head == "full":
+        return FullHead(classifier, weights, tau)
+    return BottleneckHead(classifier, weights, base, tau)
 
 
 def _require_fitted(found: Checkpoint, names: tuple[str, ...]) -> None:

@@ -1,4 +1,5 @@
-"""AAPE and the controls that every table shows beside it: the same settings, each with one field changed.
+"""AAPE, the controls that every table shows beside it, and its class-wise form: the same settings, each with a field
+changed.
 
 Any other choice is a setting of the `train:` section: a recipe in `studies/` varies them.
 """
@@ -15,11 +16,13 @@ from torch import Tensor
 from stages.errors import UserError
 from stages.training import TrainParams
 from trainer.aape import AAPELearner, Classifier, Learners, distills, rates, schedule
+from trainer.aape.classwise import MULTIPLES, STRENGTHS, Choice, Residuals, choose_residuals
 from trainer.data import ClassText, Task, check_width
+from trainer.ends import at_end
 from trainer.methods.base import Needs
-from trainer.methods.common import prepare
+from trainer.methods.common import Prepared, prepare
 from trainer.text import TextSource, class_weights
-from trainer.training import Candidate, Info, choose, refit
+from trainer.training import Candidate, Info, Trained, choose, refit
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "aape": {},
@@ -27,9 +30,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "aape-no-distill": {"lambda": 0.0},
     "aape-no-image": {"image": False},
     "aape-h-only": {"head": "none", "lr_grid": [0.005, 0.002]},
+    "aape-classwise": {"classwise": True},
 }
-"""Fields that a variant changes: g as literally written, no L_distill, h(x) = 0, and h(x) itself as query (table 5).
-These are the controls of every table.
+"""Fields that a variant changes: g as literally written, no L_distill, h(x) = 0, and h(x) itself as query (table 5),
+which are the controls of every table; and a residual of each class's own, which is not the paper's.
 """
 FROM_SCRATCH_STEPS = 2000
 """Steps of a variant that does not start at zero-shot: on validation images both still improved after the
@@ -39,7 +43,12 @@ residual had stopped. h(x) alone also needs lower rates.
 
 @dataclass
 class AAPEPredictor:
-    """h and g with the temperature; serves any classes whose text is given, no LLM and no aggregator needed."""
+    """h and g with the temperature; serves any classes whose text is given, no LLM and no aggregator needed.
+
+    Attributes:
+        names: the fitted classes, in the order of the rows of `own`.
+        own: the residual of each; None where the method has none.
+    """
 
     classifier: Classifier
     tau: float
@@ -47,6 +56,21 @@ class AAPEPredictor:
     settings: TrainParams
     history: list[dict[str, float]] = field(default_factory=list)
     info: Info = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    own: Float[Tensor, "fitted D"] | None = None
+
+    def class_weights(self, text: ClassText) -> tuple[Float[Tensor, "C D"], Float[Tensor, "C D"]]:
+        """w_c, which g reads, and what its residual is added to: w_c and, of a fitted class, its own residual."""
+        weights = class_weights(text, self.class_text)
+        if self.own is None:
+            return weights, weights
+        if text.names == self.names:
+            return weights, weights + self.own
+        row = {name: i for i, name in enumerate(self.names)}
+        fitted = torch.tensor([row.get(name, -1) for name in text.names], device=weights.device)
+        base = weights.clone()
+        base[fitted >= 0] += self.own[fitted[fitted >= 0]]
+        return weights, base
 
     @torch.no_grad()
     def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
@@ -55,9 +79,9 @@ class AAPEPredictor:
         Raises:
             UserError: the images have another width than the classifier was trained on.
         """
-        weights = class_weights(text, self.class_text)
+        weights, base = self.class_weights(text)
         check_width(images.shape[1], weights.shape[1], "the images are", "the class text")
-        cosines: Tensor = self.classifier(images, weights)
+        cosines: Tensor = self.classifier(images, weights, base)
         return cosines.div_(self.tau)
 
 
@@ -118,6 +142,7 @@ class AAPE:
         grid = rates(settings, tau=start.tau)
         candidates = [Candidate(schedule(settings, start.train, lr=lr), learners) for lr in grid]
         best = choose(candidates, start.selection, seed=seed + 2)
+        choice = self._choose_own(best, start)
         best = refit(best, start.train, start.selection, seed=seed + 2)
         learner = best.learner
         assert isinstance(learner, AAPELearner)
@@ -125,9 +150,28 @@ class AAPE:
             learners.note(learner.joint.constant(start.train), start.train)
         classifier = learner.classifier.requires_grad_(False).eval()
         count = sum(parameter.numel() for parameter in classifier.parameters())
-        chosen = best.info | {"class_text": start.source} | learners.notes
-        info = start.info(n_parameters=count, val=best.val, **chosen) | {"tau": learner.tau}
-        return AAPEPredictor(classifier, learner.tau, start.source, settings, best.history, info)
+        chosen, val, own = best.info | {"class_text": start.source} | learners.notes, best.val, None
+        if choice is not None:
+            own = Residuals(start.train, classifier, start.weights, learner.tau)(choice.strength, choice.multiple)
+            chosen |= {"strength": choice.strength, "multiple": choice.multiple}
+            if val is not None:
+                chosen |= at_end(strength=(choice.strength, STRENGTHS), multiple=(choice.multiple, MULTIPLES))
+                val = choice.accuracy, -choice.loss
+            count += own.numel()
+        info = start.info(n_parameters=count, val=val, **chosen) | {"tau": learner.tau}
+        names = () if own is None else start.names
+        return AAPEPredictor(classifier, learner.tau, start.source, settings, best.history, info, names, own)
+
+    def _choose_own(self, best: Trained, start: Prepared) -> Choice | None:
+        """How the classes' own residuals are made, with the classifier that was learned while choosing; None: not."""
+        if not self.settings.classwise or self.settings.head != "residual":
+            return None
+        selection, learner = start.selection, best.learner
+        if selection.val is None:
+            return Choice()
+        assert isinstance(learner, AAPELearner)
+        residuals = Residuals(selection.train, learner.classifier, start.weights, learner.tau)
+        return choose_residuals(residuals, learner.classifier, start.weights, selection.val)
 
 
 def out_of_memory(error: BaseException) -> bool:
