@@ -23,6 +23,8 @@ from stages.text import counted
 
 LIMIT = -6.0
 """Sum of the two deviations over the root of two, below which a pair is a near duplicate (docs/data-loop.md)."""
+AGAINST = 2.0
+"""No pair is a near duplicate that one of the two spaces has this many deviations farther apart than is usual."""
 NEAREST = 10
 SMALLEST = 1e-4
 """Distances below this are rounding."""
@@ -98,6 +100,7 @@ def near(
         turned = np.einsum("pd,pd->p", thumbnails[pairs[:, 0]], mirrored[pairs[:, 1]])
         by_pixels, _ = _deviations(1 - np.maximum(straight, turned), lists[1], pairs)
         total = (by_embedding + by_pixels) / np.sqrt(2)
+        total[np.maximum(by_embedding, by_pixels) > AGAINST] = 0
     found: dict[str, Finding] = {}
     for place in np.argsort(total, kind="stable"):
         if total[place] > LIMIT:

@@ -1,150 +1,42 @@
-"""A contact sheet: the images that were found, side by side, with their scores and classes."""
+"""A contact sheet of the images that were found, with their scores and classes."""
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial
-from itertools import groupby
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
 from pipeline.blobs import read_bytes
 from pipeline.images import ImageError, open_rgb
 from pipeline.search.find import ImageHit
-from stages.command import visible
-from stages.files import atomic_file
-
-MOST = 200
-"""Images of a sheet."""
-SIDE, GAP, CAPTION, HEAD = 200, 16, 44, 104
-"""Pixels: a thumbnail, the space around it, the text below it, the text above all."""
-_Face = Callable[[str], ImageFont.FreeTypeFont]
-"""Family of fonts -> its font in the size and weight of a line."""
-INK, PALE, BACKGROUND, GREY = "#1a1a1a", "#6b6b6b", "#ffffff", "#e3e3e3"
+from stages.sheet import Cell, NoPicture, draw_sheet
 
 
 def contact_sheet(
     hits: Sequence[ImageHit], file: Path, *, title: str, notes: Sequence[str] = (), asked: Path | None = None
 ) -> list[str]:
-    """Write a PNG with the first `MOST` hits, best first, row by row.
-
-    An image that cannot be read gets a grey cell with the reason.
+    """Write a PNG with the first hits, best first, row by row: `stages.sheet.draw_sheet`.
 
     Args:
         title: what was searched for.
-        notes: up to two lines below the title.
         asked: the picture file that was searched for, shown beside the title.
-
-    Returns:
-        One line for every image that could not be read.
-
-    Raises:
-        UserError: the file cannot be written.
     """
-    shown = list(hits[:MOST])
-    columns = max(3, min(5 if len(shown) <= 20 else 10, len(shown)))
-    rows = max(1, -(-len(shown) // columns))
-    cell = SIDE + GAP
-    sheet = Image.new("RGB", (GAP + columns * cell, HEAD + rows * (cell + CAPTION)), BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    left = GAP
-    if asked is not None:
-        side = HEAD - 2 * GAP
-        sheet.paste(_thumbnail(open_rgb(asked), side), (GAP, GAP))
-        left += side + GAP
-    width = sheet.width - left - GAP
-    _write(draw, (left, 18), _short(title, _font(20, bold=True), width), INK, _font(20, bold=True))
-    for line, note in enumerate(notes[:2]):
-        _write(draw, (left, 48 + 20 * line), _short(note, _font(13), width), PALE, _font(13))
-    unread = []
-    for place, hit in enumerate(shown):
-        x, y = GAP + place % columns * cell, HEAD + place // columns * (cell + CAPTION)
-        try:
-            sheet.paste(_thumbnail(_picture(hit), SIDE), (x, y))
-        except (ImageError, OSError) as error:
-            reason = visible(str(getattr(error, "strerror", None) or error))
-            unread.append(f"{visible(hit.place)}: {reason}")
-            draw.rectangle((x, y, x + SIDE - 1, y + SIDE - 1), GREY)
-            _write(draw, (x + 10, y + 10), _wrapped(reason, _font(13), SIDE - 20), PALE, _font(13))
-        caption = f"#{hit.rank} · {hit.score:.3f} · {hit.split}"
-        _write(draw, (x, y + SIDE + 4), _short(hit.class_name, _font(15, bold=True), SIDE), INK, _font(15, bold=True))
-        _write(draw, (x, y + SIDE + 23), _short(caption, _font(13), SIDE), PALE, _font(13))
-    with atomic_file(file) as work:
-        sheet.save(work, format="PNG")
-    return unread
+    cells = [
+        Cell(hit.class_name, f"#{hit.rank} · {hit.score:.3f} · {hit.split}", hit.place, partial(_picture, hit))
+        for hit in hits
+    ]
+    return draw_sheet(cells, file, title=title, notes=notes, asked=None if asked is None else open_rgb(asked))
 
 
 def _picture(hit: ImageHit) -> Image.Image:
+    """The picture of a hit.
+
+    Raises:
+        NoPicture: there is no file, or it cannot be read.
+    """
     if hit.root is None:
-        raise ImageError("this data set came without image files")
-    return open_rgb(read_bytes(Path(hit.root), hit.path))
-
-
-def _thumbnail(picture: Image.Image, side: int) -> Image.Image:
-    """The whole picture in a square, on pale grey."""
-    return ImageOps.pad(picture, (side, side), Image.Resampling.LANCZOS, color="#f4f4f4")
-
-
-def _font(size: int, *, bold: bool = False) -> _Face:
-    return partial(_loaded, size, bold)
-
-
-def _loaded(size: int, bold: bool, family: str) -> ImageFont.FreeTypeFont:
-    """A family in a size; matplotlib's own alone has a bold face."""
-    return _file(family, size, "bold" if bold and family == _own() else "normal")
-
-
-@cache
-def _file(family: str, size: int, weight: str) -> ImageFont.FreeTypeFont:
-    from stages import fonts
-
-    font = fonts.font_of(family, weight)
-    assert font is not None, family
-    return ImageFont.truetype(font.fname, size, index=font.face_index)
-
-
-def _own() -> str:
-    from stages import fonts
-
-    return fonts.OWN
-
-
-def _runs(text: str) -> list[tuple[str, str]]:
-    """The text cut where another family of fonts is needed: (family, piece); what no font has is drawn as a box."""
-    from stages import fonts
-
-    found = ((fonts.family_of(char) or fonts.OWN, char) for char in text)
-    return [(family, "".join(char for _, char in piece)) for family, piece in groupby(found, key=lambda each: each[0])]
-
-
-def _length(text: str, face: _Face) -> float:
-    """Pixels that a line takes."""
-    return sum(face(family).getlength(piece) for family, piece in _runs(text))
-
-
-def _write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, ink: str, face: _Face) -> None:
-    """One line, or several, from their upper left corner; pieces in other fonts stand on the same base line."""
-    base = face(_own()).getmetrics()[0]
-    for number, line in enumerate(text.split("\n")):
-        x, y = at[0], at[1] + base + number * 1.25 * base
-        for family, piece in _runs(line):
-            draw.text((x, y), piece, ink, face(family), anchor="ls")
-            x += face(family).getlength(piece)
-
-
-def _short(text: str, face: _Face, width: int) -> str:
-    """One line of printable text that fits into `width` pixels."""
-    line = visible(text)[:300]
-    if _length(line, face) <= width:
-        return line
-    while line and _length(line + "…", face) > width:
-        line = line[:-1]
-    return line.rstrip() + "…"
-
-
-def _wrapped(text: str, face: _Face, width: int) -> str:
-    """Some lines of printable text, each of which fits into `width` pixels."""
-    lines = [""]
-    for word in text[:160].split():
-        longer = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], longer] if _length(longer, face) <= width else [*lines, word]
-    return "\n".join(_short(line, face, width) for line in lines if line)
+        raise NoPicture("this data set came without image files")
+    try:
+        return open_rgb(read_bytes(Path(hit.root), hit.path))
+    except (ImageError, OSError) as error:
+        raise NoPicture(str(getattr(error, "strerror", None) or error)) from error

@@ -76,9 +76,9 @@ def project(tmp_path: Path, typed: Command) -> Path:
     picture((9, 250, 240), 5003).save(here / f"train/{red}/alien.png")
     vectors[f"train/{red}/alien.png"] = -np.eye(WIDTH)[:3].sum(0) * 3 + np.eye(WIDTH)[9] * 5
     Image.new("RGB", (48, 48), (7, 80, 90)).save(here / f"train/{red}/blank.png")
-    picture((5, 5, 5), 1).point([value // 8 for value in range(256)] * 3).save(here / f"test/{red}/dark.png")
-    picture(COLOURS[red], 6).resize((9, 9)).save(here / f"train/{red}/tiny.png")
-    picture(COLOURS[red], 7).filter(ImageFilter.GaussianBlur(4)).save(here / f"train/{red}/blurred.png")
+    picture((5, 5, 5), 77).point([value // 8 for value in range(256)] * 3).save(here / f"test/{red}/dark.png")
+    picture(COLOURS[red], 78).resize((9, 9)).save(here / f"train/{red}/tiny.png")
+    picture(COLOURS[red], 79).filter(ImageFilter.GaussianBlur(4)).save(here / f"train/{red}/blurred.png")
     (here / f"train/{red}/broken.png").write_bytes(b"no picture")
     for name in ("train/{}/blank.png", "test/{}/dark.png", "train/{}/tiny.png", "train/{}/blurred.png"):
         vectors[name.format(red)] = cluster(2, len(name))

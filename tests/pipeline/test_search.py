@@ -34,9 +34,9 @@ from pipeline.search import (
     sentence_stores,
 )
 from pipeline.search.approximate import Approximate
-from pipeline.search.sheet import HEAD, MOST, SIDE, _runs
 from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, TextStore, UserError
 from stages.artifacts import embedding_array, embedding_matrix
+from stages.sheet import HEAD, MOST, SIDE, _runs
 
 
 @pytest.fixture(scope="module")
