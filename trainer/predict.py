@@ -10,10 +10,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from stages import UserError
+from stages import ImageStore, UserError
 from stages.command import progress, table, visible
 from stages.names import is_left_behind
 from stages.provenance import NAMED
+from stages.sheet import NoPicture
 from trainer.given import GivenEncoder, are_embeddings, given_rows
 
 if TYPE_CHECKING:
@@ -113,6 +114,36 @@ def encoder_of(found: Learned, checkpoint: Path, *, device: str, files: Sequence
     encoder = load_encoder(name, device=device)
     found.require_encoder(name=encoder.name, fingerprint=encoder.fingerprint, width=encoder.width)
     return encoder
+
+
+def load_encoder_for(files: Sequence[Path], name: str, store: ImageStore | None, *, device: str) -> ImageEncoder:
+    """An encoder by its name; none is loaded where all files hold embeddings, which are taken to be as the store's.
+
+    Raises:
+        UserError: it is unknown, its weights are not there, or nothing says what the embeddings are of.
+    """
+    from pipeline.encoders import load_encoder
+
+    if files and all(map(are_embeddings, files)):
+        about = None if store is None else store.provenance()
+        if about is None or about.width is None:
+            raise UserError("embeddings are compared with those of a data set, and there is none: name image files")
+        return GivenEncoder(about.encoder or name, about.width, about.encoder_fingerprint or "")
+    return load_encoder(name, device=device)
+
+
+def picture_of(file: Path) -> Image:
+    """The picture of an image file.
+
+    Raises:
+        NoPicture: it cannot be read, or holds embeddings.
+    """
+    from pipeline.images import ImageError, open_rgb
+
+    try:
+        return open_rgb(file)
+    except (ImageError, OSError) as error:
+        raise NoPicture(str(getattr(error, "strerror", None) or error)) from error
 
 
 def _at_hand(found: Learned) -> bool:

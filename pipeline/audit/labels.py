@@ -40,7 +40,7 @@ class HeldOut:
     @property
     def judged(self) -> Bool[np.ndarray, " images"]:
         """Images that something is said about."""
-        return ~np.isnan(self.probabilities).any(axis=1)
+        return np.asarray(~np.isnan(self.probabilities).any(axis=1))
 
 
 def held_out(
@@ -84,7 +84,7 @@ def _folds(labels: Int[np.ndarray, " images"], copies: Int[np.ndarray, " images"
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         folds[rows] = (np.arange(len(rows)) + label) % many
-    return folds[copies]
+    return np.asarray(folds[copies])
 
 
 def _class_means(

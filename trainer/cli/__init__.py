@@ -1,7 +1,7 @@
 """`trainer`: stage two on the command line. Heavy imports happen inside the command that needs them."""
 
 from stages import command
-from trainer.cli import analysis, bench, confidence, language, predict, published, run, serve, study
+from trainer.cli import analysis, bench, confidence, language, predict, published, run, serve, study, suggest
 from trainer.cli.app import app
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "run",
     "serve",
     "study",
+    "suggest",
 ]
 
 
