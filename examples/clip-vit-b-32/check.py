@@ -22,17 +22,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stages.command import table
-from stages.params import Params, load_params
+from stages.params import Params
 from trainer.aape.classifier import Classifier
 from trainer.data import ClassText, Images, Task
 from trainer.methods import methods
 from trainer.metrics import interval95
 
 TOPICS, SHOTS, BY, SEEDS = 20, 8, 4, (1, 2, 3, 4, 5)
-SLOWER = 0.02
-"""The lower of the two rates that validation chooses between: here on one image for most topics, which is too few."""
 BASELINES = ("zero-shot", "nearest-centroid", "logistic", "gda")
-METHODS = (*BASELINES, "aape", "aape-no-distill", "aape-no-image", "aape-literal", "aape-plus")
+METHODS = (*BASELINES, "aape", "aape-no-distill", "aape-no-image", "aape-literal", "aape-classwise", "aape-plus")
 
 
 def recall(queries: Tensor, found: Tensor, at: int) -> float:
@@ -74,7 +72,7 @@ def main() -> None:
     classes = normalize(loaded.float(), dim=-1)
     rows = [[at, f"{recall(images, captions, at):.1f}", f"{recall(captions, images, at):.1f}"] for at in (1, 5, 10)]
     print(table(["recall at", "image to text", "text to image"], rows))
-    start = Classifier(width=512, hidden=32, head="residual", image=True, generator=torch.Generator().manual_seed(0))
+    start = Classifier(width=512, hidden=32, head="residual", image=True, rng=torch.Generator().manual_seed(0))
     with torch.no_grad():
         far = float((start(images, classes) - images @ classes.T).abs().max())
     print(
@@ -82,8 +80,6 @@ def main() -> None:
     )
     train = Params().train
     asked = {method.name: method for method in methods(METHODS, settings=train)}
-    slower = load_params(None, {"train.lr": SLOWER}).train
-    asked |= {f"{each.name}, lr {SLOWER}": each for each in methods(["aape"], settings=slower)}
     found: dict[str, list[float]] = {name: [] for name in asked}
     for seed in SEEDS:
         task, test = draw(images, captions, seed)
