@@ -20,7 +20,7 @@ from trainer.methods.aape import AAPE
 
 WORDS = {
     "aape": "AAPE", "cupl": "CuPL", "gda": "GDA", "lp++": "LPPlusPlus", "taskres": "TaskRes", "h": "H",
-    "ape": "APE", "timo": "TIMO", "clap": "CLAP", "proker": "ProKeR",
+    "ape": "APE", "timo": "TIMO", "clap": "CLAP", "awt": "AWT", "proker": "ProKeR",
 }  # fmt: skip
 """Words of method names that are no plain word in a class name."""
 

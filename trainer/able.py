@@ -39,20 +39,24 @@ def able_methods(features: Features, names: Sequence[str], *, settings: TrainPar
     ]
 
 
-TEXT, PROMPTS = "embedded class text", "embedded prompts"
+TEXT, PROMPTS, VIEWS = "embedded class text", "embedded prompts", "augmented views of the images"
 
 
 def _lacks(features: Features, method: Method) -> str | None:
     """What the features lack of what a method needs."""
     if method.needs == "prompts" and not features.sources:
         return PROMPTS
+    if getattr(method, "reads_views", False) and features.train.images.views is None:
+        return VIEWS
     named = features.has_templates or (method.uses_prompts and features.sources)
     return None if method.needs == "images" or named else TEXT
 
 
 def _mend(features: Features, what: str) -> str:
+    if what == VIEWS and not features.embedded_elsewhere:
+        return f"run `pipeline embed-images --dataset {features.dataset} --views 10`"
     if features.embedded_elsewhere:
-        key = "text_template" if what == TEXT else "prompts"
+        key = {TEXT: "text_template", VIEWS: "view"}.get(what, "prompts")
         return f"the embeddings of {features.dataset} were made elsewhere: give its file `{key}` and ingest it again"
     made = "`pipeline embed-text`" if what == TEXT else "`pipeline generate-prompts` and `pipeline embed-text`, each"
     return f"run {made} with --dataset {features.dataset}"

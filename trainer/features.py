@@ -113,9 +113,13 @@ class Features(StoredFeatures):
         """Whether a template of each class is embedded; else `text["none"]` holds the mean images of the classes."""
         return self.text[NO_LLM].is_text
 
-    def test(self) -> Split:
-        """Read the test split. Called once, by the final evaluation, after everything is trained and chosen."""
-        return _read_split(self.store, "test", self.class_ids, self.device)
+    def test(self, *, views: bool = False) -> Split:
+        """Read the test split. Called once, by the final evaluation, after everything is trained and chosen.
+
+        Args:
+            views: with the augmented views, where there are some; else without.
+        """
+        return _read_split(self.store, "test", self.class_ids, self.device, views=views)
 
     def with_main_source(self, source: str) -> "Features":
         """The same features with this prompt source first, where it is there."""
@@ -245,26 +249,28 @@ def require_encoder(store: ImageStore | TextStore, cache: Path, dataset: str, en
     store.require()
 
 
-def _read_split(store: ImageStore, split: str, class_ids: tuple[int, ...], device: torch.device) -> Split:
+def _read_split(
+    store: ImageStore, split: str, class_ids: tuple[int, ...], device: torch.device, *, views: bool = False
+) -> Split:
     rows = store.read(["image_id", "class_id", "split", "view"])
     own = pc.equal(rows["split"], split).to_numpy()
     view = rows["view"].to_numpy()
     table = rows.filter(pa.array(own & (view == 0)))
     embeddings = torch.from_numpy(store.embeddings(own & (view == 0), check=True))
     _check_unit(embeddings, store)
-    views = None
+    augmented = None
     drawn = int(view.max(initial=0))
-    if split == "train" and drawn:  # rows lie image by image, view by view
-        views = torch.from_numpy(store.embeddings(own & (view > 0), check=True)).reshape(len(table), drawn, -1)
-        _check_unit(views, store)
-        views = views.to(device)
+    if (views or split == "train") and drawn:  # rows lie image by image, view by view
+        augmented = torch.from_numpy(store.embeddings(own & (view > 0), check=True)).reshape(len(table), drawn, -1)
+        _check_unit(augmented, store)
+        augmented = augmented.to(device)
     position = {class_id: i for i, class_id in enumerate(class_ids)}
     found = table["class_id"].to_pylist()
     strange = sorted(set(found) - set(position))
     if strange:
         raise UserError(f"{store.file}: class id {strange[0]} is not in the manifest; write the store again")
     labels = torch.tensor([position[c] for c in found], dtype=torch.long)
-    return Split(Images(embeddings.to(device), labels.to(device), views), tuple(table["image_id"].to_pylist()))
+    return Split(Images(embeddings.to(device), labels.to(device), augmented), tuple(table["image_id"].to_pylist()))
 
 
 def _check_unit(embeddings: Float[Tensor, "*rows D"], store: ImageStore | TextStore) -> None:

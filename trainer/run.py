@@ -103,7 +103,8 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     refits = fit_or_load(again, jobs=processes(known, len(again), jobs), keep=keep, device=known.device)
     measured = list(_measured(plan, unseen_by, done, refits, inputs.features))
     notes += _calibrated_on(plan, [calibration for calibration, _ in measured])
-    tests = TestSplits()  # from here on, and not before, a test split may be read
+    views = any(getattr(each.method, "reads_views", False) for each in plan)
+    tests = TestSplits(views)  # from here on, and not before, a test split may be read
     judged = tuple(
         judge(Fitted(each, predictor, seconds, validation, calibration), inputs, tests)
         for each, (predictor, seconds), (calibration, validation) in zip(plan, done, measured, strict=True)

@@ -198,7 +198,7 @@ def test_every_method_says_what_it_can(name: str, explained: Callable[..., Any])
     first = done.rows[0]["classes"][0]
     two_parts = ("aape-plus", "tip-adapter", "tip-adapter-f", "gda", "proker", "ape", "ape-t")
     assert (first["from_text"] is not None) == (name in two_parts)
-    assert (first["cos_adapted"] is None) == (name in ("logistic", "lp++", "timo", "aape-plus-no-text")), (
+    assert (first["cos_adapted"] is None) == (name in ("logistic", "lp++", "timo", "awt", "aape-plus-no-text")), (
         "a weight vector with a bias is no angle"
     )
     linear = isinstance(found.predictor, LinearPredictor)

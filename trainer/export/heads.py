@@ -23,6 +23,7 @@ from trainer.data import ClassText
 from trainer.methods.aape import AAPEPredictor
 from trainer.methods.aape_plus import AAPEPlusPredictor
 from trainer.methods.ape import APEPredictor, APETrainedPredictor
+from trainer.methods.awt import SOFTNESS, AWTPredictor, weights_of_prompts, with_template
 from trainer.methods.base import Predictor
 from trainer.methods.clip_adapter import AdapterPredictor
 from trainer.methods.common import one_hot
@@ -277,6 +278,35 @@ class AttendedHead(Head):
         return images @ self.weight.T + self.bias + self.heard * text
 
 
+class WeightedHead(Head):
+    """AWT of one view: the scores of a class's prompts, weighed by `weights_of_prompts`."""
+
+    prompts: Tensor
+    mask: Tensor
+    scalars = ("tau",)
+    lines = (
+        'logits = np.einsum("bd,cnd->bcn", x, head["prompts"]).astype(float) / head["tau"]',
+        'mean = (logits * head["mask"]).sum(-1) / head["mask"].sum(-1)',
+        "own = np.eye(mean.shape[1], dtype=bool)",
+        "put = (np.exp(np.where(own[c], logits[:, c, :, None], mean[:, None])) for c in range(len(own)))",
+        "put = (each / each.sum(-1, keepdims=True) for each in put)",
+        f'w = np.exp(np.stack([(p * np.log(p)).sum(-1) for p in put], 1) / {SOFTNESS}) * head["mask"]',
+        "scores = (w / w.sum(-1, keepdims=True) * logits).sum(-1)",
+    )
+
+    def __init__(self, predictor: AWTPredictor, text: ClassText) -> None:
+        super().__init__()
+        prompts, mask = with_template(text)
+        self.tau = predictor.tau
+        self.keep(prompts=prompts, mask=mask.float())
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Scores."""
+        classes, count, width = self.prompts.shape
+        logits = (images @ self.prompts.view(-1, width).T).view(-1, classes, count) / self.tau
+        return (weights_of_prompts(logits, self.mask > 0) * logits).sum(-1)
+
+
 class Probabilities(nn.Module):
     """softmax(scores / temperature) of a head."""
 
@@ -313,6 +343,8 @@ def head_of(found: Checkpoint) -> Head:
             rows = [predictor.names.index(name) for name in text.names]
             weight, values = class_weights(text, "ensemble") / predictor.tau, predictor.values[:, rows] / predictor.tau
             return CacheHead(weight, predictor.keys, values, beta=predictor.beta)
+        case AWTPredictor():
+            return WeightedHead(predictor, text)
         case AdapterPredictor():
             return AdapterHead(predictor, class_weights(text, "ensemble"))
         case AAPEPlusPredictor():

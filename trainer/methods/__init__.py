@@ -12,6 +12,7 @@ from stages.training import TrainParams
 from trainer.methods.aape import AAPE, VARIANTS
 from trainer.methods.aape_plus import AAPEPlus
 from trainer.methods.ape import APE
+from trainer.methods.awt import AWT
 from trainer.methods.base import Method, Predictor
 from trainer.methods.clap import CLAP
 from trainer.methods.clip_adapter import ClipAdapter
@@ -35,6 +36,7 @@ METHODS: dict[str, Callable[[TrainParams], Method]] = {
     "template-ensemble": lambda _: TextMethod("template-ensemble", "ensemble"),
     "cupl": lambda _: TextMethod("cupl", "prompts"),
     "cupl-shuffled": lambda _: ShuffledCuPL(),
+    "awt": lambda _: AWT(),
     "nearest-centroid": lambda _: NearestCentroid(),
     "logistic": lambda _: LogisticRegression(),
     "tip-adapter": lambda _: TipAdapter("tip-adapter", trains_keys=False),

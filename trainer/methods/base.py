@@ -41,6 +41,9 @@ class Method(Protocol):
         needs: what it cannot be fitted without: images alone, text that names the classes, or reference prompts.
         uses_prompts: whether reference prompts change the result.
         serves_new_classes: whether a predictor can serve classes that it was not fitted on.
+
+    A method with a true attribute `reads_views` looks at the augmented views of the images that it judges, through
+    `view_logits` of its predictor, and is left out where the store has none.
     """
 
     @property

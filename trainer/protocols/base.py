@@ -7,7 +7,7 @@ plan, finished fits, seeds, records, checkpoints.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, overload
@@ -69,8 +69,13 @@ class Score:
 
 @dataclass
 class TestSplits:
-    """The test splits, each read once; `trainer.run` makes this when everything is fitted, and not before."""
+    """The test splits, each read once; `trainer.run` makes this when everything is fitted, and not before.
 
+    Attributes:
+        views: whether a method looks at augmented views.
+    """
+
+    views: bool = False
     _read: dict[tuple[type, str, int | None], Any] = field(default_factory=dict)
 
     @overload
@@ -81,7 +86,7 @@ class TestSplits:
         """The test split of a data set; with folds, whose fits did not see what they are judged on, all its images."""
         key = type(features), features.dataset, getattr(features, "folds", None)
         if key not in self._read:
-            self._read[key] = features.test()
+            self._read[key] = features.test(views=self.views) if isinstance(features, Features) else features.test()
         found: Split | Pairs = self._read[key]
         return found
 
@@ -207,7 +212,7 @@ def predict(
     """
     found = []
     for start in range(0, len(images), tile):
-        logits = predictor.logits(images.embeddings[start : start + tile].float(), text)
+        logits = logits_of(predictor, images, text, start, tile)
         found.append((logits if columns is None else logits[:, list(columns)]).argmax(dim=-1))
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.long, device=images.labels.device)
 
@@ -215,7 +220,18 @@ def predict(
 def scores(predictor: Predictor, images: Images, text: ClassText) -> Iterator[tuple[int, Float[Tensor, "B C"]]]:
     """The logits of some images at a time, with the position of the first of them."""
     for start in range(0, len(images), TILE):
-        yield start, predictor.logits(images.embeddings[start : start + TILE].float(), text)
+        yield start, logits_of(predictor, images, text, start, TILE)
+
+
+def logits_of(
+    predictor: Predictor, images: Images, text: ClassText, start: int, count: int
+) -> Float[Tensor, "B C"]:  # fmt: skip
+    """The scores of `count` images, with their views where there are some and the predictor looks at them."""
+    some = images.embeddings[start : start + count].float()
+    by_views: Callable[..., Tensor] | None = getattr(predictor, "view_logits", None)
+    if by_views is None or images.views is None:
+        return predictor.logits(some, text)
+    return by_views(torch.cat([some[:, None], images.views[start : start + count].float()], dim=1), text)
 
 
 def share_right(predictions: Int[Tensor, " B"], labels: Int[Tensor, " B"]) -> float:
