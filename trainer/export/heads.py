@@ -291,7 +291,7 @@ class WeightedHead(Head):
         "put = (np.exp(np.where(own[c], logits[:, c, :, None], mean[:, None])) for c in range(len(own)))",
         "put = (each / each.sum(-1, keepdims=True) for each in put)",
         f'w = np.exp(np.stack([(p * np.log(p)).sum(-1) for p in put], 1) / {SOFTNESS}) * head["mask"]',
-        "scores = (w / w.sum(-1, keepdims=True) * logits).sum(-1)",
+        "scores = (w / w.sum(-1, keepdims=True) * logits).sum(-1).astype(np.float32)",
     )
 
     def __init__(self, predictor: AWTPredictor, text: ClassText) -> None:
