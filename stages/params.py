@@ -126,6 +126,15 @@ class PromptParams(_Section):
         0.98, description="sentences of a class closer than this cosine (settings' encoder) are dropped; null = keep"
     )
     rounds: int = Field(2, ge=1, le=20, description="times a class with too few kept sentences is asked, at most")
+    contrast: int = Field(
+        0, ge=0, le=10, description="nearest classes that a class is asked to be told from, in a second round; 0 = none"
+    )
+    keep: Count | None = Field(
+        None, description="sentences a class keeps: those that find it and differ from each other; null = all"
+    )
+    ask_again_worst: int = Field(
+        0, ge=0, le=1_000_000, description="classes that their sentences find least, which are asked once more"
+    )
     allow_empty: bool = Field(
         False, description="write the store though a class has no kept sentence; its template stands in for them"
     )

@@ -128,10 +128,13 @@ class PromptProvenance(Provenance):
     store: Literal["prompts"] = "prompts"
     questions: dict[str, str] | None = Field(None, description="question_id -> text; None: imported")
     file: str | None = Field(None, description="the imported file as the user named it; None: captions, or generated")
+    nearest: dict[int, list[str]] = Field(
+        default_factory=dict, description="class_id -> the classes that it was asked to be told from"
+    )
     refused: list[str] = Field(
         default_factory=list, description="settings of a request that the server did not take, and that were left out"
     )
-    found: ClassVar[frozenset[str]] = frozenset({"refused"})
+    found: ClassVar[frozenset[str]] = frozenset({"nearest", "refused"})
 
 
 class EmbeddingProvenance(Provenance):

@@ -42,6 +42,21 @@ def generate_prompts(
     again: Annotated[
         bool, typer.Option("--again", help="Ask finished data sets for the sentences that classes are short of.")
     ] = False,
+    contrast: Annotated[
+        int | None, typer.Option(min=0, help="Nearest classes to be told from, in a second round.", metavar="N")
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Sentences a class keeps, chosen to differ.", metavar="N")
+    ] = None,
+    ask_again_worst: Annotated[
+        int | None, typer.Option(min=0, help="Classes that their sentences find least: ask once more.", metavar="N")
+    ] = None,
+    score: Annotated[
+        bool, typer.Option("--score", help="Score finished data sets too, and without near duplicates.")
+    ] = False,
+    show_questions: Annotated[
+        bool, typer.Option("--show-questions", help="Print the questions as a file to edit, and ask nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a language model, in vLLM or on a server, what each class looks like."""
@@ -49,10 +64,17 @@ def generate_prompts(
     from functools import cache as once
 
     from pipeline.prompts.engines import EngineOptions, find_llm, load_engine
-    from pipeline.prompts.generate import generate
+    from pipeline.prompts.generate import generate, questions_of, reads_text
     from pipeline.prompts.process import before_torch
+    from pipeline.prompts.questions import as_file
 
-    settings = command.settings(params, {"prompts.llm": llm, "prompts.server.url": server})
+    settings = command.settings(
+        params,
+        {
+            "prompts.llm": llm, "prompts.server.url": server, "prompts.contrast": contrast, "prompts.keep": keep,
+            "prompts.ask_again_worst": ask_again_worst,
+        },
+    )  # fmt: skip
     prompts = settings.prompts
     options = EngineOptions(
         **_given(
@@ -66,7 +88,12 @@ def generate_prompts(
         if prompts.server.url is None:
             before_torch()
         model = find_llm(prompts.llm, options, prompts.server, settings.llms)
-        encoder = once(lambda: _encoder(settings)) if (prompts.near_duplicate or 1) < 1 else None
+        if show_questions:
+            for name in names:
+                typer.echo(as_file(questions_of(name, model, settings.of(name), prompts)), nl=False)
+            return
+        needed = (prompts.near_duplicate or 1) < 1 or reads_text(prompts) or score
+        encoder = once(lambda: _encoder(settings)) if needed else None
         with ExitStack() as stack:
 
             @once
@@ -78,7 +105,7 @@ def generate_prompts(
             for name in names:
                 summary = generate(
                     name, model, data=settings.of(name), prompts=prompts, cache=cache, engine=engine, encoder=encoder,
-                    options=options, again=again,
+                    options=options, again=again, score=score,
                 )  # fmt: skip
                 _say(summary)
                 done.append(summary)

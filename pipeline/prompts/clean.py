@@ -120,8 +120,7 @@ def names_subject(text: str, class_name: str) -> bool:
     and ing do not matter; a longer word that begins with the subject's counts from four letters on. A class name
     without letters or digits asks for nothing.
     """
-    subject = [_stem(word) for word in _words(readable(class_name))]
-    wanted = {word for word in subject if len(word) >= 3} or set(subject)
+    wanted = name_stems(class_name)
     if not wanted:
         return True
     said = [_stem(word) for word in _words(text)]
@@ -132,6 +131,17 @@ def names_subject(text: str, class_name: str) -> bool:
         for target in wanted | {together}
         for word in said
     )
+
+
+def stem_of(word: str) -> str:
+    """A word blind to case, accents, plural and the endings that do not matter (`names_subject`)."""
+    return _stem("".join(_words(word)))
+
+
+def name_stems(class_name: str) -> set[str]:
+    """The words of a class name that a sentence may name it by, as `stem_of` has them."""
+    subject = [_stem(word) for word in _words(readable(class_name))]
+    return {word for word in subject if len(word) >= 3} or set(subject)
 
 
 _INVISIBLE = {"Cc": " ", "Zl": "\n", "Zp": "\n", "Cf": "", "Cs": "", "Co": "", "Cn": ""}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.prompts.clean import Seen, clean, mark_duplicates, says_nothing, storable
+from pipeline.prompts.clean import SURPLUS, Seen, clean, mark_duplicates, says_nothing, storable
 from pipeline.prompts.empty import no_answer, nothing_kept
 from pipeline.prompts.engines import Engine, EngineOptions, Sampling
 from pipeline.prompts.engines.limits import check_room, fitted
@@ -25,9 +25,11 @@ from pipeline.prompts.near import NearDuplicates
 from pipeline.prompts.plan import Plan
 from pipeline.prompts.questions import PHYSICAL, Questions, fill, questions_for
 from pipeline.prompts.rounds import ClassRequest, batches, lacking
-from pipeline.prompts.summary import PromptSummary, summarise
+from pipeline.prompts.score import Finder
+from pipeline.prompts.subset import trim
+from pipeline.prompts.summary import SHOWN, PromptSummary, summarise
 from pipeline.registry.cards import card
-from stages import ManifestStore, PromptProvenance, PromptStore, UserError
+from stages import ManifestProvenance, ManifestStore, PromptProvenance, PromptStore, UserError, display_name
 from stages.command import say
 from stages.params import DataParams, PromptParams
 from stages.parts import Parts, is_current
@@ -57,6 +59,7 @@ def generate(
     encoder: "Callable[[], Encoder] | None" = None,
     options: EngineOptions = DEFAULT,
     again: bool = False,
+    score: bool = False,
 ) -> PromptSummary:
     """Ask `llm` every question about every class, `data.samples` times, and write the prompt store.
 
@@ -69,6 +72,7 @@ def generate(
         encoder: gives what finds near duplicates; None keeps them.
         options: as `engine` was told them, for the provenance.
         again: ask for what a finished store is short of, and add it.
+        score: say how well the sentences find their class of a finished store too.
 
     Raises:
         UserError: no manifest yet, a data set without classes, answers that cannot fit into the model's context, a
@@ -89,39 +93,43 @@ def generate(
         llm=llm, length=llm.context if served else options.max_model_len,
     )  # fmt: skip
     near = None
+    finder = Finder(names, encoder()) if encoder is not None else None
     if encoder is not None and (prompts.near_duplicate or 1) < 1:
         near = NearDuplicates(encoder(), prompts.near_duplicate or 1)
     store = PromptStore(cache, dataset, llm.name)
-    plan = Plan(dataset=dataset, names=names, questions=questions, samples=data.samples, rounds=prompts.rounds)
-    texts = {template.question_id: template.text for template in (*questions.asked, *questions.spare)}
-    origin = PromptProvenance(
-        dataset=dataset, content="", inputs={"classes": manifest.inputs["classes"]}, llm=llm.name,
-        llm_fingerprint=llm.fingerprint, note=llm.note, questions=texts,
-        settings={
-            "samples": data.samples,
-            "ask": len(questions.asked),
-            "system": llm.system,
-            # batch too: an answer depends a little on the others of its batch
-            **prompts.model_dump(exclude={"llm", "server", "near_duplicate", "allow_empty", "phrasing"}),
-            "near_duplicate": near and near.settings,
-            "engine": "server" if served else asdict(options),
-        },
+    plan = Plan(
+        dataset=dataset, names=names, questions=questions, samples=data.samples, rounds=prompts.rounds,
+        keep=prompts.keep, nearest=_nearest(finder, prompts, names, questions),
     )  # fmt: skip
+    texts = {template.question_id: template.text for template in plan.templates}
+    origin, described = (
+        _origin(plan, manifest, llm, each, near=near, finder=finder, engine="server" if served else asdict(options))
+        for each in (prompts, prompts.model_copy(update={"ask_again_worst": 0}))
+    )
     wanted = plan.wanted
 
     def summary(rows: Sequence[Row], **more: Any) -> PromptSummary:
         asked = {row["question_id"] for row in rows} | {template.question_id for template in questions.asked}
         known = {name: text for name, text in texts.items() if name in asked}
-        return summarise(dataset, llm.name, rows, names, questions=known, wanted=wanted, note=llm.note, **more)
+        is_asked_for = finder is not None and not more.get("fault") and (score or not more.get("skipped"))
+        found = finder.score(rows) if finder is not None and is_asked_for else (None, {})
+        return summarise(
+            dataset, llm.name, rows, names, questions=known, wanted=wanted, note=llm.note, found=found, **more
+        )
 
     rows: list[Row] = []
     refused: set[str] = set()
     classes, made_from = names, origin
-    if is_current(store, origin):
+    worst = prompts.ask_again_worst
+    finished = is_current(store, origin)
+    if finished or is_current(store, described):
         rows = store.read().to_pylist()
+        worst = 0 if finished else worst
         classes = lacking(rows, names, wanted if again else 0 if prompts.allow_empty else 1)
-        if not classes:
+        if not classes and not worst:
             return summary(rows, skipped=True)
+        for row in rows:
+            row["drop_reason"] = None if row["drop_reason"] in SURPLUS else row["drop_reason"]
         before = store.provenance()
         refused = set(before.refused)
         made_from = origin.model_copy(update={"inputs": {**origin.inputs, "prompts": before.content}})
@@ -136,6 +144,8 @@ def generate(
             new = asking.answers(step, requests)
             cleaning.clean(new, requests)
             rows += new
+        if finder is not None:
+            _choose(rows, plan, finder, worst, asking, cleaning)
         empty = lacking(rows, names, 1)
         if empty and not prompts.allow_empty:
             fault = nothing_kept(
@@ -145,8 +155,83 @@ def generate(
         for row in rows:
             row["kept"] = row["drop_reason"] is None
         table = store.in_order(pa.Table.from_pylist(rows, schema=store.schema()))
-        parts.finish([table], provenance=origin.model_copy(update={"refused": sorted(refused | asking.refused)}))
+        told = {"refused": sorted(refused | asking.refused), "nearest": plan.nearest or {}}
+        parts.finish([table], provenance=origin.model_copy(update=told))
     return summary(rows)
+
+
+def _origin(
+    plan: Plan,
+    manifest: ManifestProvenance,
+    llm: ResolvedLLM,
+    prompts: PromptParams,
+    *,
+    near: NearDuplicates | None,
+    finder: Finder | None,
+    engine: Any,
+) -> PromptProvenance:
+    """All that decides the rows of a store."""
+    return PromptProvenance(
+        dataset=plan.dataset, content="", inputs={"classes": manifest.inputs["classes"]}, llm=llm.name,
+        llm_fingerprint=llm.fingerprint, note=llm.note,
+        questions={template.question_id: template.text for template in plan.templates},
+        settings={
+            "samples": plan.samples,
+            "ask": len(plan.questions.asked),
+            "system": llm.system,
+            # batch too: an answer depends a little on the others of its batch
+            **prompts.model_dump(exclude={"llm", "server", "near_duplicate", "allow_empty", "phrasing"}),
+            "near_duplicate": near and near.settings,
+            "text": finder.settings if finder is not None and reads_text(prompts) else None,
+            "engine": engine,
+        },
+    )  # fmt: skip
+
+
+def _choose(rows: list[Row], plan: Plan, finder: Finder, count: int, asking: "_Asking", cleaning: "_Cleaning") -> None:
+    """Ask once more about the classes that their sentences find least, and leave every class what it should have.
+
+    Args:
+        rows: all answers, cleaned; they grow, and those that a class can do without get the reason `surplus`.
+        count: classes to ask about.
+    """
+
+    def in_order() -> None:  # the same whether the answers were given now or lay in a store
+        rows.sort(key=lambda row: (row["class_id"], row["prompt_id"]))
+
+    in_order()
+    class_ids = finder.worst(rows, count) if count else []
+    before = finder.score(rows)[1] if class_ids else {}
+    if requests := plan.once_more(rows, class_ids):
+        new = asking.answers("worst classes", requests)
+        cleaning.clean(new, requests)
+        rows += new
+        in_order()
+    trim(rows, plan.wanted, finder)
+    if class_ids:
+        now = finder.score(rows)[1]
+        shown = [
+            f"{display_name(plan.names[each])} {before[each].unnamed_top1:.0%} to {now[each].unnamed_top1:.0%}"
+            for each in class_ids[:SHOWN]
+        ]
+        more = f", ... and {len(class_ids) - SHOWN} more" if len(class_ids) > SHOWN else ""
+        say(f"{plan.dataset}: sentences that find their class without its name: {', '.join(shown)}{more}")
+
+
+def reads_text(prompts: PromptParams) -> bool:
+    """Whether what is asked or kept depends on how an encoder reads class names and sentences, duplicates aside."""
+    return bool(prompts.contrast or prompts.keep or prompts.ask_again_worst)
+
+
+def _nearest(
+    finder: Finder | None, prompts: PromptParams, names: Mapping[int, str], questions: Questions
+) -> dict[int, tuple[str, ...]] | None:
+    """What each class is asked to be told from; None: nothing is asked."""
+    if finder is None and reads_text(prompts):
+        raise UserError("prompts.contrast, keep and ask_again_worst need an encoder", exit_code=2)
+    if not prompts.contrast or finder is None or len(names) < 2 or not questions.contrast:
+        return None
+    return finder.nearest(prompts.contrast)
 
 
 def is_chat(llm: ResolvedLLM, prompts: PromptParams) -> bool:

@@ -3,8 +3,9 @@
 Everything follows from the answers so far, which grow between two steps: a killed run goes through the same steps.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.prompts.clean import SURPLUS
@@ -43,6 +44,12 @@ class Plan:
     def contrast(self) -> tuple[QuestionTemplate, ...]:
         """The question of the second round; none where there is no such round."""
         return self.questions.contrast[:1] if self.nearest is not None else ()
+
+    @property
+    def templates(self) -> tuple[QuestionTemplate, ...]:
+        """Every question that may be asked."""
+        contrast = self.questions.contrast if self.contrast else ()
+        return (*self.questions.asked, *self.questions.spare, *contrast)
 
     @property
     def asked(self) -> int:
@@ -84,6 +91,14 @@ class Plan:
         while not is_over() and (requests := self._topping_up(rows, lacking(rows, classes, 1))):
             number += 1
             yield f"round {number}", requests
+
+    def once_more(self, rows: Sequence[Row], class_ids: Sequence[int]) -> list[ClassRequest]:
+        """Every question in use about these classes, `samples` times more."""
+        asked = Counter((row["class_id"], row["question_id"]) for row in rows)
+        again = first_round(
+            {class_id: self.names[class_id] for class_id in class_ids}, self.in_use(rows), self.samples, self.nearest
+        )
+        return [replace(each, first=asked[each.class_id, each.template.question_id]) for each in again]
 
     def _topping_up(self, rows: Sequence[Row], classes: Mapping[int, str]) -> list[ClassRequest]:
         return next_round(rows, classes, self.in_use(rows), self.wanted, nearest=self.nearest)

@@ -7,22 +7,28 @@ from typing import Any
 
 from pipeline.prompts.clean import SURPLUS
 from pipeline.prompts.rounds import MOSTLY
+from pipeline.prompts.score import TextScore
 from stages import display_name
 from stages.command import table
 
+SHOWN = 5
+"""Classes that are named in one line."""
 MOST = 10
 """Classes, or questions, that a person is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCount:
-    """One class: sentences asked for, answers given (topping up included), kept, and why the others were dropped."""
+    """One class: sentences asked for, answers given (topping up included), kept, why the others were dropped, and how
+    well those that were kept find the class.
+    """
 
     class_name: str
     asked: int
     answers: int
     kept: int
     dropped: dict[str, int]
+    found: TextScore | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,7 @@ class PromptSummary:
         empty: classes without a kept sentence.
         ignored: classes of an imported file that the data set does not have.
         fault: why no store was written, and what can be done; empty where it was.
+        found: how well the kept sentences find their class among all; None: no encoder was at hand.
     """
 
     dataset: str
@@ -75,6 +82,7 @@ class PromptSummary:
     note: str = ""
     skipped: bool = False
     fault: str = ""
+    found: TextScore | None = None
 
 
 Rows = Sequence[Mapping[str, Any]]
@@ -92,6 +100,7 @@ def summarise(
     skipped: bool = False,
     ignored: Sequence[str] = (),
     fault: str = "",
+    found: tuple[TextScore | None, Mapping[int, TextScore]] = (None, {}),
 ) -> PromptSummary:
     """Count the rows of a prompt store.
 
@@ -99,6 +108,7 @@ def summarise(
         names: class_id -> class name; empty where the sentences belong to images.
         questions: question_id -> text of what was asked.
         wanted: kept sentences that a class should have; None: as many as it has rows.
+        found: how well all kept sentences, and those of a class, find their class.
     """
     by_class, by_question = _grouped(rows, "class_id"), _grouped(rows, "question_id")
     classes = [
@@ -108,6 +118,7 @@ def summarise(
             answers=len(by_class[class_id]),
             kept=_kept(by_class[class_id]),
             dropped=_reasons(by_class[class_id]),
+            found=found[1].get(class_id),
         )
         for class_id, name in names.items()
     ]
@@ -138,6 +149,7 @@ def summarise(
         note=note,
         skipped=skipped,
         fault=fault,
+        found=found[0],
     )
 
 
@@ -171,6 +183,8 @@ def lines(summary: PromptSummary) -> Iterator[str]:
             yield f"  dropped: {listed(summary.dropped)}"
     if not summary.skipped:
         yield from _questions(summary)
+    if summary.found is not None:
+        yield from _found(summary, summary.found)
     if summary.short:
         by_name = {each.class_name: each for each in summary.classes}
         some = ", ".join(
@@ -209,6 +223,22 @@ def _questions(summary: PromptSummary) -> Iterator[str]:
     declined = {each.question_id: each.dropped["refusal"] for each in summary.questions if "refusal" in each.dropped}
     if declined:
         yield f"  declined by the model: {sum(declined.values())} answers: {listed(declined, MOST)}"
+
+
+def _found(summary: PromptSummary, found: TextScore) -> Iterator[str]:
+    """How well the sentences find their class without any image, and the classes where they do it worst."""
+    yield (
+        f"  sentences that find their class among {len(summary.classes)}, by text alone: {found.top1:.0%} (mean rank "
+        f"{found.rank:.1f}); with its name taken out: {found.unnamed_top1:.0%} (mean rank {found.unnamed_rank:.1f})"
+    )
+    scored = [(each.class_name, each.found) for each in summary.classes if each.found is not None]
+    worst = sorted(scored, key=lambda each: (each[1].unnamed_top1, -each[1].unnamed_rank))
+    worst = [each for each in worst if each[1].unnamed_top1 < 1][:SHOWN]
+    if worst:
+        some = ", ".join(
+            f"{_shown(name)} {each.unnamed_top1:.0%} (rank {each.unnamed_rank:.0f})" for name, each in worst
+        )
+        yield f"  least found without the name: {some}; --ask-again-worst {len(worst)} asks about them once more"
 
 
 def _grouped(rows: Rows, key: str) -> defaultdict[Any, list[Mapping[str, Any]]]:
