@@ -20,6 +20,10 @@ DropReason = Literal[
     "refusal",  # the model declines, or speaks about itself or about the question
     "repeats_question",  # the question came back
     "asks",  # the answer is itself a question
+    "other_language",  # letters of a script, or words of a language, in which nothing was asked
+    "code",  # an address, program text or hashtags
+    "repeats_itself",  # the same words again and again
+    "no_thing",  # about web pages, programs or data that have the name of the class
     "unfinished",  # the token limit cut the first sentence off
     "too_short",  # fewer than min_words words
     "too_long",  # more than max_words words
@@ -57,6 +61,8 @@ def clean(
         max_words: and at most so many.
     """
     text, finished = _first_sentence(answer, finish_reason)
+    scripts = _scripts(question + class_name)
+    text = _without_foreign_notes(text, scripts)
     words = text.split()
     reason: DropReason | None = None
     if not any(char.isalnum() for char in text):
@@ -73,6 +79,14 @@ def clean(
         reason = "too_long"
     elif text.rstrip("\"'”’)").endswith("?"):
         reason = "asks"
+    elif _scripts(text) - scripts or _is_other_language(text, question):
+        reason = "other_language"
+    elif _CODE.search(text):
+        reason = "code"
+    elif _repeats_itself(text):
+        reason = "repeats_itself"
+    elif _is_no_thing(text, class_name):
+        reason = "no_thing"
     elif not names_subject(text, class_name):
         reason = "no_subject"
     return Cleaned(text=text, drop_reason=reason)
@@ -174,6 +188,31 @@ _REFUSAL = re.compile(
     r"|\bthis question\b|\bwhat you (?:are asking|mean)\b",
     re.IGNORECASE,
 )
+# An address, a line of a program or of data, hashtags; what is left of tags and tables.
+_CODE = re.compile(
+    r"https?:|\bwww\.\w|\b[\w-]{2,63}\.(?:com|org|net|io|html?|php|jpe?g|png|gif|svg|py|js|css)\b|[{}\\|]|\w>\w|</?\w|```|=>|::"
+    r"|\w\(\)|\w\s?={1,3}\s?[\w\"']|(?:^|\s)#\w|\b[a-z]+[A-Z]\w*\(",
+)
+_REPEATED = re.compile(r"\b(\w{1,40}(?:\W{1,9}\w{1,40}){0,3})(?:\W{1,9}\1\b){2,}", re.IGNORECASE)
+# What has the name of a thing in computing: an anchor of HTML, an accordion of CSS, a database called Ibis.
+_NO_THING = re.compile(
+    r"\b(css|html|javascript|typescript|jquery|json|yaml|xml|sql|nosql|dbms|apis?|urls?|hyperlinks?|web ?pages?"
+    r"|web ?sites?|web (?:design|element|development|browser)s?|user interface|ui (?:element|component)s?"
+    r"|navigation link|programming|microservices?|open.source|database (?:system|engine|management)s?)\b",
+    re.IGNORECASE,
+)
+# Words that English sentences can hardly do without, and those of other languages that are written alike.
+_ENGLISH = frozenset({
+    "the", "of", "and", "with", "is", "are", "has", "have", "it", "its", "that", "this", "which", "by", "from", "for",
+    "on", "to", "at", "as", "or", "be", "can", "like", "their", "you", "your", "often", "what", "how", "does", "do",
+})  # fmt: skip
+_FOREIGN = frozenset({
+    "el", "los", "las", "una", "un", "del", "es", "con", "que", "y", "por", "der", "das", "und", "ist", "ein", "eine",
+    "mit", "auf", "den", "dem", "le", "les", "des", "est", "une", "et", "avec", "dans", "il", "della", "di", "che",
+    "per", "da", "um", "uma", "com", "dos", "een", "het", "van", "zijn", "och", "som", "jest", "z", "ve", "bir",
+})  # fmt: skip
+_EAST_ASIAN = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "BOPOMOFO", "HANGUL"})
+_NOTE = re.compile(r"\s*[(（]([^()（）]{1,80})[)）]")
 # A full stop after one of these ends no sentence.
 _ABBREVIATIONS = frozenset(
     {"e.g", "i.e", "eg", "ie", "mr", "mrs", "ms", "dr", "st", "prof", "vs", "cf", "approx", "ca", "fig"}
@@ -260,6 +299,41 @@ def _ends_sentence(line: str, end: re.Match[str]) -> bool:
 
 def _ends_in_abbreviation(line: str) -> bool:
     return line.endswith(".") and line.rstrip(".").split(" ")[-1].lower() in _ABBREVIATIONS
+
+
+def _scripts(text: str) -> frozenset[str]:
+    """The scripts of the letters in a text, by their names in Unicode; those of East Asia count as one."""
+    if text.isascii():
+        return frozenset({"LATIN"} if any(char.isalpha() for char in text) else ())
+    names = {unicodedata.name(char, "?").split(" ")[0] for char in text if char.isalpha()}
+    plain = {"FULLWIDTH": "LATIN", "HALFWIDTH": "CJK", "MATHEMATICAL": "LATIN", "MICRO": "LATIN", "FEMININE": "LATIN"}
+    return frozenset(
+        "CJK" if name in _EAST_ASIAN else plain.get(name, name) for name in names - {"MASCULINE", "MODIFIER"}
+    )
+
+
+def _without_foreign_notes(text: str, scripts: frozenset[str]) -> str:
+    """A sentence without what stands in brackets in a script in which nothing was asked: `Yin and Yang (陰陽) are`."""
+    if text.isascii():
+        return text
+    return _NOTE.sub(lambda note: note[0] if _scripts(note[1]) & scripts or not _scripts(note[1]) else "", text)
+
+
+def _is_other_language(text: str, question: str) -> bool:
+    """Whether an English question got a sentence in another language of the same script."""
+    said, asked = set(_words(text)), set(_words(question))
+    return len(_FOREIGN & said) >= 2 and not _ENGLISH & said and bool(_ENGLISH & asked)
+
+
+def _repeats_itself(text: str) -> bool:
+    """Whether some words stand three times in a row, or hardly any word is new."""
+    words = _words(text)
+    return bool(_REPEATED.search(text)) or (len(words) >= 12 and len(set(words)) < 0.4 * len(words))
+
+
+def _is_no_thing(text: str, class_name: str) -> bool:
+    found = _NO_THING.search(text)
+    return bool(found) and not _NO_THING.search(readable(class_name))
 
 
 def _repeats(text: str, question: str) -> bool:

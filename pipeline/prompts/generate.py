@@ -211,7 +211,8 @@ def _choose(rows: list[Row], plan: Plan, finder: Finder, count: int, asking: "_A
     if class_ids:
         now = finder.score(rows)[1]
         shown = [
-            f"{display_name(plan.names[each])} {before[each].unnamed_top1:.0%} to {now[each].unnamed_top1:.0%}"
+            f"{display_name(plan.names[each])} {before[each].unnamed_top1:.0%} to {now[each].unnamed_top1:.0%} "
+            f"(rank {before[each].unnamed_rank:.0f} to {now[each].unnamed_rank:.0f})"
             for each in class_ids[:SHOWN]
         ]
         more = f", ... and {len(class_ids) - SHOWN} more" if len(class_ids) > SHOWN else ""
@@ -225,7 +226,7 @@ def reads_text(prompts: PromptParams) -> bool:
 
 def _nearest(
     finder: Finder | None, prompts: PromptParams, names: Mapping[int, str], questions: Questions
-) -> dict[int, tuple[str, ...]] | None:
+) -> dict[int, list[str]] | None:
     """What each class is asked to be told from; None: nothing is asked."""
     if finder is None and reads_text(prompts):
         raise UserError("prompts.contrast, keep and ask_again_worst need an encoder", exit_code=2)

@@ -66,7 +66,7 @@ class Finder:
         self._position = {class_id: position for position, class_id in enumerate(names)}
         self._known: dict[tuple[bool, str], Float[np.ndarray, " D"]] = {}
 
-    def nearest(self, count: int) -> dict[int, tuple[str, ...]]:
+    def nearest(self, count: int) -> dict[int, list[str]]:
         """The names of the `count` other classes whose names read most alike, the nearest first; the earlier of equal
         ones goes first.
         """
@@ -75,7 +75,7 @@ class Finder:
         np.fill_diagonal(near, -np.inf)
         order = np.argsort(-near.round(5), axis=1, kind="stable")[:, : min(count, len(self._names) - 1)]
         names = list(self._names.values())
-        return {class_id: tuple(names[i] for i in row) for class_id, row in zip(self._names, order, strict=True)}
+        return {class_id: [names[i] for i in row] for class_id, row in zip(self._names, order, strict=True)}
 
     def unnamed_ranks(self, rows: Rows) -> Int[np.ndarray, " N"]:
         """The rank of its own class for every row (`text`, `class_id`), its name taken out of the sentence."""

@@ -47,6 +47,10 @@ def cleaned(answer: str, *, name: str = "cup", finish: str = "stop") -> tuple[st
     ("<p>A <b>cup</b> is <i class='x'>round</i>.<br/>It holds tea.</p>", "A cup is round."),
     ("<think>The user wants a cup. Fine.</think>\n\nA cup is round.", "A cup is round."),
     ("A cup is < 5 cm and > 2 cm wide.", "A cup is < 5 cm and > 2 cm wide."),
+    ("A cup (杯子) is round.", "A cup is round."),
+    ("A café's cup holds 3.5 oz., or 100 ml.", "A café's cup holds 3.5 oz., or 100 ml."),
+    ("A big, big cup stands on a long, long table.", "A big, big cup stands on a long, long table."),
+    ("La La Land cups are den mothers' favourites.", "La La Land cups are den mothers' favourites."),
 ])  # fmt: skip
 def test_the_first_sentence_is_kept_without_marks(answer: str, expected: str | None) -> None:
     text, reason = cleaned(answer)
@@ -56,6 +60,20 @@ def test_the_first_sentence_is_kept_without_marks(answer: str, expected: str | N
 @pytest.mark.parametrize(("answer", "reason"), [
     ("", "empty"),
     (" \n\t** -- ##", "empty"),
+    ("A cup has a white脸 and a handle.", "other_language"),
+    ("A cup has a чашка round handle.", "other_language"),
+    ("Una cup es un vaso con asa.", "other_language"),
+    ("Eine cup ist ein Becher mit Henkel.", "other_language"),
+    ("See the cup at https://x.y/z for a picture", "code"),
+    ("A cup lies at cup.example.com/a in full", "code"),
+    ("A cup is like cup.fill(tea) => full cup", "code"),
+    ('A cup looks like {"cup": true} in text.', "code"),
+    ("Cup #tea #cups #morning of the day", "code"),
+    ("A bright cup>Welcome to the world of tea.", "code"),
+    ("A cup cup cup cup stands there.", "repeats_itself"),
+    ("A cup and a cup and a cup and a cup and a cup.", "repeats_itself"),
+    ("A cup in CSS is a navigation link to another page.", "no_thing"),
+    ("Cup is a database system for analysing data.", "no_thing"),
     ("…", "empty"),
     ("I'm sorry, but I can't see the cup.", "refusal"),
     ("As an AI language model, I have no cup.", "refusal"),
@@ -169,3 +187,28 @@ def test_any_answer_is_cleaned_without_an_error(answer: str, name: str, question
     if result.drop_reason is None:
         assert any(char.isalnum() for char in result.text)
         assert least <= len(result.text.split()) <= 50
+
+
+def test_a_class_that_is_called_like_something_on_a_screen_may_be_spoken_of() -> None:
+    text = "A web site shows a menu and pictures."
+    assert cleaned(text, name="web_site") == (text, None)
+    assert cleaned("A web site shows a cup and pictures.")[1] == "no_thing"
+
+
+@pytest.mark.parametrize(("question", "name", "answer"), [
+    ("茶碗はどんな形ですか?", "茶碗", "茶碗はまるいカップで 白い 色 です。"),
+    ("Как выглядит чашка?", "чашка", "Чашка круглая, белая и с ручкой."),
+    ("Wie sieht eine Tasse aus?", "Tasse", "Eine Tasse ist rund und hat einen Henkel."),
+])  # fmt: skip
+def test_an_answer_in_the_language_of_the_question_is_kept(question: str, name: str, answer: str) -> None:
+    assert clean(answer, class_name=name, question=question, finish_reason="stop").drop_reason is None
+
+
+@given(st.text(max_size=300), st.text(max_size=40), st.text(max_size=80))
+def test_any_answer_to_any_question_is_kept_on_one_line_or_has_a_reason(answer: str, name: str, question: str) -> None:
+    result = clean(answer, class_name=name, question=question, finish_reason="stop")
+    assert result.drop_reason is None or result.drop_reason in DROP_REASONS
+    assert "\n" not in result.text
+    again = clean(result.text, class_name=name, question=question, finish_reason="stop")
+    if result.drop_reason is None:
+        assert again == result, "a clean sentence stays as it is"
