@@ -1,9 +1,10 @@
 """Asking, cleaning, topping up: with engines that answer what no real language model can be made to answer."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +16,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.ingest import classes_hash
+from pipeline.prompts.clean import name_stems, stem_of
 from pipeline.prompts.engines import Answer, Request, Sampling
 from pipeline.prompts.generate import generate, questions_of
 from pipeline.prompts.llms import ResolvedLLM
 from pipeline.prompts.near import NearDuplicates, near_duplicates
 from pipeline.prompts.questions import QuestionTemplate, questions_for
 from pipeline.prompts.rounds import ClassRequest, batches, first_round, next_round
+from pipeline.prompts.score import without_name
+from pipeline.prompts.subset import diverse
 from pipeline.prompts.summary import PromptSummary, lines, summarise
-from stages import ManifestProvenance, ManifestStore, PromptStore, UserError
+from stages import ManifestProvenance, ManifestStore, PromptProvenance, PromptStore, UserError
 from stages.params import DataParams, PromptParams
 
 LLM = "some/model"
@@ -431,6 +435,156 @@ def test_a_model_that_only_continues_texts_is_asked_in_their_phrasing_or_told(tm
 def test_a_question_says_what_the_classes_are(dataset: str, kind: str | None, said: str) -> None:
     asked = questions_of(dataset, FOUND, DataParams(kind=kind), PromptParams()).asked
     assert said in asked[0].text
+
+
+class Meanings:
+    """Reads the words of `VOCABULARY`, and nothing else; cups and bowls are alike."""
+
+    name, fingerprint = "meanings", "1"
+    VOCABULARY = ("cup", "plate", "spoon", "handle", "flat", "deep", "round")
+    ALIKE: ClassVar = {"handle": 0, "flat": 1, "deep": 2}
+
+    def encode_sentences(self, texts: Sequence[str]) -> Tensor:
+        found = torch.full((len(texts), len(self.VOCABULARY)), 1e-3)
+        for row, text in enumerate(texts):
+            for i, word in enumerate(self.VOCABULARY):
+                if word in text:
+                    found[row, i] += 1
+                    found[row, self.ALIKE.get(word, i)] += 1
+        found[:, 1] += found[:, 0] / 2  # a cup is nearer to a plate than to a spoon
+        return torch.nn.functional.normalize(found, dim=1)
+
+    encode_text = encode_sentences
+
+
+def describes(question: str, seed: int, k: int) -> str:
+    """Cups and plates are described, spoons only named; no sentence twice."""
+    subject = "cup" if question.startswith(("What does a cup", "Describe a cup", "Tell a cup")) else None
+    subject = subject or ("plate" if "a red plate look" in question or "Describe a red plate" in question else "spoon")
+    says = {"cup": "has a handle", "plate": "is flat", "spoon": "is nice"}[subject]
+    return f"A {subject} {says}, number {seed} {k}."
+
+
+def test_a_second_round_asks_what_tells_a_class_from_its_nearest_ones(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    engine = Double(lambda question, seed, k: f"A cup, a plate and a spoon number {seed} {k}.")
+    file = tmp_path / "questions.yaml"
+    file.write_text("questions: ['Describe a(n) {}.']\ncontrast: ['Tell a(n) {} from {others}.']\n", encoding="utf-8")
+    data = DataParams(questions=str(file), samples=4)
+    summary = ask(tmp_path, engine, encoder=Meanings(), data=data, near_duplicate=None, contrast=1)
+    asked = [request.question for call in engine.calls for request in call]
+    assert asked[3:] == [
+        "Tell a cup from a red plate.",
+        "Tell a red plate from a cup.",
+        "Tell a spoon from a red plate.",
+    ]
+    assert summary.asked == summary.kept == 24
+    found = PromptStore(tmp_path, "d", LLM).provenance()
+    assert isinstance(found, PromptProvenance)
+    assert found.nearest == {0: ["red plate"], 1: ["cup"], 2: ["red plate"]}
+    assert found.questions == {"own-1": "Describe a(n) {}.", "own-contrast-1": "Tell a(n) {} from {others}."}
+    again = {"encoder": Meanings(), "data": data, "near_duplicate": None}
+    assert ask(tmp_path, engine, contrast=1, **again).skipped
+    assert not ask(tmp_path, engine, contrast=2, **again).skipped, "another number of classes is another store"
+    with pytest.raises(UserError, match=r"contrast, keep and ask_again_worst need an encoder"):
+        ask(tmp_path, engine, data=data, contrast=1)
+
+
+def test_sentences_are_scored_without_images_and_the_worst_classes_named(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    summary = ask(tmp_path, Double(describes), encoder=Meanings(), near_duplicate=None)
+    assert summary.found is not None
+    assert (summary.found.sentences, summary.found.top1, summary.found.rank) == (24, 1.0, 1.0)
+    by_name = {each.class_name: each.found for each in summary.classes}
+    assert [each and each.unnamed_top1 for each in by_name.values()] == [1.0, 1.0, 0.0]
+    text = "\n".join(lines(summary))
+    assert "by text alone: 100% (mean rank 1.0); with its name taken out: 67%" in text
+    assert "least found without the name: spoon 0% (rank 3); --ask-again-worst 1 asks" in text
+    skipped = ask(tmp_path, Double(), encoder=Meanings(), near_duplicate=None)
+    assert (skipped.skipped, skipped.found) == (True, None)
+    assert ask(tmp_path, Double(), near_duplicate=None).found is None, "without an encoder there is no score"
+
+
+@pytest.mark.parametrize("dies_before", [None, 0, 1, 3, 4])
+@pytest.mark.parametrize("first", [True, False])
+def test_the_worst_classes_are_asked_once_more_whether_at_once_or_later_with_the_same_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dies_before: int | None, first: bool
+) -> None:
+    def later_better(question: str, seed: int, k: int) -> str:
+        text = describes(question, seed, k)
+        return text.replace("is nice", "is deep" if (seed + k) % 3 else "is nice")
+
+    for where in ("one", "two"):
+        manifest(tmp_path / where)
+    settings: dict[str, Any] = {"encoder": Meanings(), "near_duplicate": None, "rounds": 1}
+    ask(tmp_path / "one", Double(later_better), ask_again_worst=1, **settings)
+    if first:
+        ask(tmp_path / "two", Double(later_better), **settings)
+    engine = Double(later_better, dies_before=dies_before)
+    if dies_before is not None and dies_before < (1 if first else 4):
+        with pytest.raises(KeyboardInterrupt):
+            ask(tmp_path / "two", engine, ask_again_worst=1, **settings)
+        engine = Double(later_better)
+    summary = ask(tmp_path / "two", engine, ask_again_worst=1, **settings)
+    files = [PromptStore(tmp_path / where, "d", LLM).file.read_bytes() for where in ("one", "two")]
+    assert files[0] == files[1]
+    spoon = summary.classes[2]
+    assert (spoon.answers, spoon.kept, spoon.dropped) == (16, 8, {"surplus": 8})
+    assert spoon.found is not None
+    assert spoon.found.unnamed_top1 == 0.875, "more of those that describe it are kept: 5 of 8 before"
+    assert "sentences that find their class without its name: spoon" in capsys.readouterr().err
+    never_asked = Double(dies_before=0)
+    assert ask(tmp_path / "two", never_asked, ask_again_worst=1, **settings).skipped
+
+
+def test_a_class_keeps_some_of_many_sentences_and_the_others_stay_in_the_store(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    summary = ask(tmp_path, Double(describes), encoder=Meanings(), near_duplicate=None, keep=3)
+    assert [each.kept for each in summary.classes] == [3, 3, 3]
+    assert (summary.dropped, summary.short) == ({"surplus": 15}, [])
+    assert not any(each.mostly_fails for each in summary.questions), "a sound sentence is no failure of its question"
+    assert len(rows(tmp_path)) == 24
+    engine = Double(describes)
+    settings: dict[str, Any] = {"encoder": Meanings(), "near_duplicate": None, "keep": 3}
+    assert ask(tmp_path, engine, again=True, **settings).skipped
+    assert ask(tmp_path, Double(describes), **{**settings, "keep": 4}).kept == 12
+
+
+def naive_determinants(vectors: np.ndarray, quality: np.ndarray, keep: int) -> list[int]:
+    scaled = (vectors * quality[:, None]).astype(np.float64)
+    chosen: list[int] = []
+    while len(chosen) < keep:
+        rest = [i for i in range(len(vectors)) if i not in chosen]
+        volumes = [np.linalg.det(scaled[[*chosen, i]] @ scaled[[*chosen, i]].T) for i in rest]
+        chosen.append(rest[int(np.argmax(volumes))])
+    return chosen
+
+
+@given(st.integers(1, 9), st.integers(0, 999))
+@settings(deadline=None, max_examples=40)
+def test_the_fast_choice_of_a_diverse_subset_is_that_of_the_determinants(n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(n, 12)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    quality = rng.uniform(0.2, 1, n)
+    keep = int(rng.integers(1, n + 1))
+    assert diverse(vectors, quality, keep) == naive_determinants(vectors, quality, keep)
+
+
+@given(st.integers(1, 8), st.integers(1, 12))
+def test_equal_sentences_still_give_as_many_as_asked(n: int, keep: int) -> None:
+    chosen = diverse(np.ones((n, 1), np.float32), np.linspace(1, 0.5, n), keep)
+    assert sorted(chosen) == list(range(min(n, keep)))
+
+
+@given(st.text(max_size=100), st.text(max_size=30))
+def test_a_name_taken_out_is_gone_and_the_rest_is_there(text: str, name: str) -> None:
+    left = without_name(text, name)
+    assert not (name_stems(name) - {"thing"}) & {stem_of(word) for word in re.findall(r"[^\W_]+", left)}
+
+
+def test_a_name_is_taken_out_whatever_its_ending() -> None:
+    assert without_name("Sea horses and a Cup; seahorse.", "sea_horse") == "thing thing and a Cup; seahorse."
 
 
 def naive(vectors: np.ndarray, kept: np.ndarray, cosine: float) -> list[bool]:
