@@ -8,7 +8,7 @@ STORES gets what is missing: `imagenet` (1,000 classes) and `imagenet-described`
 caltech101, eurosat-small and clothing-small by the commands of docs/results.md. Every setting is a run of its own below
 RESULTS, the longest first, as many side by side as `--jobs` allows; a fit computes with one thread. Stopped, the same
 command goes on: a finished run is left as it is, and an unfinished one keeps its fits. `--only WORD`: settings whose
-name holds it.
+name holds it. `--methods` and `--seeds` as of `trainer run`: another choice needs another RESULTS.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,15 +117,18 @@ def prepare(cache: Path, clip: Path) -> None:
                  "--cache", cache)  # fmt: skip
 
 
-def start(setting: Setting, cache: Path, results: Path, jobs: int) -> "subprocess.Popen[bytes]":
-    """The run of a setting, with its lines in a file."""
+def start(setting: Setting, cache: Path, results: Path, jobs: int, more: Sequence[str]) -> "subprocess.Popen[bytes]":
+    """The run of a setting, with its lines in a file.
+
+    Args:
+        more: further words of `trainer run`.
+    """
     folder = results / setting.name
     folder.mkdir(parents=True, exist_ok=True)
     words = [
         "trainer", "run", "--params", FOUR, "--features", cache,
         "--dataset", setting.dataset, "--encoder", setting.encoder, "--protocol", setting.protocol,
-        "--shots", setting.shots, "--methods", "all", "--seeds", "1,2,3",
-        "--results", folder, "--jobs", setting.processes(jobs), "--no-report",
+        "--shots", setting.shots, "--results", folder, "--jobs", setting.processes(jobs), "--no-report", *more,
     ]  # fmt: skip
     alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with (folder / "run.log").open("wb") as log:
@@ -134,7 +137,7 @@ def start(setting: Setting, cache: Path, results: Path, jobs: int) -> "subproces
         )
 
 
-def run_all(wanted: list[Setting], cache: Path, results: Path, jobs: int) -> list[str]:
+def run_all(wanted: list[Setting], cache: Path, results: Path, jobs: int, more: Sequence[str] = ()) -> list[str]:
     """Run the settings, never more processes than `jobs`; the names of those that failed."""
     waiting = [s for s in wanted if not (results / s.name / "runs" / s.dataset / "run.json").exists()]
     print(f"{len(wanted)} settings, {len(waiting)} to run", flush=True)
@@ -146,7 +149,7 @@ def run_all(wanted: list[Setting], cache: Path, results: Path, jobs: int) -> lis
             ready = next((setting for setting in waiting if setting.processes(jobs) <= free), None)
             if ready is not None:
                 waiting.remove(ready)
-                going[ready] = start(ready, cache, results, jobs)
+                going[ready] = start(ready, cache, results, jobs, more)
                 continue
             time.sleep(STEP)
             for setting in [each for each, process in going.items() if process.poll() is not None]:
@@ -170,10 +173,13 @@ def main() -> int:
     parser.add_argument("--clip", type=Path, default=Path("data/clip-vit-b-32"), metavar="FOLDER")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", metavar="WORD")
+    parser.add_argument("--methods", default="all")
+    parser.add_argument("--seeds", default="1,2,3")
     asked = parser.parse_args()
     wanted = [setting for setting in settings() if asked.only in setting.name]
     prepare(asked.stores, asked.clip)
-    failed = run_all(wanted, asked.stores, asked.results, max(1, asked.jobs))
+    more = ["--methods", asked.methods, "--seeds", asked.seeds]
+    failed = run_all(wanted, asked.stores, asked.results, max(1, asked.jobs), more)
     folders = [asked.results / s.name for s in wanted if s.name not in failed]
     if folders:
         call("trainer", "ranks", *folders, "--out", asked.results / "ranks")
