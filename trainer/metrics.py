@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from jaxtyping import Int
@@ -56,7 +57,13 @@ def interval95(values: Sequence[float]) -> tuple[float, float | None]:
     mean = math.fsum(values) / n
     if n == 1:
         return mean, None
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    return mean, _quantile(n - 1) * deviation / math.sqrt(n)
+
+
+@cache
+def _quantile(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t; slow to compute, and a report asks for the same few thousands of times."""
     from scipy.stats import t
 
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    return mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    return float(t.ppf(0.975, freedom))

@@ -30,8 +30,8 @@ from pipeline.ingest.pairs import PairReader
 from pipeline.ingest.side_tables import are_class_folders, weigh, weigh_archives
 from pipeline.ingest.splits import draw_splits
 from pipeline.ingest.webdataset import WebDatasetReader
-from pipeline.registry import as_tested, card, prepare
-from pipeline.registry.readers import AircraftReader, SynsetReader
+from pipeline.registry import card, prepare
+from pipeline.registry.readers import AircraftReader, SynsetReader, as_tested
 from stages import ManifestProvenance, ManifestStore, UserError
 from stages.artifacts import SPLITS
 from stages.command import progress

@@ -1,18 +1,14 @@
 """Known data sets by name: layout, class names and templates, so that `pipeline ingest NAME` needs no settings."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.registry.cards import Card, Item, card, cards
 from stages.command import say
 from stages.errors import UserError
 from stages.params import DataParams
 
-if TYPE_CHECKING:
-    from pipeline.ingest.base import Listing
-
-__all__ = ["Card", "Item", "as_tested", "card", "cards", "prepare"]
+__all__ = ["Card", "Item", "card", "cards", "prepare"]
 
 
 def prepare(dataset: str, source: str, data: DataParams) -> tuple[str, DataParams]:
@@ -51,21 +47,6 @@ def prepare(dataset: str, source: str, data: DataParams) -> tuple[str, DataParam
         return source, _filled(data, {"class_names": known.class_names, "templates": known.templates})
     say(f"{dataset}: {source} is not laid out as {known.title}: read as it is (see `pipeline datasets {known.name}`)")
     return source, data
-
-
-def as_tested(dataset: str, source: str, listing: "Listing") -> "Listing":
-    """The listing of a known data set with the split that the field tests on: VQA2's is its validation split.
-
-    Args:
-        source: as the user gave it; what is not laid out as the data set stays as it is.
-    """
-    known, folder = card(dataset), Path(source)
-    has_test = any(entry.split == "test" for entry in listing.entries)
-    if known is None or not known.val_is_test or has_test or not folder.is_dir() or not known.marked(folder):
-        return listing
-    moved = [replace(entry, split="test") if entry.split == "val" else entry for entry in listing.entries]
-    note = f"its validation split serves as the test split: the test answers of {known.title} are not public"
-    return replace(listing, entries=moved, notes=[*listing.notes, note])
 
 
 def _filled(data: DataParams, fields: dict[str, Any]) -> DataParams:

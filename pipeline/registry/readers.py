@@ -1,4 +1,5 @@
-"""Two layouts that no general reader understands: folders of WordNet ids, and the text files of FGVC-Aircraft.
+"""Two layouts that no general reader understands: folders of WordNet ids, and the text files of FGVC-Aircraft; and
+which split a known data set is tested on.
 
 `pipeline.ingest` lists these readers, so what they need of it is imported when they read.
 """
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.registry.cards import card
 from pipeline.registry.synsets import imagenet_names
 from stages.errors import UserError
 from stages.names import is_left_behind
@@ -86,6 +88,21 @@ class AircraftReader:
                 path = f"images/{image}.jpg"
                 entries.append(Entry(path=path, image_id=path, class_id=number, class_name=names[number], split=split))
         return Listing(root, entries, dict(enumerate(names)), settings={"split_file": AIRCRAFT_LISTS["train"]})
+
+
+def as_tested(dataset: str, source: str, listing: "Listing") -> "Listing":
+    """The listing of a known data set with the split that the field tests on: VQA2's is its validation split.
+
+    Args:
+        source: as the user gave it; what is not laid out as the data set stays as it is.
+    """
+    known, folder = card(dataset), Path(source)
+    has_test = any(entry.split == "test" for entry in listing.entries)
+    if known is None or not known.val_is_test or has_test or not folder.is_dir() or not known.marked(folder):
+        return listing
+    moved = [replace(entry, split="test") if entry.split == "val" else entry for entry in listing.entries]
+    note = f"its validation split serves as the test split: the test answers of {known.title} are not public"
+    return replace(listing, entries=moved, notes=[*listing.notes, note])
 
 
 def _wnids(folder: Path) -> list[str]:
