@@ -102,9 +102,14 @@ def generate(
         keep=prompts.keep, nearest=_nearest(finder, prompts, names, questions),
     )  # fmt: skip
     texts = {template.question_id: template.text for template in plan.templates}
+    chats = is_chat(llm, prompts) if data.questions is None else None
+    phrasing = "auto" if chats is None else "chat" if chats else "completion"
     origin, described = (
         _origin(plan, manifest, llm, each, near=near, finder=finder, engine="server" if served else asdict(options))
-        for each in (prompts, prompts.model_copy(update={"ask_again_worst": 0}))
+        for each in (
+            prompts.model_copy(update={"phrasing": phrasing, "ask_again_worst": worst})
+            for worst in (prompts.ask_again_worst, 0)
+        )
     )
     wanted = plan.wanted
 
@@ -135,7 +140,6 @@ def generate(
         made_from = origin.model_copy(update={"inputs": {**origin.inputs, "prompts": before.content}})
     written = bool(rows)
     parts = Parts(store, made_from, part_rows=prompts.batch)
-    chats = None if isinstance(data.questions, list | str) else is_chat(llm, prompts)
     asking = _Asking(dataset, llm.name, prompts, parts, engine, chats=chats)
     cleaning = _Cleaning(names, prompts, near, rows)
     with store.locked("pipeline generate-prompts"), keeping(lambda: f"{parts.rows} answers about {dataset} are kept"):
@@ -180,7 +184,7 @@ def _origin(
             "ask": len(plan.questions.asked),
             "system": llm.system,
             # batch too: an answer depends a little on the others of its batch
-            **prompts.model_dump(exclude={"llm", "server", "near_duplicate", "allow_empty", "phrasing"}),
+            **prompts.model_dump(exclude={"llm", "server", "near_duplicate", "allow_empty"}),
             "near_duplicate": near and near.settings,
             "text": finder.settings if finder is not None and reads_text(prompts) else None,
             "engine": engine,

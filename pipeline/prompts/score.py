@@ -1,9 +1,8 @@
 """How well sentences find their class among all, without any image; and which classes lie nearest to each other.
 
 A sentence that names its class is near to the name whatever else it says. So it is also looked at with its name taken
-out ("a thing with eight legs and two claws"): what is left has to describe the class. Measured on Caltech101 with five
-authors (`docs/prompts.md`), this share orders the authors as zero-shot classification of images by their sentences
-does, all but one; within an author it says little about a single class.
+out ("a thing with eight legs and two claws"): what is left has to describe the class. It finds sentences that say
+nothing or something else; it does not foretell how well images are classified (`docs/prompts.md` has both).
 """
 
 import re
