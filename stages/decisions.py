@@ -59,7 +59,7 @@ def read_decisions(file: Path) -> Decisions:
         UserError: unreadable; no column of images or of decisions; an unknown action; an action that does not go with
             its label; a row that names no image; two different decisions about one image, with both lines.
     """
-    header, rows = _table(file)
+    header, rows = read_table(file)
     if not set(TO_FILL) & set(header):
         raise UserError(
             f"{file}: neither a column `label` nor `action` (it has {_shown(header)}); a list of images to leave out "
@@ -70,7 +70,7 @@ def read_decisions(file: Path) -> Decisions:
     found: dict[tuple[str, str], Decision] = {}
     undecided = 0
     for line, cells in rows:
-        decision = _decision(cells, f"{file}, line {line}")
+        decision = decision_in(cells, f"{file}, line {line}")
         if decision is None:
             undecided += 1
             continue
@@ -97,7 +97,7 @@ def read_excluded(file: Path) -> list[str]:
     names = {cell.strip().strip('"').lower() for mark in ",;\t" for cell in first.split(mark)}
     if not {"image_id", *TO_FILL} & names:
         return list(dict.fromkeys(line for line in text.splitlines() if line.strip()))
-    header, rows = _table(file)
+    header, rows = read_table(file)
     if set(TO_FILL) & set(header):
         raise UserError(
             f"{file}: has a column `{next(name for name in TO_FILL if name in header)}`, so it holds decisions: give "
@@ -132,8 +132,12 @@ def list_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The header in small letters, and each row by it with its line."""
+def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The header in small letters, and each row by it with its line.
+
+    Raises:
+        UserError: unreadable, without a row, a row of another length, or a column of decisions that stands twice.
+    """
     found = csv_rows(file)
     _, first = next(found, (1, []))
     header = [name.strip().lower() for name in first]
@@ -153,7 +157,15 @@ def _table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     return header, rows
 
 
-def _decision(cells: Mapping[str, str], where: str) -> Decision | None:
+def decision_in(cells: Mapping[str, str], where: str) -> Decision | None:
+    """What a row decides; None where it does not.
+
+    Args:
+        where: file and line, for messages.
+
+    Raises:
+        UserError: an unknown action, one that does not go with its label, or no image.
+    """
     image_id, path = cells.get("image_id", ""), cells.get("path", "")
     action, label = cells.get("action", "").strip().lower(), cells.get("label", "").strip()
     if not action and not label:

@@ -184,9 +184,11 @@ def test_a_new_server_goes_on_and_keeps_what_is_not_in_its_list(folder: Path, tm
     ])  # fmt: skip
     under = decisions(folder, out)
     assert [under.of(at).given for at in range(4)] == [None, None, EXCLUDE, Given("label", 3)]
-    assert [re.sub(".*: ", "", note) for note in under.notes] == [
-        "goes on from 2 decisions on this list", "keeps 1 row about images not in this list",
-    ]  # fmt: skip
+    assert [note.removeprefix(f"{out}: ") for note in under.notes] == [
+        "2 decisions on this list, gone on from",
+        "1 row about images that are not in this list, kept",
+        "1 row without a decision, left away",
+    ]
     under.decide([Change(0, EXCLUDE, 0)])
     assert [image for image, *_ in decided(out)] == ["elsewhere/1", "train/2/0", "train/3/0", "train/0/0"]
 
@@ -215,11 +217,11 @@ def test_a_full_disk_changes_nothing_and_says_so(
 ) -> None:
     running.decide(0, "exclude")
 
-    def full(path: Path, text: str) -> None:
+    def full(path: Path, *rest: Any) -> None:
         raise UserError(f"{path}: the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.serve.decisions.write_text", full)
+        patch.setattr("trainer.serve.decisions.write_list", full)
         assert running.decide(1, "exclude") == (422, {"error": f"{tmp_path / 'decisions.csv'}: the disk is full"})
         assert running.ask("/api/undo", {})[0] == 422
     assert decided(tmp_path / "decisions.csv") == [("train/0/0", "exclude", "")]
@@ -383,10 +385,11 @@ def test_pictures_that_are_gone_are_counted_and_can_still_be_decided(
     ("rows", "line"),
     [
         ([{"image_id": "v/1"}, {"image_id": "v/2"}], "none of its 2 images is in the data set 'w' (first: 'v/1')"),
-        ([], "names no image: there is nothing to walk through"),
+        ([], "no rows below the header"),
         ([{"kind": "dark"}], "line 2: names no image: image_id and path are empty"),
+        ([{"image_id": "train/0/0", "label": HOSTILE[1], "action": "confirm"}], "line 2: confirmed as"),
         ([{"image_id": "train/0/0", "label": "cat"}], "line 2: class 'cat' is not one of 'w'"),
-        ([{"image_id": "train/0/0", "action": "drop"}], "line 2: unknown action 'drop'; known: label, confirm"),
+        ([{"image_id": "train/0/0", "action": "drop"}], "line 2: action 'drop'; known: label, confirm, exclude"),
         ([{"path": "pool/9.png", "action": "confirm"}], "line 2: confirm, but the image is new"),
         ([{"path": "gone.png"}], "none of its 1 picture is there (first: gone.png): run this in the folder"),
         (
@@ -421,7 +424,7 @@ def test_decisions_do_not_go_into_the_list_nor_into_another_kind_of_file(folder:
     with pytest.raises(UserError, match="is the list itself: name another file with --out"):
         decisions(folder, folder / "audit.csv")
     (tmp_path / "notes.csv").write_text("what,ever\n1,2\n")
-    with pytest.raises(UserError, match="expected the columns image_id or path and action and label"):
+    with pytest.raises(UserError, match=r"has other columns .what, ever. than decisions"):
         decisions(folder, tmp_path / "notes.csv")
     assert (tmp_path / "notes.csv").read_text() == "what,ever\n1,2\n"
 

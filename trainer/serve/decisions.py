@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages import UserError
-from stages.files import write_text
-from stages.text import counted
-from trainer.record import csv_text
-from trainer.serve.lists import DataSet, Given, WalkList, decision_of, key_of, read_rows
+from stages.command import visible
+from stages.decisions import read_table, write_list
+from stages.text import counted, read_text
+from trainer.serve.lists import DataSet, Given, WalkList, given_in, key_of
 
 COLUMNS = ("image_id", "path", "action", "label")
 
@@ -80,7 +80,7 @@ class Decisions:
         self._steps: dict[int, dict[int, Decision]] = {}  # step -> what stood before about its items
         self._step = 0
         self._touched: list[tuple[int, int]] = []  # (step, item), ascending
-        self._elsewhere: list[list[str]] = []
+        self._elsewhere: list[dict[str, str]] = []
         self._on_disk = _stamp(file)
         if self._on_disk:
             self._resume(dataset)
@@ -93,26 +93,41 @@ class Decisions:
 
     def _resume(self, dataset: DataSet) -> None:
         places = {key_of(item.image_id, item.path): at for at, item in enumerate(self._items)}
-        for line, cells in read_rows(self.file, ("action", "label")):
-            image_id, path = cells.get("image_id", ""), cells.get("path", "")
-            found = dataset.id_of(image_id, path)
-            at = places.get(key_of(found, path))
-            given = decision_of(self.file, line, cells, dataset, is_new=not found)
+        undecided = 0
+        for line, cells in self._rows():
+            image_id = dataset.id_of(cells.get("image_id", ""), cells.get("path", ""))
+            where = f"{self.file}, line {line}"
+            at = places.get(key_of(image_id, cells.get("path", "")))
             if at is None:
-                self._elsewhere.append([cells.get(column, "") for column in COLUMNS])
-            elif given is not None:
-                if self.of(at).given not in (None, given):
-                    raise UserError(
-                        f"{self.file}, line {line}: a second decision on {(image_id or path)[:80]!r} that is not the "
-                        "first: remove one of the two"
-                    )
+                self._elsewhere.append(cells)
+                continue
+            given = given_in(cells, where, dataset, image_id)
+            if given is None:
+                undecided += 1
+            elif self.of(at).given not in (None, given):
+                raise UserError(f"{where}: a second decision on {self._items[at].name[:80]!r} that is not the first")
+            else:
                 self._apply({at: given})
-        if self._now:
-            self.notes.append(f"{self.file}: goes on from {counted(len(self._now), 'decision')} on this list")
-        if self._elsewhere:
-            self.notes.append(
-                f"{self.file}: keeps {counted(len(self._elsewhere), 'row')} about images not in this list"
+        for count, one, what in (
+            (len(self._now), "decision", "on this list, gone on from"),
+            (len(self._elsewhere), "row", "about images that are not in this list, kept"),
+            (undecided, "row", "without a decision, left away"),
+        ):
+            self.notes += [f"{self.file}: {counted(count, one)} {what}"] * bool(count)
+
+    def _rows(self) -> list[tuple[int, dict[str, str]]]:
+        """The rows of the file; none where it has but its header, everything having been undone."""
+        if read_text(self.file).strip() == ",".join(COLUMNS):
+            return []
+        header, rows = read_table(self.file)
+        others = [name for name in header if name not in COLUMNS]
+        if others or not {"image_id", "path"} & set(header) or not {"action", "label"} & set(header):
+            shown = visible(", ".join(header))[:120]
+            raise UserError(
+                f"{self.file}: has other columns ({shown}) than decisions ({', '.join(COLUMNS)}), and is not written "
+                "over: name another file with --out (one that was filled in is a --list)"
             )
+        return rows
 
     @property
     def step(self) -> int:
@@ -196,12 +211,13 @@ class Decisions:
             raise UserError(f"{self.file}: another program changed or removed it: start `trainer serve` again")
         standing = sorted(self._now.items(), key=lambda entry: (entry[1].step, entry[0]))
         rows = [self._row(at, now.given) for at, now in standing if now.given is not None]
-        write_text(self.file, csv_text(COLUMNS, [*self._elsewhere, *rows]))
+        write_list(self.file, COLUMNS, [*self._elsewhere, *rows])
         self._on_disk = _stamp(self.file)
 
-    def _row(self, at: int, given: Given) -> list[str]:
+    def _row(self, at: int, given: Given) -> dict[str, str]:
         label = "" if given.label is None else self._classes[given.label]
-        return [self._items[at].image_id, self._items[at].path, given.action, label]
+        cells = (self._items[at].image_id, self._items[at].path, given.action, label)
+        return dict(zip(COLUMNS, cells, strict=True))
 
 
 def _stamp(file: Path) -> tuple[int, ...]:

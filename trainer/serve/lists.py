@@ -9,10 +9,9 @@ from pathlib import Path
 
 from stages import ManifestStore, UserError
 from stages.command import visible
+from stages.decisions import Action, decision_in, read_table
 from stages.names import display_name
-from stages.text import counted, csv_rows
-
-ACTIONS = ("label", "confirm", "exclude")
+from stages.text import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ class Item:
 class Given:
     """A decision as a file has it."""
 
-    action: str
+    action: Action
     label: int | None = None
 
 
@@ -156,31 +155,6 @@ def key_of(image_id: str, path: str) -> tuple[str, str]:
     return (image_id, "") if image_id else ("", path)
 
 
-def read_rows(file: Path, needed: tuple[str, ...] = ()) -> list[tuple[int, Cells]]:
-    """The rows of a list or of decisions, by column name, each with its line.
-
-    Raises:
-        UserError: unreadable, without a column that names images, or rows of another length than the header.
-    """
-    rows = csv_rows(file)
-    _, header = next(rows, (0, []))
-    names = [cell.strip() for cell in header]
-    if not {"image_id", "path"} & set(names) or not set(needed) <= set(names):
-        found = visible(", ".join(names))[:120] or "an empty file"
-        wanted = " and ".join(["image_id or path", *needed])
-        raise UserError(
-            f"{file}: expected the columns {wanted}, as `pipeline audit` and `trainer suggest` write; found {found}"
-        )
-    if len(set(names)) < len(names):
-        raise UserError(f"{file}: a column stands twice: {visible(', '.join(names))[:120]}")
-    found_rows = []
-    for line, cells in rows:
-        if len(cells) != len(names):
-            raise UserError(f"{file}, line {line}: {len(cells)} cells, expected {len(names)} as in the header")
-        found_rows.append((line, dict(zip(names, cells, strict=True))))
-    return found_rows
-
-
 def read_list(file: Path, dataset: DataSet) -> WalkList:
     """A list of `pipeline audit` or `trainer suggest`; several findings about an image are one item.
 
@@ -189,9 +163,10 @@ def read_list(file: Path, dataset: DataSet) -> WalkList:
     Raises:
         UserError: no such list, a list of another data set, an empty one, or a decision in it that cannot be.
     """
-    rows = read_rows(file)
-    if not rows:
-        raise UserError(f"{file}: names no image: there is nothing to walk through")
+    header, rows = read_table(file)
+    if not {"image_id", "path"} & set(header):
+        shown = visible(", ".join(header))[:120]
+        raise UserError(f"{file}: a list of `pipeline audit` or `trainer suggest` has image_id or path; found {shown}")
     places: dict[tuple[str, str], int] = {}
     items: list[Item] = []
     given: dict[int, Given] = {}
@@ -231,7 +206,7 @@ def read_list(file: Path, dataset: DataSet) -> WalkList:
         )  # fmt: skip
         if finding not in items[at].findings:
             items[at] = replace(items[at], findings=(*items[at].findings, finding))
-        decision = decision_of(file, line, cells, dataset, is_new=not items[at].image_id)
+        decision = given_in(cells, f"{file}, line {line}", dataset, items[at].image_id)
         if decision is not None and given.setdefault(at, decision) != decision:
             raise UserError(f"{file}, line {line}: a second decision on {items[at].name[:80]!r} that is not the first")
     notes = []
@@ -245,26 +220,29 @@ def read_list(file: Path, dataset: DataSet) -> WalkList:
     return WalkList(file, tuple(items), listed, given, tuple(notes))
 
 
-def decision_of(file: Path, line: int, cells: Cells, dataset: DataSet, *, is_new: bool) -> Given | None:
-    """What a row decides; None where it does not.
+def given_in(cells: Cells, where: str, dataset: DataSet, image_id: str) -> Given | None:
+    """What a row decides about an image; None where it does not.
+
+    Args:
+        image_id: of the data set; empty for an image that it does not have.
 
     Raises:
         UserError: an unknown action or class, or an action that cannot be.
     """
-    action, label = cells.get("action", "").strip().lower(), cells.get("label", "").strip()
-    action = action or ("label" if label else "")
-    if not action:
+    decision = decision_in(cells, where)
+    if decision is None:
         return None
-    if action not in ACTIONS:
-        raise UserError(f"{file}, line {line}: unknown action {action[:40]!r}; known: {', '.join(ACTIONS)}")
-    if action == "confirm" and is_new:
-        raise UserError(f"{file}, line {line}: confirm, but the image is new and has no class yet: say its label")
-    if action != "label":
-        return Given(action)
-    found = dataset.class_of(label)
-    if found is None:
-        raise UserError(f"{file}, line {line}: class {label[:60]!r} is not one of {dataset.name!r}")
-    return Given(action, found)
+    found = dataset.class_of(decision.label) if decision.label else None
+    if decision.label and found is None:
+        raise UserError(f"{where}: class {decision.label[:60]!r} is not one of {dataset.name!r}")
+    if decision.action == "confirm":
+        known = dataset.images.get(image_id)
+        if known is None:
+            raise UserError(f"{where}: confirm, but the image is new and has no class yet: say its label")
+        if found not in (None, known.label):
+            raise UserError(f"{where}: confirmed as {decision.label[:60]!r}, which is not its class: take action label")
+        return Given("confirm")
+    return Given(decision.action, found)
 
 
 def _share(text: str) -> float | None:
