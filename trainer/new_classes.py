@@ -53,8 +53,11 @@ def before_llm() -> None:
     before_torch()
 
 
-def checked_names(names: Sequence[str], known: Sequence[str]) -> list[str]:
+def checked_names(names: Sequence[str], known: Sequence[str], *, option: str = "--add-class") -> list[str]:
     """The names, without spaces around them.
+
+    Args:
+        option: that gave them, for messages.
 
     Raises:
         UserError: (exit code 2) an empty one, one with markup or characters that cannot be seen, one that is there
@@ -63,7 +66,7 @@ def checked_names(names: Sequence[str], known: Sequence[str]) -> list[str]:
     folded = {_folded(name): name for name in known}
     found = []
     for given in names:
-        name, said = given.strip(), f"--add-class {given!r:.60}"
+        name, said = given.strip(), f"{option} {given!r:.60}"
         if not any(char.isalnum() for char in display_name(name)):
             raise UserError(f"{said}: expected a class name with a letter or a digit", exit_code=2)
         if _TAG.search(name) or any(unicodedata.category(char)[0] == "C" for char in name):

@@ -412,6 +412,18 @@ def test_a_list_that_cannot_be_walked_through_is_one_line(
     assert not (tmp_path / "d.csv").exists()
 
 
+def test_a_class_that_is_new_can_be_chosen_and_the_command_that_takes_it_is_said(folder: Path, tmp_path: Path) -> None:
+    asked = {"cache": folder / "cache", "dataset": "w", "file": folder / "audit.csv", "out": tmp_path / "d.csv"}
+    with session_of(Asker(None), **asked, new_classes=["fine twill"]) as (session, _):  # type: ignore[arg-type]
+        assert session.decisions
+        session.decisions.decide([Change(0, Given("label", 4), 0)])
+        assert session.take == f"pipeline ingest w --labels {tmp_path / 'd.csv'} --new-class 'fine twill'"
+    assert decided(tmp_path / "d.csv") == [("train/0/0", "label", "fine twill")]
+    for names, line in ([], "class 'fine twill' is not one of 'w' .--new-class"), ([HOSTILE[3]], "markup or unseen"):
+        with pytest.raises(UserError, match=line), session_of(Asker(None), **asked, new_classes=names):  # type: ignore[arg-type]
+            pass
+
+
 def test_images_that_left_the_data_set_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "l.csv", AUDIT, [{"image_id": "train/0/0"}, {"image_id": "train/0/gone"}])
     walk = read_list(file, read_dataset(folder / "cache", "w"))

@@ -36,6 +36,10 @@ def serve(
     out: Annotated[
         Path, typer.Option(help="Where decisions are written, for pipeline ingest --labels.", metavar="CSV")
     ] = Path("decisions.csv"),
+    new_class: Annotated[
+        list[str] | None,
+        typer.Option("--new-class", help="A class to choose that the data set lacks; repeatable.", metavar="NAME"),
+    ] = None,
     dataset: CheckpointOfOption = None,
     method: MethodOption = None,
     checkpoint: CheckpointOption = None,
@@ -66,7 +70,8 @@ def serve(
         asker = _asker(checkpoint, results, dataset, method, settings, features, device)
         if asker.answers is None and file is None:
             raise UserError(asker.silence)
-        with session_of(asker, cache=features, dataset=dataset, file=file, out=out) as (session, notes):
+        opening = session_of(asker, cache=features, dataset=dataset, file=file, out=out, new_classes=new_class or ())
+        with opening as (session, notes):
             for note in notes:
                 say(f"note: {note}")
             server, url = server_of(session, listening)

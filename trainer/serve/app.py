@@ -52,6 +52,7 @@ class Session:
         dataset, walk, decisions: None without a list.
         answers: None where there is nothing to ask; `silence` says why.
         notes: lines for the reader.
+        take: the command that takes the decisions over.
     """
 
     classes: tuple[str, ...]
@@ -61,6 +62,7 @@ class Session:
     answers: Answers | None
     silence: str
     notes: tuple[str, ...]
+    take: str
 
 
 class _Wish(BaseModel):
@@ -172,6 +174,7 @@ class _Api:
             "uploads": bool(of.answers and of.answers.encoder),
             "silence": readable(of.silence),
             "notes": list(map(readable, of.notes)),
+            "take": readable(of.take),
             "step": of.decisions.step if of.decisions else 0,
         }
         return JSONResponse(about)

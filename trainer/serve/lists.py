@@ -234,7 +234,7 @@ def given_in(cells: Cells, where: str, dataset: DataSet, image_id: str) -> Given
         return None
     found = dataset.class_of(decision.label) if decision.label else None
     if decision.label and found is None:
-        raise UserError(f"{where}: class {decision.label[:60]!r} is not one of {dataset.name!r}")
+        raise UserError(f"{where}: class {decision.label[:60]!r} is not one of {dataset.name!r} (--new-class?)")
     if decision.action == "confirm":
         known = dataset.images.get(image_id)
         if known is None:

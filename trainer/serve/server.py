@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import ipaddress
 import secrets
+import shlex
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from stages import UserError
 from stages.lock import store_lock
 from stages.stopping import keeping
 from stages.text import counted
+from trainer.new_classes import checked_names
 from trainer.serve.app import Session, make_app
 from trainer.serve.decisions import Decisions
 from trainer.serve.lists import DataSet, WalkList, read_dataset, read_list
@@ -70,12 +72,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 @contextmanager
 def session_of(
-    asker: Asker, *, cache: Path, dataset: str | None, file: Path | None, out: Path
+    asker: Asker, *, cache: Path, dataset: str | None, file: Path | None, out: Path, new_classes: Sequence[str] = ()
 ) -> Iterator[tuple[Session, list[str]]]:
     """What a server is about, and lines to say; meanwhile no other server writes `out`.
 
     Args:
         dataset, file: of the list; None: no list, pictures are dropped in alone.
+        new_classes: names that may be chosen beside those of the data set.
 
     Raises:
         UserError: the list or the decisions cannot be used, or another server writes them.
@@ -83,18 +86,30 @@ def session_of(
     answers = asker.answers
     notes = list(answers.notes) if answers else [asker.silence]
     if file is None or dataset is None:
+        if new_classes:
+            raise UserError("--new-class is chosen for images of a list: name one with --list", exit_code=2)
         classes = answers.classes if answers else ()
-        yield Session(classes, None, None, None, answers, asker.silence, tuple(notes)), notes
+        yield Session(classes, None, None, None, answers, asker.silence, tuple(notes), ""), notes
         return
-    about = read_dataset(cache, dataset)
+    found = read_dataset(cache, dataset)
+    new = checked_names(new_classes, found.classes, option="--new-class")
+    about = replace(found, classes=(*found.classes, *new))
     walk = read_list(file, about)
-    notes += [*walk.notes, *_gone(walk, about), *_strange(answers, about)]
+    notes += [*walk.notes, *_gone(walk, about), *_strange(answers, found)]
+    words = [
+        "pipeline",
+        "ingest",
+        dataset,
+        "--labels",
+        str(out),
+        *(word for name in new for word in ("--new-class", name)),
+    ]
     with store_lock(out, what=f"trainer serve --list {file}"):
         decisions = Decisions(out, walk, about)
-        yield (
-            Session(about.classes, about, walk, decisions, answers, asker.silence, tuple(notes)),
-            [*notes, *decisions.notes],
-        )
+        session = Session(
+            about.classes, about, walk, decisions, answers, asker.silence, tuple(notes), shlex.join(words)
+        )  # fmt: skip
+        yield session, [*notes, *decisions.notes]
 
 
 def _gone(walk: WalkList, dataset: DataSet) -> list[str]:

@@ -143,7 +143,7 @@ export const walk = async (about) => {
     at("progress").value = done;
     at("decided").textContent = `${done} decided`;
     at("finished").hidden = done < listed;
-    at("finished").textContent = `All ${listed} are decided. Take them over with: pipeline ingest ${about.dataset} --labels ${about.out}`;
+    at("finished").textContent = `All ${listed} are decided. Take them over with: ${about.take}`;
   };
   const drawAnswer = async () => {
     const place = shown;
