@@ -59,6 +59,14 @@ def test_a_method_that_is_not_everywhere_is_left_out_of_the_test_with_a_line() -
     assert {each.method: each.settings for each in found.standings} == {"gda": 2, "cupl": 2, "taskres": 1}
 
 
+def test_settings_without_a_common_method_have_tables_and_no_picture(tmp_path: Path) -> None:
+    settings = [setting("a", gda=0.9, cupl=0.8), setting("b", taskres=0.5, logistic=0.6)]
+    found = ranking(settings, subject="gda")
+    assert found.tests[0].methods == 0
+    assert "`taskres`" in markdown_of(found, settings)
+    assert pictures(found, [], tmp_path, subject="gda", curves=["gda"]) == []
+
+
 def test_without_test_images_and_with_one_seed_nothing_is_called_separable_or_not() -> None:
     found = ranking([setting("a", aape_plus=0.5, gda=0.9)], subject="aape-plus")
     assert "in 0 of 0 settings" in found.statements[0]

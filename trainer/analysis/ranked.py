@@ -79,9 +79,15 @@ def write_tables(found: Ranking, settings: Sequence[Setting], folder: Path) -> N
         write_text(folder / f"{name}.csv", csv_text(header, [list(asdict(row).values()) for row in rows]))
 
 
-def draw_ranks(found: Ranking, test: Test, path: Path, *, subject: str) -> None:
-    """Mean ranks of one metric, the best on top; what lies in the band is no worse than the best by Nemenyi."""
+def draw_ranks(found: Ranking, test: Test, path: Path, *, subject: str) -> bool:
+    """Mean ranks of one metric, the best on top; what lies in the band is no worse than the best by Nemenyi.
+
+    Returns:
+        Whether there was something to draw: a method that was measured in every setting.
+    """
     own = [each for each in found.standings if each.metric == test.metric and each.settings == test.settings]
+    if not own:
+        return False
     figure = Figure(figsize=(7.2, 1.3 + 0.23 * len(own)), layout="constrained")
     axis = figure.subplots()
     if test.critical is not None:
@@ -97,6 +103,7 @@ def draw_ranks(found: Ranking, test: Test, path: Path, *, subject: str) -> None:
     axis.set_title(f"Ranks by {test.metric}{band}", fontsize=9, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
     save(figure, path)
+    return True
 
 
 def draw_shots(records: Sequence[RunRecord], methods: Sequence[str], path: Path, *, encoder: str) -> bool:
@@ -148,8 +155,8 @@ def pictures(
     written = []
     for test in found.tests:
         path = folder / f"ranks-{slug(test.metric)}.png"
-        draw_ranks(found, test, path, subject=subject)
-        written.append(path)
+        if draw_ranks(found, test, path, subject=subject):
+            written.append(path)
     for encoder in sorted({record.encoder for record in records}):
         path = folder / f"shots-{slug(encoder)}.png"
         if draw_shots(records, curves, path, encoder=encoder):
