@@ -64,7 +64,7 @@ def generate_prompts(
     from functools import cache as once
 
     from pipeline.prompts.engines import EngineOptions, find_llm, load_engine
-    from pipeline.prompts.generate import generate, questions_of, reads_text
+    from pipeline.prompts.generate import drops_near, generate, questions_of, reads_text
     from pipeline.prompts.process import before_torch
     from pipeline.prompts.questions import as_file
 
@@ -92,7 +92,7 @@ def generate_prompts(
             for name in names:
                 typer.echo(as_file(questions_of(name, model, settings.of(name), prompts)), nl=False)
             return
-        needed = (prompts.near_duplicate or 1) < 1 or reads_text(prompts) or score
+        needed = drops_near(prompts) or reads_text(prompts) or score
         encoder = once(lambda: _encoder(settings)) if needed else None
         with ExitStack() as stack:
 

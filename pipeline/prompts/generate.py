@@ -94,8 +94,8 @@ def generate(
     )  # fmt: skip
     near = None
     finder = Finder(names, encoder()) if encoder is not None else None
-    if encoder is not None and (prompts.near_duplicate or 1) < 1:
-        near = NearDuplicates(encoder(), prompts.near_duplicate or 1)
+    if encoder is not None and prompts.near_duplicate is not None and drops_near(prompts):
+        near = NearDuplicates(encoder(), prompts.near_duplicate)
     store = PromptStore(cache, dataset, llm.name)
     plan = Plan(
         dataset=dataset, names=names, questions=questions, samples=data.samples, rounds=prompts.rounds,
@@ -221,6 +221,11 @@ def _choose(rows: list[Row], plan: Plan, finder: Finder, count: int, asking: "_A
         ]
         more = f", ... and {len(class_ids) - SHOWN} more" if len(class_ids) > SHOWN else ""
         say(f"{plan.dataset}: sentences that find their class without its name: {', '.join(shown)}{more}")
+
+
+def drops_near(prompts: PromptParams) -> bool:
+    """Whether near duplicates are looked for: no cosine is larger than 1."""
+    return prompts.near_duplicate is not None and prompts.near_duplicate < 1
 
 
 def reads_text(prompts: PromptParams) -> bool:

@@ -25,7 +25,7 @@ TEMPLATE = "a photo of a {}."
 """What stands for a class: it is compared with sentences and with other classes."""
 MASK = "thing"
 CHUNK = 1024
-"""Sentences encoded between two steps of the progress bar."""
+"""Sentences looked at between two steps of the progress bar."""
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -111,9 +111,13 @@ class Finder:
         return sorted(found, key=lambda each: (by_class[each].unnamed_top1, -by_class[each].unnamed_rank))[:count]
 
     def _ranks(self, rows: Rows, texts: list[str], *, unnamed: bool) -> Int[np.ndarray, " N"]:
-        own = np.array([self._position[row["class_id"]] for row in rows], int)
-        near = self._embedded(texts, unnamed=unnamed) @ self._anchors(unnamed=unnamed).T
-        ranks: Int[np.ndarray, " N"] = 1 + (near > near[np.arange(len(own)), own][:, None]).sum(axis=1)
+        anchors = self._anchors(unnamed=unnamed).T
+        ranks = np.ones(len(rows), int)
+        for start in progress(range(0, len(rows), CHUNK), what="score", unit="part"):
+            part = slice(start, start + CHUNK)
+            own = [self._position[row["class_id"]] for row in rows[part]]
+            near = self._embedded(texts[part], unnamed=unnamed) @ anchors
+            ranks[part] += (near > near[np.arange(len(own)), own][:, None]).sum(axis=1)
         return ranks
 
     def _anchors(self, *, unnamed: bool) -> Float[np.ndarray, "C D"]:
@@ -125,10 +129,8 @@ class Finder:
         """Embeddings of sentences, each encoded once."""
         new = [text for text in dict.fromkeys(texts) if (unnamed, text) not in self._known]
         encode = self._encoder.encode_sentences if unnamed else self._encoder.encode_text
-        for start in progress(range(0, len(new), CHUNK), what="sentences", unit="part"):
-            part = new[start : start + CHUNK]
-            for text, vector in zip(part, encode(part).numpy(), strict=True):
-                self._known[unnamed, text] = vector
+        if new:
+            self._known.update(zip(((unnamed, text) for text in new), encode(new).numpy(), strict=True))
         return np.stack([self._known[unnamed, text] for text in texts])
 
 

@@ -1,5 +1,6 @@
 """Asking, cleaning, topping up: with engines that answer what no real language model can be made to answer."""
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from conftest import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -426,6 +428,28 @@ def test_a_model_that_only_continues_texts_is_asked_in_their_phrasing_or_told(tm
     with pytest.raises(UserError, match=r"no chat template: .* --set prompts\.phrasing=completion"):
         pets(tmp_path, served)
     assert pets(tmp_path, served, phrasing="completion").answers
+
+
+def test_the_questions_are_printed_as_a_file_without_asking(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.cli import app
+
+    manifest(tmp_path / "cache", dataset="oxford_pets")
+    for name, template in (("base", {}), ("chat", {"chat_template": "x"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"max_position_embeddings": 512}', encoding="utf-8")
+        (tmp_path / name / "tokenizer_config.json").write_text(json.dumps(template), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    printed = {}
+    for name in ("base", "chat"):
+        arguments = ["generate-prompts", "--dataset", "oxford_pets", "--llm", str(tmp_path / name), "--show-questions"]
+        app(arguments, standalone_mode=False)
+        printed[name] = yaml.safe_load(capsys.readouterr().out)
+    assert printed["base"]["questions"] == [each.text for each in questions_for("oxford_pets").asked]
+    assert printed["chat"]["ask"] == 2
+    assert "a(n) {} (a type of pet)" in printed["chat"]["questions"][0]
+    assert all("{others}" in question for question in printed["chat"]["contrast"])
 
 
 @pytest.mark.parametrize(("dataset", "kind", "said"), [

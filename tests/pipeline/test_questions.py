@@ -1,9 +1,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.prompts.questions import article_for, as_file, fill, is_plural, load_table, questions_for, readable
@@ -126,6 +129,32 @@ def test_a_file_of_questions_takes_the_place_of_the_shipped_ones_and_can_be_prin
     file.write_text("questions: ['no place', '{}?']\ncontrast: ['{} alone']\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"questions\[1\].*contrast\[1\].*\{others\}"):
         questions_for("caltech101", str(file))
+
+
+QUESTION_PARTS = st.sampled_from(["{}", "a(n) {}", "{kind}", "{others}", "{", "Describe", " ", "?", "\n", "{0}", "é"])
+ANYTHING = st.recursive(
+    st.none() | st.integers() | st.lists(QUESTION_PARTS, max_size=5).map("".join),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["questions", "ask", "contrast"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(ANYTHING)
+@settings(max_examples=60)
+def test_any_file_of_questions_is_read_or_refused_in_one_line(content: Any) -> None:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "q.yaml"
+        file.write_text(yaml.safe_dump(content), encoding="utf-8")
+        try:
+            found = questions_for("mine", str(file), kind="a thing")
+        except UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            return
+        assert found.asked
+        for template in found.all:
+            assert "cup" in fill(template.text, "cup", ["bowl"])
 
 
 @given(st.lists(st.text(max_size=40), max_size=4), st.text(max_size=40))

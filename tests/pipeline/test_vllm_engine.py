@@ -197,6 +197,7 @@ result["many"] = len(engine.generate(many, Sampling(max_tokens=1)))  # more toke
 found = ("first", "again", "reseeded", "short", "samples", "singles", "certain")
 result |= {name: plain(globals()[name]) for name in found}
 result["bench"] = measure(engine, prompts=4, repeats=1).as_dict()
+result["chats"] = engine.chats
 result["fingerprint"], result["empty"] = engine.fingerprint, engine.generate([], Sampling())
 engine.close()
 engine.close()
@@ -220,6 +221,7 @@ def test_the_packaged_model_answers_reproducibly_through_real_vllm() -> None:
     assert "stop" in [reason for _, _, reason in result["first"]]
     assert len(result["fingerprint"]) == 64
     assert result["empty"] == []
+    assert result["chats"] is True
     assert result["many"] == 80
     assert result["bench"]["ours"] > 0
     assert result["bench"]["ratio"] == pytest.approx(result["bench"]["ours"] / result["bench"]["reference"])
