@@ -8,7 +8,7 @@ Every function here accepts any text and never raises.
 
 import re
 import unicodedata
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -28,6 +28,7 @@ DropReason = Literal[
     "too_short",  # fewer than min_words words
     "too_long",  # more than max_words words
     "no_subject",  # no word of the class name occurs
+    "names_others",  # names a class from which the asked one was to be told
     "duplicate",  # the class already has this sentence
     "near_duplicate",  # the class already has a sentence of nearly the same embedding (`near.py`)
     "surplus",  # sound, but the class keeps others that differ more (`subset.py`)
@@ -48,7 +49,14 @@ class Cleaned:
 
 
 def clean(
-    answer: str, *, class_name: str, question: str, finish_reason: str, min_words: int = 4, max_words: int = 60
+    answer: str,
+    *,
+    class_name: str,
+    question: str,
+    finish_reason: str,
+    others: Sequence[str] = (),
+    min_words: int = 4,
+    max_words: int = 60,
 ) -> Cleaned:
     """Clean one answer.
 
@@ -57,6 +65,7 @@ def clean(
         class_name: the subject it has to name; underscores count as spaces.
         question: what it was asked, the class name filled in.
         finish_reason: `length` when the token limit cut it off.
+        others: classes from which it was to be told; "a crab is no lobster" reads as a lobster.
         min_words: a kept sentence has at least so many words.
         max_words: and at most so many.
     """
@@ -89,6 +98,8 @@ def clean(
         reason = "no_thing"
     elif not names_subject(text, class_name):
         reason = "no_subject"
+    elif any(names_whole(text, other) and not names_whole(class_name, other) for other in others):
+        reason = "names_others"
     return Cleaned(text=text, drop_reason=reason)
 
 
@@ -147,6 +158,12 @@ def names_subject(text: str, class_name: str) -> bool:
     )
 
 
+def names_whole(text: str, class_name: str) -> bool:
+    """Whether all words of a class name stand in a text, one behind the other, blind to case, accents and endings."""
+    name, said = ([_stem(word) for word in _words(readable(each))] for each in (class_name, text))
+    return bool(name) and any(said[start : start + len(name)] == name for start in range(len(said) - len(name) + 1))
+
+
 def stem_of(word: str) -> str:
     """A word blind to case, accents, plural and the endings that do not matter (`names_subject`)."""
     return _stem("".join(_words(word)))
@@ -185,6 +202,9 @@ _REFUSAL = re.compile(
     r"\bas an? (?:ai|artificial|language model|large language)\b|\blanguage model\b|\bai (?:assistant|model)\b"
     r"|^(?:unfortunately|(?:i['’]m |i am )?(?:so |very |really )?sorry\b|my apologies|i apologi[sz]e)"
     r"|\bi(?:['’]m| am)? (?:cannot|can['’]?t|can not|don['’]t|do not|unable|not able|not sure|couldn['’]t|won['’]t)\b"
+    r"|\bi(?:['’]m| am) (?:happy|glad|here) to\b|\bplease provide\b|\bknowledge i have\b|\bi have never seen\b"
+    r"|\byou(?:['’]re| are) (?:referring to|looking for)\b|\byou(?:['’]ve| have) (?:provided|described|shared)\b"
+    r"|\bnot possible to (?:access|accurately|describe|identify|see|determine|provide)\b"
     r"|\bthis question\b|\bwhat you (?:are asking|mean)\b",
     re.IGNORECASE,
 )

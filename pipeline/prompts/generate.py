@@ -23,7 +23,7 @@ from pipeline.prompts.importing import import_prompts
 from pipeline.prompts.llms import ResolvedLLM
 from pipeline.prompts.near import NearDuplicates
 from pipeline.prompts.plan import Plan
-from pipeline.prompts.questions import PHYSICAL, Questions, fill, questions_for
+from pipeline.prompts.questions import OTHERS, PHYSICAL, Questions, fill, questions_for
 from pipeline.prompts.rounds import ClassRequest, batches, lacking
 from pipeline.prompts.score import Finder
 from pipeline.prompts.subset import trim
@@ -371,12 +371,13 @@ class _Cleaning:
     def clean(self, rows: list[Row], requests: Sequence[ClassRequest]) -> None:
         """Clean the answers to some requests, in place."""
         least, most = self._prompts.min_words, self._prompts.max_words
-        asked = {(request.class_id, request.template.question_id): request.question for request in requests}
+        asked = {(request.class_id, request.template.question_id): request for request in requests}
         for row in rows:
+            request = asked[row["class_id"], row["question_id"]]
+            others = request.others if OTHERS in request.template.text else ()
             result = clean(
-                row["answer"], class_name=self._names[row["class_id"]],
-                question=asked[row["class_id"], row["question_id"]], finish_reason=row["finish_reason"],
-                min_words=least, max_words=most,
+                row["answer"], class_name=self._names[row["class_id"]], question=request.question, others=others,
+                finish_reason=row["finish_reason"], min_words=least, max_words=most,
             )  # fmt: skip
             row.update(text=result.text, drop_reason=result.drop_reason)
         mark_duplicates(rows, self._seen)

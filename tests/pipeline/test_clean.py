@@ -76,6 +76,9 @@ def test_the_first_sentence_is_kept_without_marks(answer: str, expected: str | N
     ("Cup is a database system for analysing data.", "no_thing"),
     ("…", "empty"),
     ("I'm sorry, but I can't see the cup.", "refusal"),
+    ("I'm happy to describe a cup in a photograph.", "refusal"),
+    ("It is not possible to accurately describe a cup.", "refusal"),
+    ("The image you are referring to is a cup.", "refusal"),
     ("As an AI language model, I have no cup.", "refusal"),
     ("Unfortunately, I cannot describe a cup.", "refusal"),
     ("There is no one answer to this question, as cups differ.", "refusal"),
@@ -187,6 +190,17 @@ def test_any_answer_is_cleaned_without_an_error(answer: str, name: str, question
     if result.drop_reason is None:
         assert any(char.isalnum() for char in result.text)
         assert least <= len(result.text.split()) <= 50
+
+
+@pytest.mark.parametrize(("answer", "reason"), [
+    ("A sea horse has a curled tail, unlike lobsters.", "names_others"),
+    ("A sea horse has a curled tail and a long snout.", None),
+    ("A sea horse has the head of a horse.", None),
+])  # fmt: skip
+def test_what_tells_a_class_apart_names_no_other_class(answer: str, reason: str | None) -> None:
+    others = ["Lobster", "horse", "flamingo_head"]
+    found = clean(answer, class_name="sea_horse", question="?", finish_reason="stop", others=others)
+    assert found.drop_reason == reason
 
 
 def test_a_class_that_is_called_like_something_on_a_screen_may_be_spoken_of() -> None:

@@ -491,7 +491,12 @@ def describes(question: str, seed: int, k: int) -> str:
 
 def test_a_second_round_asks_what_tells_a_class_from_its_nearest_ones(tmp_path: Path) -> None:
     manifest(tmp_path)
-    engine = Double(lambda question, seed, k: f"A cup, a plate and a spoon number {seed} {k}.")
+
+    def answer(question: str, seed: int, k: int) -> str:
+        subject = min((question.index(name), name) for name in NAMES.values() if name in question)[1]
+        return f"A {subject} is {seed} and {k}."
+
+    engine = Double(answer)
     file = tmp_path / "questions.yaml"
     file.write_text("questions: ['Describe a(n) {}.']\ncontrast: ['Tell a(n) {} from {others}.']\n", encoding="utf-8")
     data = DataParams(questions=str(file), samples=4)
