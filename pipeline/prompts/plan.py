@@ -80,10 +80,11 @@ class Plan:
         if not rows:
             done = 1
             yield "round 1", first_round(self.names, self.questions.asked, self.samples)
-            yield from self._replacing(rows, self.questions.asked, self.questions.spare)
+            described = self.samples * len(self.questions.asked)
+            yield from self._replacing(rows, self.questions.asked, self.questions.spare, described)
             if self.contrast:
                 yield "nearest classes", first_round(self.names, self.contrast, self.samples, self.nearest)
-                yield from self._replacing(rows, self.contrast, self.questions.contrast[1:])
+                yield from self._replacing(rows, self.contrast, self.questions.contrast[1:], self.asked)
         for number in range(done + 1, self.rounds + 1):
             if requests := self._topping_up(rows, classes):
                 yield f"round {number}", requests
@@ -104,10 +105,13 @@ class Plan:
         return next_round(rows, classes, self.in_use(rows), self.wanted, nearest=self.nearest)
 
     def _replacing(
-        self, rows: Sequence[Row], asked: Sequence[QuestionTemplate], spare: Sequence[QuestionTemplate]
+        self,
+        rows: Sequence[Row],
+        asked: Sequence[QuestionTemplate],
+        spare: Sequence[QuestionTemplate],
+        wanted: int,
     ) -> Iterator[Step]:
-        """Spare questions in the place of those that mostly failed, about the classes that are short of sentences."""
-        wanted = sum(1 for row in rows if row["class_id"] == next(iter(self.names)))  # what a class was asked so far
+        """Spare questions in the place of those that mostly failed, about classes with fewer sentences than wanted."""
         known = {row["question_id"] for row in rows}
         while True:
             failed = failing(rows, sound=SURPLUS)

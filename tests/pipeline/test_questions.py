@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -129,6 +131,14 @@ def test_a_file_of_questions_takes_the_place_of_the_shipped_ones_and_can_be_prin
     file.write_text("questions: ['no place', '{}?']\ncontrast: ['{} alone']\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"questions\[1\].*contrast\[1\].*\{others\}"):
         questions_for("caltech101", str(file))
+
+
+def test_the_file_of_questions_in_the_documents_is_one(tmp_path: Path) -> None:
+    shown = re.search(r"```yaml\n(ask:.*?)```", (ROOT / "docs" / "prompts.md").read_text(), re.DOTALL)
+    assert shown
+    (tmp_path / "q.yaml").write_text(shown[1], encoding="utf-8")
+    found = questions_for("mine", str(tmp_path / "q.yaml"))
+    assert (len(found.asked), len(found.spare), len(found.contrast)) == (2, 1, 1)
 
 
 QUESTION_PARTS = st.sampled_from(["{}", "a(n) {}", "{kind}", "{others}", "{", "Describe", " ", "?", "\n", "{0}", "é"])
