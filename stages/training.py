@@ -64,8 +64,8 @@ class TrainParams(BaseModel):
     )
     generator_lr: Positive = Field(
         0.2,
-        description="learning rate of h, as a share of g's; with 1 the large weight of L_distill drives most units of "
-        "h to zero for all images",
+        description="learning rate of h, as a share of g's, of lr_grid's own rates where lr is auto (L_distill knows no "
+        "tau); with 1 the large weight of L_distill drives most units of h to zero for all images",
     )
     epochs: Literal["auto"] | Count = Field(
         "auto", description="passes over the shots; auto: CoOp's 50 / 100 / 200 for 1 / 2-4 / 8+ shots"

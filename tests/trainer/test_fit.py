@@ -202,6 +202,16 @@ def test_rates_that_are_right_of_equally_many_images_are_told_apart_by_likelihoo
     assert (fitted.info["lr"], fitted.info["epoch"]) == (best["lr"], best["epoch"])
 
 
+@pytest.mark.parametrize("tau", [0.01, 0.05])
+def test_h_is_drawn_to_the_prompts_as_fast_in_a_space_of_another_temperature(tau: float) -> None:
+    settings = TrainParams.model_validate({"lr_grid": [0.1]})
+    (lr,) = rates(settings, tau=tau)
+    shares = [group["share"] for group in learner_of(small_task(), settings, tau=tau).groups() if "share" in group]
+    assert [share * lr for share in shares] == pytest.approx([0.2 * 0.1])
+    fixed = settings.model_copy(update={"lr": 0.1})
+    assert [group.get("share", 1.0) for group in learner_of(small_task(), fixed, tau=tau).groups()] == [1.0, 0.2]
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_rate_of_the_grid_moves_the_logits_alike_whatever_the_temperature(optimizer: str) -> None:
     settings = TrainParams.model_validate({"optimizer": optimizer, "lr_grid": [1e-3]})

@@ -76,7 +76,7 @@ class AAPELearner(Learner):
         learned += [] if self.aggregator is None else self.aggregator.parameters()
         groups: list[dict[str, Any]] = [{"params": learned}] if learned else []
         if generator:
-            groups.append({"params": generator, "share": generator_share(self.settings)})
+            groups.append({"params": generator, "share": generator_share(self.settings, tau=self.start)})
         if self.log_scale.requires_grad:
             groups.append({"params": [self.log_scale], "weight_decay": 0.0})
         return groups

@@ -12,9 +12,15 @@ def distills(settings: TrainParams) -> bool:
     return settings.image and settings.lambda_ > 0
 
 
-def generator_share(settings: TrainParams) -> float:
-    """Learning rate of h in units of lr; h that is the query itself (`head: none`) is all there is to learn."""
-    return 1.0 if settings.head == "none" else settings.generator_lr
+def generator_share(settings: TrainParams, *, tau: float) -> float:
+    """Learning rate of h in units of lr; h that is the query itself (`head: none`) is all there is to learn.
+
+    What L_distill sends back knows no temperature. Where the rate follows it, h's does not: else h would stand still in
+    a space whose tau is small.
+    """
+    if settings.head == "none":
+        return 1.0
+    return settings.generator_lr / (_scale(settings, tau) if settings.lr == "auto" else 1.0)
 
 
 REFERENCE_TAU = 0.05
@@ -29,8 +35,11 @@ def rates(settings: TrainParams, *, tau: float) -> list[float]:
     """
     if settings.lr != "auto":
         return [settings.lr]
-    scale = (tau / REFERENCE_TAU) ** (2 if settings.optimizer == "sgd" else 1)
-    return [lr * scale for lr in settings.lr_grid]
+    return [lr * _scale(settings, tau) for lr in settings.lr_grid]
+
+
+def _scale(settings: TrainParams, tau: float) -> float:
+    return (tau / REFERENCE_TAU) ** (2 if settings.optimizer == "sgd" else 1)
 
 
 def schedule(settings: TrainParams, images: Images, *, lr: float) -> Schedule:

@@ -70,7 +70,7 @@ def plain_training(
     optimizer = torch.optim.SGD(
         [
             {"params": [*others, *aggregator.parameters()], "lr": rate},
-            {"params": generator, "lr": rate * generator_share(settings)},
+            {"params": generator, "lr": rate * generator_share(settings, tau=tau)},
         ],
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
