@@ -64,7 +64,7 @@ class TrainParams(BaseModel):
     )
     generator_lr: Positive = Field(
         0.2,
-        description="learning rate of h, as a share of g's, of lr_grid's own rates where lr is auto (L_distill knows no "
+        description="learning rate of h, as a share of g's, where lr is auto of lr_grid's own (L_distill knows no "
         "tau); with 1 the large weight of L_distill drives most units of h to zero for all images",
     )
     epochs: Literal["auto"] | Count = Field(
