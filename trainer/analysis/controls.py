@@ -38,8 +38,6 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "p^a: prompts that say nothing": {"distill_prompts": "random"},
     "p^a attended by the image": {"query": "mean+image"},
     "h at g's rate": {"generator_lr": 1.0},
-    "h at five times g's rate": {"generator_lr": 5.0},
-    "128 units": {"hidden": 128},
     "`aape-classwise`": {"classwise": True},
     "`aape-classwise`, h(x) = 0": {"classwise": True, "image": False},
 }
