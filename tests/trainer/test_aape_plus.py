@@ -23,7 +23,7 @@ from trainer.aape_plus import (
 from trainer.aape_plus.stacking import PRIOR
 from trainer.aape_plus.voices import USUAL_RIDGE, USUAL_STRENGTH
 from trainer.data import ClassText, Images, Task
-from trainer.methods.aape_plus import AAPEPlus, AAPEPlusPredictor
+from trainer.methods.aape_plus import AAPEPlus, AAPEPlusPredictor, ShotsPredictor
 
 PLUS = AAPEPlus()
 
@@ -74,11 +74,37 @@ def test_ridge_and_leave_one_out_equal_the_naive_fits(classes: int, shots: int, 
     x, targets = images.embeddings.double(), unit(len(images), classes, seed=5).double()
     ridge = fit_ridge(images.embeddings)
     expected = naive_ridge(x, targets, strength * ridge.scale)
-    torch.testing.assert_close(regression(ridge, targets, strength), expected, atol=1e-9, rtol=1e-7)
+    scores = regression(ridge, targets, strength)
+    torch.testing.assert_close((scores.weight, scores.bias), expected, atol=1e-9, rtol=1e-7)
     found = leave_one_out(ridge, targets, strength)
     for i, rest, _ in each_left_out(images):
         weight, bias = naive_ridge(rest, targets[torch.arange(len(x)) != i], strength * ridge.scale)
         torch.testing.assert_close(found[i], weight @ x[i] + bias, atol=1e-9, rtol=1e-7)
+
+
+def naive_kernel_ridge(x: Tensor, targets: Tensor, ridge: float, rows: Tensor, sharpness: float) -> Tensor:
+    """Scores by the linear system that has the intercept, which is free, as one unknown more."""
+    count = len(x)
+    system = torch.zeros(count + 1, count + 1, dtype=x.dtype)
+    system[:count, :count] = torch.exp(sharpness * (x @ x.T - 1)) + ridge * torch.eye(count, dtype=x.dtype)
+    system[:count, count] = system[count, :count] = 1
+    solved = torch.linalg.solve(system, torch.cat([targets, torch.zeros_like(targets[:1])]))
+    return torch.exp(sharpness * (rows @ x.T - 1)) @ solved[:count] + solved[count]
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 10.0])
+def test_kernel_ridge_and_leave_one_out_equal_the_naive_fits(sharpness: float) -> None:
+    images, rows = small_images(3, 5), unit(9, WIDTH, seed=3).double()
+    x, targets = images.embeddings.double(), unit(15, 3, seed=5).double()
+    ridge = fit_ridge(images.embeddings, sharpness=sharpness)
+    strength = 0.3 * ridge.scale
+    expected = naive_kernel_ridge(x, targets, strength, rows, sharpness)
+    torch.testing.assert_close(regression(ridge, targets, 0.3).of(rows), expected, atol=1e-9, rtol=1e-7)
+    found = leave_one_out(ridge, targets, 0.3)
+    for i, rest, _ in each_left_out(images):
+        others = targets[torch.arange(len(x)) != i]
+        expected = naive_kernel_ridge(rest, others, strength, x[i : i + 1], sharpness)[0]
+        torch.testing.assert_close(found[i], expected, atol=1e-9, rtol=1e-7)
 
 
 @pytest.mark.parametrize("strength", [0.03, 3.0])
@@ -88,19 +114,20 @@ def test_gaussian_and_leave_one_out_equal_the_naive_fits(classes: int, shots: in
     gaussian = fit_gaussian(images, classes)
     x, ridge = images.embeddings.double(), strength * gaussian.scale
     expected = naive_discriminant(x, images.labels, classes, ridge)
-    torch.testing.assert_close(discriminant(gaussian, strength), expected, atol=1e-9, rtol=1e-7)
+    scores = discriminant(gaussian, strength)
+    torch.testing.assert_close((scores.weight, scores.bias), expected, atol=1e-9, rtol=1e-7)
     found = discriminant_without(gaussian, strength)
     for i, rest, labels in each_left_out(images):
         weight, bias = naive_discriminant(rest, labels, classes, ridge)
-        scores = weight @ x[i] + bias
-        torch.testing.assert_close(found[i] - found[i].mean(), scores - scores.mean(), atol=1e-9, rtol=1e-7)
+        own = weight @ x[i] + bias
+        torch.testing.assert_close(found[i] - found[i].mean(), own - own.mean(), atol=1e-9, rtol=1e-7)
 
 
 def test_one_shot_a_class_gives_the_nearest_mean() -> None:
     images, x = small_images(4, 1), unit(9, WIDTH, seed=3).double()
-    weight, bias = discriminant(fit_gaussian(images, 4), 0.3)
+    scores = discriminant(fit_gaussian(images, 4), 0.3)
     distances = torch.cdist(x, images.embeddings.double()).square()
-    torch.testing.assert_close((x @ weight.T + bias).argmax(1), distances[:, images.labels.argsort()].argmin(1))
+    torch.testing.assert_close(scores.of(x).argmax(1), distances[:, images.labels.argsort()].argmin(1))
 
 
 @pytest.mark.parametrize("beta", [0.0, 7.0, 40.0])
@@ -190,7 +217,9 @@ def test_without_scores_of_the_images_it_is_the_text() -> None:
     task, x = small_task(), unit(20, WIDTH, seed=4)
     predictor = PLUS.fit(task, seed=1)
     predictor.text_weight = 1.0
-    bare = replace(predictor, weight=torch.zeros_like(predictor.weight), bias=torch.zeros_like(predictor.bias))
+    shots = predictor.shots
+    nothing = [torch.zeros_like(each) for each in (shots.weight, shots.bias, shots.keys, shots.values)]
+    bare = replace(predictor, shots=ShotsPredictor(shots.names, *nothing, shots.sharpness))
     torch.testing.assert_close(bare.logits(x, task.text), predictor.text_head.logits(x, task.text))
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trainer.aape_plus.ridge import SMALLEST_LEFT, decompose, mean_square
+from trainer.aape_plus.scores import Scores, linear
 from trainer.data import Images
 
 
@@ -54,10 +55,10 @@ def fit_gaussian(images: Images, classes: int) -> Gaussian:
     return Gaussian(x, images.labels, means, counts, values, right, mean_square(x - x.mean(0)))
 
 
-def discriminant(gaussian: Gaussian, strength: float) -> tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]:
-    """W and b of the scores x W^T + b, r times those of the formula."""
+def discriminant(gaussian: Gaussian, strength: float) -> Scores:
+    """The scores of any image, r times those of the formula."""
     weight = gaussian.whiten(gaussian.means, strength)
-    return weight, -(weight * gaussian.means).sum(1) / 2
+    return linear(weight, -(weight * gaussian.means).sum(1) / 2)
 
 
 def discriminant_without(gaussian: Gaussian, strength: float) -> Float[Tensor, "B C"]:

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -15,24 +15,34 @@ from torch.nn.functional import cross_entropy
 
 from trainer.aape_plus.gaussian import discriminant, discriminant_without, fit_gaussian
 from trainer.aape_plus.ridge import fit_ridge, leave_one_out, regression
+from trainer.aape_plus.scores import Scores, added
 from trainer.aape_plus.stacking import weigh
 from trainer.data import Images
 from trainer.ends import at_end
 
 Voice = Literal["labels", "residual", "gaussian"]
-"""Of the shots: ridge regression of the labels, or of what zero-shot leaves of them, and the Gaussian discriminant."""
-SLOTS: tuple[tuple[Voice, ...], ...] = (("labels", "residual"), ("gaussian",))
-"""Of the voices of a slot the likeliest speaks."""
+"""Of the shots: ridge regression of the labels or of what zero-shot leaves of them (the likelier one), the Gaussian."""
 STRENGTHS, USUAL_STRENGTH = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01), 0.3
 """Ridges, in mean squared lengths of the centred images, from class means (more changes nothing) to interpolation; the
 usual one where nothing is unseen."""
+SHARPNESSES = (1.0, 3.0, 10.0)
+"""Of the kernels that are tried beside the linear one, with at most MOST_KEYS shots: each of them is kept."""
+MOST_KEYS = 2048
 USUAL_RIDGE, USUAL_TEXT = 20.0, 0.4
 """Weights where nothing is unseen: of the regression of labels, and of calibrated text beside one shot a class."""
 UNSEEN_SHARE, USUAL_UNSEEN = 0.8, 5.0
 """Where the largest score of the shots speaks neither for fitted classes nor for new ones beside them: a share of the
 mean right score on unseen images; and without such images."""
 
-Setting = TypeVar("Setting")
+Each = TypeVar("Each")
+
+
+class Setting(NamedTuple):
+    """A voice, its ridge, and of a ridge regression the kernel (see `similarity`; 0 is linear)."""
+
+    voice: Voice
+    ridge: float
+    sharpness: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,24 +51,28 @@ class Chosen:
 
     Attributes:
         text: weight of the text.
-        shots: each voice with its ridge and its weight.
+        shots: each voice as it was set, and its weight.
         unseen: the score of the shots that speaks for neither.
         judged: accuracy and loss on unseen images; empty without any.
     """
 
     text: float
-    shots: tuple[tuple[Voice, float, float], ...] = (("labels", USUAL_STRENGTH, USUAL_RIDGE),)
+    shots: tuple[tuple[Setting, float], ...] = ((Setting("labels", USUAL_STRENGTH), USUAL_RIDGE),)
     unseen: float = USUAL_UNSEEN
     judged: dict[str, float] = field(default_factory=dict)
 
     def info(self) -> dict[str, float | str]:
         """For the records; a ridge at an end of those that were tried is named."""
         found: dict[str, float | str] = {"text_weight": self.text}
-        for voice, strength, weight in self.shots:
-            found |= {f"{voice}_ridge": strength, f"{voice}_weight": weight}
-        tried = (*STRENGTHS, math.inf)
-        ends = {f"{voice}_ridge": (strength, tried) for voice, strength, weight in self.shots if weight}
-        return {**found, "unseen": self.unseen, **self.judged, **(at_end(**ends) if self.judged else {})}
+        searched: dict[str, tuple[float, tuple[float, ...]]] = {}
+        for (voice, ridge, sharpness), weight in self.shots:
+            found |= {f"{voice}_ridge": ridge, f"{voice}_weight": weight}
+            if voice != "gaussian":
+                found[f"{voice}_kernel"] = sharpness
+            if weight:
+                searched[f"{voice}_ridge"] = ridge, (*STRENGTHS, math.inf)
+                searched[f"{voice}_kernel"] = sharpness, (0.0, *SHARPNESSES)
+        return {**found, "unseen": self.unseen, **self.judged, **(at_end(**searched) if self.judged else {})}
 
 
 class Voices:
@@ -77,35 +91,43 @@ class Voices:
         self.left_out = several.nonzero()[:, 0] if leave else train.labels[:0]
         self.val = train.take(train.labels[:0]) if val is None else val
         self.labels = torch.cat([self.val.labels, train.labels[self.left_out]])
-        self.ridge, self.gaussian = fit_ridge(train.embeddings), fit_gaussian(train, classes)
+        self.train, self.gaussian = train, fit_gaussian(train, classes)
         self.targets: dict[str, Tensor] = {"labels": torch.eye(classes, device=train.device).double()[train.labels]}
         self.text: list[Tensor] = []
         if heard is not None:
             of_train, of_val = heard
             self.targets["residual"] = self.targets["labels"] - of_train.double().softmax(1)
             self.text = [torch.cat([of_val, of_train[self.left_out]])]
+        self.ridge = functools.cache(lambda sharpness: fit_ridge(train.embeddings, sharpness=sharpness))
 
     def choose(self, voices: Sequence[Voice]) -> Chosen | None:
-        """The ridge of each voice in turn, the first once more beside the others, each time with all weights anew.
+        """The ridge regression, the Gaussian beside it, a kernel for the former; each time with all weights anew.
 
         None without unseen images.
         """
         if not len(self.labels):
             return None
-        there = [voice for voice in voices if voice in (*self.targets, "gaussian")]
-        slots = [[(voice, ridge) for voice in slot if voice in there for ridge in STRENGTHS] for slot in SLOTS]
-        slots = [slot for slot in slots if slot]
         said = functools.cache(self.said)
-        best: dict[int, tuple[Voice, float]] = {}
+        regressions = [Setting(each, ridge) for each in self.targets if each in voices for ridge in STRENGTHS]
+        best: dict[str, Setting] = {}
         weights: list[float] = []
 
-        def scores(turn: int, setting: tuple[Voice, float]) -> list[Tensor]:
-            return [*self.text, *(said(*each) for _, each in sorted((best | {turn: setting}).items()))]
+        def settle(slot: str, settings: Sequence[Setting]) -> None:
+            def scores(setting: Setting) -> list[Tensor]:
+                return [*self.text, *(said(each) for _, each in sorted((best | {slot: setting}).items()))]
 
-        for turn in (*range(len(slots)), 0):
-            best[turn], weights = likeliest(slots[turn], functools.partial(scores, turn), self.labels)
-        shots = tuple((*best[i], weight) for i, weight in enumerate(weights[len(self.text) :]))
-        seen = torch.stack([weight * said(voice, ridge) for voice, ridge, weight in shots]).sum(0)
+            if settings:
+                best[slot], weights[:] = likeliest(settings, scores, self.labels)
+
+        settle("ridge", regressions)
+        if "gaussian" in voices:
+            settle("gaussian", [Setting("gaussian", ridge) for ridge in STRENGTHS])
+        if regressions and len(self.train) <= MOST_KEYS:
+            target = best["ridge"].voice
+            regressions += [Setting(target, ridge, sharpness) for sharpness in SHARPNESSES for ridge in STRENGTHS]
+        settle("ridge", regressions)
+        shots = tuple(zip((best[slot] for slot in sorted(best)), weights[len(self.text) :], strict=True))
+        seen = torch.stack([weight * said(setting) for setting, weight in shots]).sum(0)
         right = (seen - seen.mean(1, keepdim=True)).gather(1, self.labels[:, None])
         logits = seen + weights[0] * self.text[0] if self.text else seen
         judged = {
@@ -114,36 +136,33 @@ class Voices:
         }
         return Chosen(weights[0] if self.text else 0.0, shots, UNSEEN_SHARE * float(right.mean()), judged)
 
-    def said(self, voice: Voice, ridge: float) -> Float[Tensor, "M C"]:
+    def said(self, setting: Setting) -> Float[Tensor, "M C"]:
         """The scores of the unseen images."""
-        weight, bias = (each.float() for each in self.fitted(voice, ridge))
-        parts = [self.val.embeddings @ weight.T + bias]
+        parts = [self.fitted(setting).float32().of(self.val.embeddings)]
         if len(self.left_out):
-            if voice == "gaussian":
-                without = discriminant_without(self.gaussian, ridge)
+            if setting.voice == "gaussian":
+                without = discriminant_without(self.gaussian, setting.ridge)
             else:
-                without = leave_one_out(self.ridge, self.targets[voice], ridge)
+                without = leave_one_out(self.ridge(setting.sharpness), self.targets[setting.voice], setting.ridge)
             parts.append(without[self.left_out].float())
         return torch.cat(parts)
 
-    def fitted(self, voice: Voice, ridge: float) -> tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]:
-        """W and b of the scores x W^T + b of any image."""
-        if voice == "gaussian":
-            return discriminant(self.gaussian, ridge)
-        return regression(self.ridge, self.targets[voice], ridge)
+    def fitted(self, setting: Setting) -> Scores:
+        """The scores of any image."""
+        if setting.voice == "gaussian":
+            return discriminant(self.gaussian, setting.ridge)
+        return regression(self.ridge(setting.sharpness), self.targets[setting.voice], setting.ridge)
 
-    def together(self, chosen: Chosen) -> tuple[Float[Tensor, "C D"], Float[Tensor, " C"]]:
-        """W and b of all that the shots say, of mean 0 over the classes."""
-        fits = [(weight, self.fitted(voice, ridge)) for voice, ridge, weight in chosen.shots]
-        weight, bias = (torch.stack([share * fit[i] for share, fit in fits]).sum(0) for i in (0, 1))
-        return (weight - weight.mean(0)).float(), (bias - bias.mean()).float()
+    def together(self, chosen: Chosen) -> Scores:
+        """All that the shots say."""
+        return added([self.fitted(setting) for setting, _ in chosen.shots], [a for _, a in chosen.shots]).float32()
 
 
 def likeliest(
-    settings: Iterable[Setting], scores: Callable[[Setting], Sequence[Tensor]], labels: Int[Tensor, " M"]
-) -> tuple[Setting, list[float]]:
+    settings: Iterable[Each], scores: Callable[[Each], Sequence[Tensor]], labels: Int[Tensor, " M"]
+) -> tuple[Each, list[float]]:
     """The setting that makes the labels likeliest, and the weights of its scores."""
-    best: tuple[float, Setting, list[float]] | None = None
+    best: tuple[float, Each, list[float]] | None = None
     weights: list[float] | None = None
     for setting in settings:
         loss, weights = weigh(scores(setting), labels, start=weights)

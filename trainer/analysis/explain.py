@@ -31,7 +31,7 @@ from trainer.analysis.prompts import (
     nearest_prompts,
 )
 from trainer.checkpoint import Checkpoint
-from trainer.methods.aape_plus import AAPEPlusPredictor
+from trainer.methods.aape_plus import AAPEPlusPredictor, ShotsPredictor
 from trainer.methods.linear import LinearPredictor
 from trainer.predict import Row, embed_files, load_with_encoder
 
@@ -104,7 +104,7 @@ def background(found: Checkpoint, cache: Path) -> tuple[Background, list[str]]:
         UserError: the stores are not those that the checkpoint was made with.
     """
     notes = []
-    if isinstance(found.predictor, LinearPredictor):
+    if isinstance(found.predictor, LinearPredictor | ShotsPredictor):
         notes.append(
             "this classifier is one weight vector a class: what text gave it cannot be told apart any more, and the "
             "template and the prompts are shown for comparison alone"

@@ -17,11 +17,12 @@ from torch.nn.functional import normalize
 from stages.errors import UserError
 from trainer.aape.classifier import Classifier
 from trainer.aape.cosines import SMALLEST_SQUARE
+from trainer.aape_plus import similarity
 from trainer.aape_plus.attention import SMALLEST_SQUARE as SMALLEST_SHARE
 from trainer.checkpoint import Checkpoint
 from trainer.data import ClassText
 from trainer.methods.aape import AAPEPredictor
-from trainer.methods.aape_plus import AAPEPlusPredictor
+from trainer.methods.aape_plus import AAPEPlusPredictor, ShotsPredictor
 from trainer.methods.ape import APEPredictor, APETrainedPredictor
 from trainer.methods.awt import SOFTNESS, AWTPredictor, weights_of_prompts, with_template
 from trainer.methods.base import Predictor
@@ -70,27 +71,29 @@ class LinearHead(Head):
 
 
 class CacheHead(Head):
-    """A cache or a kernel beside class text: x W^T + exp(beta (x K^T - 1)) V, with tau in W and alpha in V."""
+    """A cache or a kernel beside class text: x W^T + b + exp(beta (x K^T - 1)) V, with tau in W and alpha in V."""
 
     weight: Tensor
+    bias: Tensor
     keys: Tensor
     values: Tensor
     scalars = ("beta",)
     lines: ClassVar[tuple[str, ...]] = (
         'near = np.exp(head["beta"] * (x @ head["keys"].T - 1))',
-        'scores = x @ head["weight"].T + near @ head["values"]',
+        'scores = x @ head["weight"].T + head["bias"] + near @ head["values"]',
     )
 
     def __init__(
-        self, weight: Float[Tensor, "C D"], keys: Float[Tensor, "M D"], values: Float[Tensor, "M C"], *, beta: float
-    ) -> None:
+        self, weight: Float[Tensor, "C D"], keys: Float[Tensor, "M D"], values: Float[Tensor, "M C"], *, beta: float,
+        bias: Float[Tensor, " C"] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.beta = beta
-        self.keep(weight=weight, keys=keys, values=values)
+        self.keep(weight=weight, bias=weight.new_zeros(len(weight)) if bias is None else bias, keys=keys, values=values)
 
     def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
         """Scores."""
-        return images @ self.weight.T + torch.exp(self.beta * (images @ self.keys.T - 1)) @ self.values
+        return images @ self.weight.T + self.bias + similarity(images, self.keys, self.beta) @ self.values
 
 
 class PartCacheHead(CacheHead):
@@ -258,14 +261,15 @@ class AttendedHead(Head):
         'scores = x @ head["weight"].T + head["bias"] + head["heard"] * text',
     )
 
-    def __init__(self, predictor: AAPEPlusPredictor, text: ClassText) -> None:
+    def __init__(self, predictor: AAPEPlusPredictor, text: ClassText, rows: list[int]) -> None:
         super().__init__()
-        prompts, mask = text.require_prompts()
-        rows = [predictor.names.index(name) for name in text.names]
-        head = predictor.text_head
+        head, shots = predictor.text_head, predictor.shots
+        prompts, mask = (text if head.source == "prompts" else text.named_by_template()).require_prompts()
+        if not predictor.attends and head.source == "prompts":
+            prompts, mask = text.prompt_mean()[:, None], mask[:, :1]
         self.beta, self.heard = head.beta, predictor.text_weight / head.tau
-        weight, bias = predictor.weight[rows], predictor.bias[rows]
-        self.keep(prompts=prompts, empty=~mask, gram=prompts @ prompts.transpose(1, 2), weight=weight, bias=bias)
+        gram = prompts @ prompts.transpose(1, 2)
+        self.keep(prompts=prompts, empty=~mask, gram=gram, weight=shots.weight[rows], bias=shots.bias[rows])
 
     def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
         """Scores."""
@@ -305,6 +309,28 @@ class WeightedHead(Head):
         classes, count, width = self.prompts.shape
         logits = (images @ self.prompts.view(-1, width).T).view(-1, classes, count) / self.tau
         return (weights_of_prompts(logits, self.mask > 0) * logits).sum(-1)
+
+
+class KernelAttendedHead(AttendedHead):
+    """AAPE+ with a kernel: beside the text, and what is linear, how similar the image is to each shot."""
+
+    keys: Tensor
+    values: Tensor
+    scalars = (*AttendedHead.scalars, "sharpness")
+    lines = (
+        *AttendedHead.lines,
+        'scores = scores + np.exp(head["sharpness"] * (x @ head["keys"].T - 1)) @ head["values"]',
+    )
+
+    def __init__(self, predictor: AAPEPlusPredictor, text: ClassText, rows: list[int]) -> None:
+        super().__init__(predictor, text, rows)
+        shots = predictor.shots
+        self.sharpness = shots.sharpness
+        self.keep(keys=shots.keys, values=shots.values[:, rows])
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Scores."""
+        return super().forward(images) + similarity(images, self.keys, self.sharpness) @ self.values
 
 
 class Probabilities(nn.Module):
@@ -349,7 +375,11 @@ def head_of(found: Checkpoint) -> Head:
             return AdapterHead(predictor, class_weights(text, "ensemble"))
         case AAPEPlusPredictor():
             _require_fitted(found, predictor.names)
-            return AttendedHead(predictor, text) if predictor.attends else _affine(predictor, text)
+            return _of_aape_plus(predictor, text)
+        case ShotsPredictor():
+            return CacheHead(
+                predictor.weight, predictor.keys, predictor.values, beta=predictor.sharpness, bias=predictor.bias
+            )
         case AAPEPredictor():
             return _of_aape(predictor, text)
     raise UserError(f"{found.path}: a {type(predictor).__name__} cannot be exported: export another --method")
@@ -367,6 +397,13 @@ def _of_cache(predictor: CachePredictor | APEPredictor | APETrainedPredictor, te
         return CacheHead(weight, predictor.keys, values, beta=predictor.beta)
     weight = weights / predictor.tau
     return PartCacheHead(weight, predictor.keys, values, beta=predictor.beta, mask=predictor.mask)
+
+
+def _of_aape_plus(predictor: AAPEPlusPredictor, text: ClassText) -> Head:
+    rows = [predictor.names.index(name) for name in text.names]
+    if len(predictor.shots.keys):
+        return KernelAttendedHead(predictor, text, rows)
+    return AttendedHead(predictor, text, rows) if predictor.attends else _affine(predictor, text)
 
 
 def _of_aape(predictor: AAPEPredictor, text: ClassText) -> Head:

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.errors import UserError
-from trainer.aape_plus import Chosen, Voice, Voices, attended_by_each, attended_cosines, calibrated
+from trainer.aape_plus import Chosen, Scores, Voice, Voices, attended_by_each, attended_cosines, calibrated
 from trainer.aape_plus.voices import USUAL_TEXT
 from trainer.data import ClassText, Images, Task, check_task
 from trainer.draws import mean_shots, select, usual_shots
@@ -63,25 +63,63 @@ class TextHead:
 
 
 @dataclass
+class ShotsPredictor:
+    """x W^T + b + exp(sharpness (x keys^T - 1)) values, for a fixed list of classes.
+
+    Attributes:
+        keys: shots; no row where the scores are linear.
+    """
+
+    names: tuple[str, ...]
+    weight: Float[Tensor, "C D"]
+    bias: Float[Tensor, " C"]
+    keys: Float[Tensor, "M D"]
+    values: Float[Tensor, "M C"]
+    sharpness: float
+    history: list[dict[str, float]] = field(default_factory=list)
+    info: Info = field(default_factory=dict)
+
+    def of(self, images: Float[Tensor, "B D"], rows: Int[Tensor, " N"]) -> Float[Tensor, "B N"]:
+        """Scores of the classes in these rows."""
+        scores = Scores(self.weight[rows], self.bias[rows], self.keys, self.values[:, rows], self.sharpness)
+        return scores.of(images.float())
+
+    @torch.no_grad()
+    def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
+        """Scores of the fitted classes.
+
+        Raises:
+            UserError: `text` names other classes.
+        """
+        if text.names != self.names:
+            raise UserError(
+                f"this classifier was fitted on {len(self.names)} classes and cannot serve {len(text.names)} others: "
+                "use a method that reads class text (aape, zero-shot, cupl)"
+            )
+        return self.of(images, torch.arange(len(self.names), device=images.device))
+
+
+@dataclass
 class AAPEPlusPredictor:
     """The text head, and the scores that the shots give their classes.
 
     Attributes:
-        names: fitted classes, in the order of the rows of `weight`.
-        weight: W of the scores of the images, x W^T + b = a_r r(x) + a_g g(x), whose mean over the classes is 0.
-        bias: b of these scores.
+        shots: a_r r(x) + a_g g(x) of the fitted classes, whose mean over the classes is 0.
         text_weight: a_t.
-        unseen: the largest of these scores that speaks neither for the fitted classes nor for new ones beside them.
+        unseen: the largest score of the shots that speaks neither for fitted classes nor for new ones beside them.
     """
 
-    names: tuple[str, ...]
     text_head: TextHead
-    weight: Float[Tensor, "C D"]
-    bias: Float[Tensor, " C"]
+    shots: ShotsPredictor
     text_weight: float
     unseen: float
     history: list[dict[str, float]] = field(default_factory=list)
     info: Info = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The fitted classes."""
+        return self.shots.names
 
     @property
     def attends(self) -> bool:
@@ -95,11 +133,11 @@ class AAPEPlusPredictor:
         Raises:
             UserError: the widths of images, text and shots differ, or prompts are needed and missing.
         """
-        widths = {images.shape[1], text.template.shape[1], self.weight.shape[1]}
+        widths = {images.shape[1], text.template.shape[1], self.shots.weight.shape[1]}
         if len(widths) > 1:
             raise UserError(
                 f"the images are {images.shape[1]} wide, the class text {text.template.shape[1]} and the fitted shots "
-                f"{self.weight.shape[1]}: embed all with the same encoder"
+                f"{self.shots.weight.shape[1]}: embed all with the same encoder"
             )
         x = images.float()
         heard = self.text_head.logits(x, text)
@@ -108,7 +146,7 @@ class AAPEPlusPredictor:
         known = fitted >= 0
         if not bool(known.any()):
             return heard
-        seen = x @ self.weight[fitted[known]].T + self.bias[fitted[known]]
+        seen = self.shots.of(x, fitted[known])
         own = seen + self.text_weight * heard[:, known]
         if bool(known.all()):
             return own
@@ -136,7 +174,7 @@ class AAPEPlus:
         """The control: the shots alone."""
         return cls("aape-plus-no-text", "images", False, False, ("labels", "gaussian"))
 
-    def fit(self, task: Task, *, seed: int) -> AAPEPlusPredictor | LinearPredictor:
+    def fit(self, task: Task, *, seed: int) -> AAPEPlusPredictor | ShotsPredictor | LinearPredictor:
         """Closed forms; the same task and seed give the same predictor.
 
         Raises:
@@ -162,17 +200,22 @@ class AAPEPlus:
         voices = Voices(train, val, heard, classes=len(task.text), leave=leave)
         usual = Chosen(0.0 if head is None else USUAL_TEXT / mean_shots(train.labels))
         chosen = voices.choose([voice for voice in self.voices if voice != "text"]) or usual
-        weight, bias = voices.together(chosen)
+        of_shots = voices.together(chosen)
+        scores = (of_shots.weight, of_shots.bias, of_shots.keys, of_shots.values)
         info: Info = {
             **chosen.info(),
             "selection": _note(val, leave=leave),
-            "n_parameters": weight.numel() + bias.numel(),
+            "n_parameters": sum(each.numel() for each in scores),
             "fit_seconds": time.perf_counter() - started,
         }
-        if head is None:
-            return LinearPredictor(task.text.names, weight, bias, info=info)
-        info = {"class_text": head.source, "beta": head.beta, "tau_text": head.tau, **info}
-        return AAPEPlusPredictor(task.text.names, head, weight, bias, chosen.text, chosen.unseen, info=info)
+        names = task.text.names
+        if head is not None:
+            info = {"class_text": head.source, "beta": head.beta, "tau_text": head.tau, **info}
+            shots = ShotsPredictor(names, *scores, of_shots.sharpness)
+            return AAPEPlusPredictor(head, shots, chosen.text, chosen.unseen, info=info)
+        if not len(of_shots.keys):
+            return LinearPredictor(names, of_shots.weight, of_shots.bias, info=info)
+        return ShotsPredictor(names, *scores, of_shots.sharpness, info=info)
 
 
 def choose_text_head(text: ClassText, images: Images) -> TextHead:
