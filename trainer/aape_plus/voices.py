@@ -22,10 +22,10 @@ from trainer.ends import at_end
 
 Voice = Literal["labels", "residual", "gaussian"]
 """Of the shots: ridge regression of the labels or of what zero-shot leaves of them (the likelier one), the Gaussian."""
-STRENGTHS, USUAL_STRENGTH = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01), 0.3
+STRENGTHS, USUAL_STRENGTH = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001), 0.3
 """Ridges, in mean squared lengths of the centred images, from class means (more changes nothing) to interpolation; the
 usual one where nothing is unseen."""
-SHARPNESSES = (1.0, 3.0, 10.0)
+SHARPNESSES = (1.0, 3.0, 10.0, 30.0)
 """Of the kernels that are tried beside the linear one, with at most MOST_KEYS shots: each of them is kept."""
 MOST_KEYS = 2048
 USUAL_RIDGE, USUAL_TEXT = 20.0, 0.4
