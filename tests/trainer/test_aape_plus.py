@@ -23,7 +23,7 @@ from trainer.aape_plus import (
 from trainer.aape_plus.stacking import PRIOR
 from trainer.aape_plus.voices import USUAL_RIDGE, USUAL_STRENGTH
 from trainer.data import ClassText, Images, Task
-from trainer.methods.aape_plus import AAPEPlus, AAPEPlusPredictor, ShotsPredictor
+from trainer.methods.aape_plus import AAPEPlus, AAPEPlusPredictor, ShotsPredictor, TextHead
 
 PLUS = AAPEPlus()
 
@@ -128,6 +128,14 @@ def test_one_shot_a_class_gives_the_nearest_mean() -> None:
     scores = discriminant(fit_gaussian(images, 4), 0.3)
     distances = torch.cdist(x, images.embeddings.double()).square()
     torch.testing.assert_close(scores.of(x).argmax(1), distances[:, images.labels.argsort()].argmin(1))
+
+
+def test_the_text_is_template_and_attended_prompts_by_their_shares() -> None:
+    text, x = small_text(5, prompts=6), unit(9, WIDTH, seed=3)
+    prompts, template = TextHead(0.0, 7.0, 1.0).logits(x, text), TextHead(1.0, 0.0, 1.0).logits(x, text)
+    torch.testing.assert_close(template, x @ normalize(text.template, dim=-1).T)
+    torch.testing.assert_close(TextHead(0.25, 7.0, 0.1).logits(x, text), 10 * (0.25 * template + 0.75 * prompts))
+    assert [TextHead(share, 7.0, 1.0).source for share in (0.0, 0.25, 1.0)] == ["prompts", "both", "template"]
 
 
 @pytest.mark.parametrize("beta", [0.0, 7.0, 40.0])
@@ -275,7 +283,7 @@ def test_prompts_that_say_nothing_give_way_to_the_template() -> None:
     assert task.text.prompts is not None
     noise = unit(*task.text.prompts.shape, seed=77)
     predictor = PLUS.fit(replace(task, text=replace(task.text, prompts=noise)), seed=1)
-    assert predictor.info["class_text"] == "template"
+    assert predictor.text_head.share >= 0.75
 
 
 def test_the_same_seed_gives_the_same_scores() -> None:
@@ -289,7 +297,7 @@ def test_another_width_or_missing_prompts_are_refused_in_one_line() -> None:
     predictor = PLUS.fit(task, seed=1)
     with pytest.raises(UserError, match="the images are 7 wide, the class text 24 and the fitted shots 24: embed all"):
         predictor.logits(unit(2, 7), task.text)
-    assert predictor.info["class_text"] == "prompts"
+    assert predictor.info["class_text"] != "template"
     with pytest.raises(UserError, match="needs reference prompts and the task has none"):
         predictor.logits(unit(2, WIDTH), replace(task.text, prompts=None, mask=None))
     with pytest.raises(UserError, match="no training image of class 'class 2'"):

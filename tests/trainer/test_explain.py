@@ -172,7 +172,7 @@ def kept(name: str, beta: float | None = None) -> tuple[Path, Path]:
     train, val = few_shot(loaded, 4, seed=2)
     predictor = METHODS[name](QUICK).fit(Task(loaded.text["people"], train, val), seed=2)
     if beta is not None:
-        predictor.text_head = TextHead("prompts", beta, predictor.text_head.tau)  # type: ignore[attr-defined]
+        predictor.text_head = TextHead(0.0, beta, predictor.text_head.tau)  # type: ignore[attr-defined]
     said = {"dataset": "w", "encoder": "lite", "encoder_fingerprint": "f", "width": WIDTH, "seed": 2, "shots": 4}
     save_checkpoint(folder / "checkpoint", predictor, loaded.text["people"], provenance=said)
     return folder / "cache", folder / "checkpoint"

@@ -28,6 +28,8 @@ usual one where nothing is unseen."""
 SHARPNESSES = (1.0, 3.0, 10.0, 30.0)
 """Of the kernels that are tried beside the linear one, with at most MOST_KEYS shots: each of them is kept."""
 MOST_KEYS = 2048
+PATIENCE = 4
+"""Ridges that are tried beyond the best."""
 USUAL_RIDGE, USUAL_TEXT = 20.0, 0.4
 """Weights where nothing is unseen: of the regression of labels, and of calibrated text beside one shot a class."""
 UNSEEN_SHARE, USUAL_UNSEEN = 0.8, 5.0
@@ -108,23 +110,22 @@ class Voices:
         if not len(self.labels):
             return None
         said = functools.cache(self.said)
-        regressions = [Setting(each, ridge) for each in self.targets if each in voices for ridge in STRENGTHS]
+        regressions = [_scan(each) for each in self.targets if each in voices]
         best: dict[str, Setting] = {}
         weights: list[float] = []
 
-        def settle(slot: str, settings: Sequence[Setting]) -> None:
+        def settle(slot: str, scans: Sequence[Sequence[Setting]]) -> None:
             def scores(setting: Setting) -> list[Tensor]:
                 return [*self.text, *(said(each) for _, each in sorted((best | {slot: setting}).items()))]
 
-            if settings:
-                best[slot], weights[:] = likeliest(settings, scores, self.labels)
+            if scans:
+                best[slot], weights[:] = likeliest(scans, scores, self.labels)
 
         settle("ridge", regressions)
         if "gaussian" in voices:
-            settle("gaussian", [Setting("gaussian", ridge) for ridge in STRENGTHS])
+            settle("gaussian", [_scan("gaussian")])
         if regressions and len(self.train) <= MOST_KEYS:
-            target = best["ridge"].voice
-            regressions += [Setting(target, ridge, sharpness) for sharpness in SHARPNESSES for ridge in STRENGTHS]
+            regressions += [_scan(best["ridge"].voice, sharpness) for sharpness in SHARPNESSES]
         settle("ridge", regressions)
         shots = tuple(zip((best[slot] for slot in sorted(best)), weights[len(self.text) :], strict=True))
         seen = torch.stack([weight * said(setting) for setting, weight in shots]).sum(0)
@@ -158,16 +159,29 @@ class Voices:
         return added([self.fitted(setting) for setting, _ in chosen.shots], [a for _, a in chosen.shots]).float32()
 
 
+def _scan(voice: Voice, sharpness: float = 0.0) -> list[Setting]:
+    return [Setting(voice, ridge, sharpness) for ridge in STRENGTHS]
+
+
 def likeliest(
-    settings: Iterable[Each], scores: Callable[[Each], Sequence[Tensor]], labels: Int[Tensor, " M"]
+    scans: Iterable[Sequence[Each]], scores: Callable[[Each], Sequence[Tensor]], labels: Int[Tensor, " M"]
 ) -> tuple[Each, list[float]]:
-    """The setting that makes the labels likeliest, and the weights of its scores."""
+    """The setting that makes the labels likeliest, and the weights of its scores.
+
+    Args:
+        scans: settings along one range each; a scan ends after PATIENCE settings worse than its best.
+    """
     best: tuple[float, Each, list[float]] | None = None
     weights: list[float] | None = None
-    for setting in settings:
-        loss, weights = weigh(scores(setting), labels, start=weights)
-        if best is None or loss < best[0]:
-            best = loss, setting, weights
+    for scan in scans:
+        least, waited = math.inf, 0
+        for setting in scan:
+            loss, weights = weigh(scores(setting), labels, start=weights)
+            if best is None or loss < best[0]:
+                best = loss, setting, weights
+            least, waited = (loss, 0) if loss < least else (least, waited + 1)
+            if waited == PATIENCE:
+                break
     if best is None:
         raise ValueError("no setting to choose from")
     return best[1], best[2]

@@ -146,6 +146,14 @@ def attention(targets: PromptTargets, image: Float[Tensor, " D"], label: int) ->
     return shares
 
 
+READS = {
+    "template": "the template",
+    "prompts": "the prompts' mean",
+    "both": "the template and the prompts' mean",
+}
+"""Without attention."""
+
+
 def attention_of_image(
     found: Checkpoint, reference: Reference
 ) -> tuple[Callable[[Tensor, int], list[float]] | None, str]:
@@ -153,8 +161,7 @@ def attention_of_image(
     assert isinstance(found.predictor, AAPEPlusPredictor)
     beta = found.predictor.text_head.beta
     if not found.predictor.attends:
-        source = found.predictor.text_head.source
-        return None, "this classifier reads " + ("the template" if source == "template" else "the prompts' mean")
+        return None, f"this classifier reads {READS[found.predictor.text_head.source]}"
     prompts, mask = found.text.require_prompts()
     if not reference.learned or prompts.shape != reference.text.require_prompts()[0].shape:
         return None, f"the prompts of {reference.source!r} are not those that this classifier was trained with"

@@ -244,7 +244,7 @@ class FullHead(GeneratedHead):
 
 
 class AttendedHead(Head):
-    """AAPE+ that attends: x W^T + b + a_t cos(x, p_c(x)) / tau_text, see `attended_cosines`."""
+    """AAPE+ that attends: x W^T + b + heard cos(x, p_c(x)), see `attended_cosines`; the template's share is in W."""
 
     prompts: Tensor
     empty: Tensor
@@ -264,12 +264,16 @@ class AttendedHead(Head):
     def __init__(self, predictor: AAPEPlusPredictor, text: ClassText, rows: list[int]) -> None:
         super().__init__()
         head, shots = predictor.text_head, predictor.shots
-        prompts, mask = (text if head.source == "prompts" else text.named_by_template()).require_prompts()
-        if not predictor.attends and head.source == "prompts":
-            prompts, mask = text.prompt_mean()[:, None], mask[:, :1]
-        self.beta, self.heard = head.beta, predictor.text_weight / head.tau
+        heard = predictor.text_weight / head.tau
+        weight = shots.weight[rows] + heard * head.share * class_weights(text, "ensemble")
+        prompts, mask = text.named_by_template().require_prompts()
+        if head.share < 1:
+            prompts, mask = text.require_prompts()
+        if not head.attends:
+            prompts, mask = normalize((prompts * mask[..., None]).sum(1, keepdim=True), dim=-1), mask[:, :1]
+        self.beta, self.heard = head.beta, heard * (1 - head.share)
         gram = prompts @ prompts.transpose(1, 2)
-        self.keep(prompts=prompts, empty=~mask, gram=gram, weight=shots.weight[rows], bias=shots.bias[rows])
+        self.keep(prompts=prompts, empty=~mask, gram=gram, weight=weight, bias=shots.bias[rows])
 
     def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
         """Scores."""

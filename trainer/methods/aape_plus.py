@@ -31,10 +31,13 @@ from trainer.data import ClassText, Images, Task, check_task
 from trainer.draws import mean_shots, select, usual_shots
 from trainer.methods.base import Needs
 from trainer.methods.linear import LinearPredictor
+from trainer.text import class_weights
 from trainer.training import Info
 
 BETAS = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 """Sharpness of the attention; 0 is the mean of the prompts, the largest all but the sentence nearest to the image."""
+SHARES = (0.25, 0.5, 0.75)
+"""Of the template, beside prompts; without 0 and 1, which are prompts alone and the template alone."""
 LEAVE_ONE_OUT_SHOTS = 4
 """With fewer shots, one less is another task: then validation images alone decide, where there are any."""
 EVIDENCE = 0.5
@@ -43,15 +46,25 @@ EVIDENCE = 0.5
 
 @dataclass(frozen=True)
 class TextHead:
-    """cos(x, p_c(x)) / tau for any classes.
+    """(share cos(x, w_c) + (1 - share) cos(x, p_c(x))) / tau for any classes, w_c the mean of their templates.
 
     Attributes:
-        source: `template`, or `prompts` to attend over.
+        share: of the template; 1 where nobody wrote prompts.
     """
 
-    source: str
+    share: float
     beta: float
     tau: float
+
+    @property
+    def source(self) -> str:
+        """`template`, `prompts`, or `both`."""
+        return {0.0: "prompts", 1.0: "template"}.get(self.share, "both")
+
+    @property
+    def attends(self) -> bool:
+        """Whether the prompts are needed one by one, and not only their mean."""
+        return self.share < 1 and self.beta > 0
 
     def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
         """Scores of unit float32 images.
@@ -59,7 +72,11 @@ class TextHead:
         Raises:
             UserError: `text` has no prompts and the head needs them.
         """
-        return _cosines(images, text, self.source, self.beta) / self.tau
+        cosines = images @ class_weights(text, "ensemble").T if self.share else images.new_zeros(len(images), len(text))
+        if self.share < 1:
+            attended = attended_cosines(images, *text.require_prompts(), beta=self.beta)
+            cosines = self.share * cosines + (1 - self.share) * attended
+        return cosines / self.tau
 
 
 @dataclass
@@ -124,7 +141,7 @@ class AAPEPlusPredictor:
     @property
     def attends(self) -> bool:
         """Whether the prompts are needed one by one, and not only their mean."""
-        return self.text_head.beta > 0
+        return self.text_head.attends
 
     @torch.no_grad()
     def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
@@ -210,7 +227,13 @@ class AAPEPlus:
         }
         names = task.text.names
         if head is not None:
-            info = {"class_text": head.source, "beta": head.beta, "tau_text": head.tau, **info}
+            info = {
+                "class_text": head.source,
+                "template_share": head.share,
+                "beta": head.beta,
+                "tau_text": head.tau,
+                **info,
+            }
             shots = ShotsPredictor(names, *scores, of_shots.sharpness)
             return AAPEPlusPredictor(head, shots, chosen.text, chosen.unseen, info=info)
         if not len(of_shots.keys):
@@ -219,18 +242,21 @@ class AAPEPlus:
 
 
 def choose_text_head(text: ClassText, images: Images) -> TextHead:
-    """Template or prompts, and beta, by the likelihood of the images, to which nothing but tau is fitted."""
-    heads = [(("template", 0.0), _cosines(images.embeddings, text, "template", 0.0))]
-    if text.prompts is not None:
-        each = attended_by_each(images.embeddings, *text.require_prompts(), betas=BETAS)
-        heads += [(("prompts", beta), scores) for beta, scores in zip(BETAS, each, strict=True)]
-    _, tau, source, beta = min((*calibrated(scores, images.labels), *head) for head, scores in heads)
-    return TextHead(source, beta, tau)
-
-
-def _cosines(images: Float[Tensor, "B D"], text: ClassText, source: str, beta: float) -> Float[Tensor, "B C"]:
-    prompts, mask = (text if source == "prompts" else text.named_by_template()).require_prompts()
-    return attended_cosines(images, prompts, mask, beta=beta)
+    """Beta, then the template's share, by the likelihood of the images, to which nothing but tau is fitted."""
+    x, labels = images.embeddings, images.labels
+    template = x @ class_weights(text, "ensemble").T
+    loss, tau = calibrated(template, labels)
+    if text.prompts is None:
+        return TextHead(1.0, 0.0, tau)
+    prompts, mask = text.require_prompts()
+    betas = BETAS if prompts.shape[1] > 1 else BETAS[:1]
+    each = attended_by_each(x, prompts, mask, betas=betas)
+    found = [(*calibrated(scores, labels), 0.0, beta) for beta, scores in zip(betas, each, strict=True)]
+    beta = min(found)[-1]
+    attended = each[betas.index(beta)]
+    found += [(*calibrated(share * template + (1 - share) * attended, labels), share, beta) for share in SHARES]
+    _, tau, share, beta = min([*found, (loss, tau, 1.0, 0.0)])
+    return TextHead(share, beta, tau)
 
 
 def _note(val: Images | None, *, leave: bool) -> str:
