@@ -30,6 +30,7 @@ from trainer.features import load_features
 from trainer.inputs import Inputs
 from trainer.methods import METHODS
 from trainer.methods.aape import AAPE
+from trainer.methods.aape_plus import AAPEPlusPredictor, ShotsPredictor, TextHead
 from trainer.methods.base import Method
 from trainer.record import summarize
 from trainer.run import run
@@ -66,6 +67,22 @@ def test_every_head_is_folded_exactly(tmp_path: Path, fields: dict[str, Any]) ->
     want = found.predictor.logits(images, found.text).softmax(-1)
     torch.testing.assert_close(Probabilities(head_of(found), 1.0)(images), want, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(torch.from_numpy(by_numpy(found, tmp_path, images)), want, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", [TextHead(share, beta, 0.1) for share, beta in [(0, 7), (0, 0), (0.25, 7), (1, 0)]])
+@pytest.mark.parametrize("linear", [True, False])
+def test_every_form_of_aape_plus_is_folded_exactly(tmp_path: Path, head: TextHead, linear: bool) -> None:
+    task = small_task()
+    keys, values = task.train.embeddings[: 0 if linear else 9], unit(0 if linear else 9, 6, seed=4)
+    shots = ShotsPredictor(task.text.names, unit(6, WIDTH, seed=5), unit(1, 6, seed=6)[0], keys, values, 3.0)
+    for name, predictor in (("text", AAPEPlusPredictor(head, shots, 0.7, 1.0)), ("shots", shots)):
+        save_checkpoint(tmp_path / name, predictor, task.text, provenance=PROVENANCE)
+        found, images = load_checkpoint(tmp_path / name), small_images(draw=50).embeddings
+        want = predictor.logits(images, task.text).softmax(-1)
+        torch.testing.assert_close(found.predictor.logits(images, found.text).softmax(-1), want, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(Probabilities(head_of(found), 1.0)(images), want, atol=1e-6, rtol=1e-5)
+        told = torch.from_numpy(by_numpy(found, tmp_path, images))
+        torch.testing.assert_close(told, want, atol=1e-6, rtol=1e-4)
 
 
 @cache

@@ -27,7 +27,8 @@ class Scores:
 
     def float32(self) -> Scores:
         """The same in float32."""
-        return Scores(*(each.float() for each in (self.weight, self.bias, self.keys, self.values)), self.sharpness)
+        weight, bias, keys, values = (each.float() for each in (self.weight, self.bias, self.keys, self.values))
+        return Scores(weight, bias, keys, values, self.sharpness)
 
     def of(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
         """The scores of images."""

@@ -94,7 +94,7 @@ class Voices:
         self.val = train.take(train.labels[:0]) if val is None else val
         self.labels = torch.cat([self.val.labels, train.labels[self.left_out]])
         self.train, self.gaussian = train, fit_gaussian(train, classes)
-        self.targets: dict[str, Tensor] = {"labels": torch.eye(classes, device=train.device).double()[train.labels]}
+        self.targets: dict[Voice, Tensor] = {"labels": torch.eye(classes, device=train.device).double()[train.labels]}
         self.text: list[Tensor] = []
         if heard is not None:
             of_train, of_val = heard

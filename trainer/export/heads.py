@@ -251,8 +251,8 @@ class AttendedHead(Head):
     gram: Tensor
     weight: Tensor
     bias: Tensor
-    scalars = ("beta", "heard")
-    lines = (
+    scalars: ClassVar[tuple[str, ...]] = ("beta", "heard")
+    lines: ClassVar[tuple[str, ...]] = (
         'cosines = np.einsum("bd,cnd->bcn", x, head["prompts"])',
         'attention = np.where(head["empty"], 0, np.exp(head["beta"] * (cosines - 1)))',
         "attention = attention / attention.sum(-1, keepdims=True)",
