@@ -102,10 +102,13 @@ class Voices:
             self.text = [torch.cat([of_val, of_train[self.left_out]])]
         self.ridge = functools.cache(lambda sharpness: fit_ridge(train.embeddings, sharpness=sharpness))
 
-    def choose(self, voices: Sequence[Voice]) -> Chosen | None:
+    def choose(self, voices: Sequence[str]) -> Chosen | None:
         """The ridge regression, the Gaussian beside it, a kernel for the former; each time with all weights anew.
 
         None without unseen images.
+
+        Args:
+            voices: those of the shots that may speak, and `kernel` where the regression may have one.
         """
         if not len(self.labels):
             return None
@@ -124,7 +127,7 @@ class Voices:
         settle("ridge", regressions)
         if "gaussian" in voices:
             settle("gaussian", [_scan("gaussian")])
-        if regressions and len(self.train) <= MOST_KEYS:
+        if regressions and "kernel" in voices and len(self.train) <= MOST_KEYS:
             regressions += [_scan(best["ridge"].voice, sharpness) for sharpness in SHARPNESSES]
         settle("ridge", regressions)
         shots = tuple(zip((best[slot] for slot in sorted(best)), weights[len(self.text) :], strict=True))

@@ -1,17 +1,18 @@
 """What each addition of AAPE+ is worth: accuracy on training and validation images that a draw leaves over.
 
     python -m trainer.analysis.worth caltech101 eurosat --features cache/ --encoder lite
+    python -m trainer.analysis.worth caltech101 --features cache/ --encoder lite --no-text
 
 The test split is not read. Training and validation images are pooled; a seed draws the shots, min(shots, 4) images a
-class to choose by, and judges on the rest.
+class to choose by (fewer where one would not be left over), and judges on the rest.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,25 +22,26 @@ from torch.nn.functional import normalize
 
 from stages.command import table
 from stages.errors import UserError
-from trainer.aape_plus import Voice
 from trainer.data import ClassText, Images, Task
 from trainer.draws import MOST_TO_CHOOSE_BY, split_off
 from trainer.features import load_features
-from trainer.methods.aape_plus import AAPEPlus, choose_text_head
+from trainer.methods.aape_plus import AAPEPlus, Part, choose_text_head
 from trainer.methods.common import class_sums
+from trainer.methods.gda import GDA
 from trainer.methods.linear import LogisticRegression
 
 SHOTS = (1, 2, 4, 8, 12)
 SEEDS = (1, 2, 3)
-STEPS: dict[str, tuple[Literal["text"] | Voice, ...]] = {
+STEPS: dict[str, tuple[Part, ...]] = {
     "shots: ridge of the labels": ("labels",),
     "shots: Gaussian": ("gaussian",),
+    "shots: both": ("labels", "gaussian"),
+    "shots: both, or a kernel (`aape-plus-no-text`)": ("labels", "gaussian", "kernel"),
     "text + ridge of the labels": ("text", "labels"),
     "text + ridge of the residual": ("text", "residual"),
     "text + Gaussian": ("text", "gaussian"),
-    "text + ridge of the labels + Gaussian": ("text", "labels", "gaussian"),
-    "text + ridge of the residual + Gaussian": ("text", "residual", "gaussian"),
-    "aape-plus": ("text", "labels", "residual", "gaussian"),
+    "text + either ridge + Gaussian": ("text", "labels", "residual", "gaussian"),
+    "and a kernel: `aape-plus`": ("text", "labels", "residual", "gaussian", "kernel"),
 }
 
 
@@ -52,11 +54,12 @@ def variants(task: Task, x: Float[Tensor, "B D"], *, shots: int, seed: int) -> I
             yield "text: mean of the prompts", x @ text.prompt_mean().T
         yield "text: as chosen", choose_text_head(text, Images.join(task.train, task.val)).logits(x, text)
     yield "shots: nearest centroid", x @ normalize(class_sums(task.train, len(text)), dim=-1).T
-    for method in (LogisticRegression(), AAPEPlus.without_text()):
-        yield f"shots: {method.name}", method.fit(task, seed=seed).logits(x, text)
-    for name, voices in STEPS.items():
-        if text.is_text or "text" not in voices:
-            yield name, AAPEPlus(voices=voices).fit(task, seed=seed).logits(x, text)
+    bare = replace(task, text=replace(text, is_text=False))
+    for method in (LogisticRegression(), GDA()):
+        yield f"shots: `{method.name}`", method.fit(bare, seed=seed).logits(x, bare.text)
+    for name, parts in STEPS.items():
+        if text.is_text or "text" not in parts:
+            yield name, AAPEPlus(parts=parts).fit(task, seed=seed).logits(x, text)
 
 
 def draw(images: Images, text: ClassText, *, shots: int, seed: int) -> tuple[Task, Images]:
@@ -65,10 +68,10 @@ def draw(images: Images, text: ClassText, *, shots: int, seed: int) -> tuple[Tas
     Raises:
         UserError: a class has too few images.
     """
-    by = min(shots, MOST_TO_CHOOSE_BY)
     least = int(torch.bincount(images.labels, minlength=len(text)).min())
-    if least <= shots + by:
-        raise UserError(f"{shots} shots need more than {shots + by} images a class, and one class has {least}")
+    if least < shots + 2:
+        raise UserError(f"{shots} shots need at least {shots + 2} images a class, and one class has {least}")
+    by = min(shots, MOST_TO_CHOOSE_BY, least - shots - 1)
     train, rest = split_off(images, shots, seed=seed)
     val, left = split_off(rest, by, seed=seed)
     return Task(text, train, val), left
@@ -80,21 +83,24 @@ def main() -> None:
     parser.add_argument("datasets", nargs="+")
     parser.add_argument("--features", type=Path, default=Path("cache"))
     parser.add_argument("--encoder", default="lite")
+    parser.add_argument("--shots", type=int, nargs="+", default=SHOTS)
+    parser.add_argument("--no-text", action="store_true", help="the images alone")
     asked = parser.parse_args()
     for dataset in asked.datasets:
         features = load_features(asked.features, dataset, asked.encoder, device="cpu")
         images = Images.join(features.train.images.float32(), features.val.images.float32())
         text = features.text[features.sources[0] if features.sources else "none"]
+        text = replace(text, is_text=text.is_text and not asked.no_text)
         found: dict[str, list[list[float]]] = {}
-        for shots in SHOTS:
+        for shots in asked.shots:
             for seed in SEEDS:
                 task, left = draw(images, text, shots=shots, seed=seed)
                 for name, logits in variants(task, left.embeddings, shots=shots, seed=seed):
-                    columns = found.setdefault(name, [[] for _ in SHOTS])
+                    columns = found.setdefault(name, [[] for _ in asked.shots])
                     right = (logits.argmax(1) == left.labels).double().mean()
-                    columns[SHOTS.index(shots)].append(100 * float(right))
+                    columns[asked.shots.index(shots)].append(100 * float(right))
         rows = [[name, *(f"{np.mean(column):.1f}" for column in columns)] for name, columns in found.items()]
-        print(table([dataset, *(f"{shots} shots" for shots in SHOTS)], rows))
+        print(table([dataset, *(f"{shots} shots" for shots in asked.shots)], rows))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from trainer.methods.linear import LinearPredictor
 from trainer.text import class_weights
 from trainer.training import Info
 
+Part = Literal["text", "kernel"] | Voice
 BETAS = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 """Sharpness of the attention; 0 is the mean of the prompts, the largest all but the sentence nearest to the image."""
 SHARES = (0.25, 0.5, 0.75)
@@ -177,19 +178,20 @@ class AAPEPlus:
     """AAPE+. With prompts or, where there are none, with the template alone.
 
     Attributes:
-        voices: what speaks. All else is chosen alike: what a voice is worth is the difference.
+        parts: what may speak, and whether the ridge regression may have a kernel. All else is chosen alike: what a
+            part is worth is the difference.
     """
 
     name: str = "aape-plus"
     needs: Needs = "text"
     uses_prompts: bool = True
     serves_new_classes: bool = True
-    voices: tuple[Literal["text"] | Voice, ...] = ("text", "labels", "residual", "gaussian")
+    parts: tuple[Part, ...] = ("text", "labels", "residual", "gaussian", "kernel")
 
     @classmethod
     def without_text(cls) -> AAPEPlus:
         """The control: the shots alone."""
-        return cls("aape-plus-no-text", "images", False, False, ("labels", "gaussian"))
+        return cls("aape-plus-no-text", "images", False, False, ("labels", "gaussian", "kernel"))
 
     def fit(self, task: Task, *, seed: int) -> AAPEPlusPredictor | ShotsPredictor | LinearPredictor:
         """Closed forms; the same task and seed give the same predictor.
@@ -199,7 +201,7 @@ class AAPEPlus:
                 prompt while others have.
         """
         check_task(task)
-        text = task.text if "text" in self.voices else None
+        text = task.text if "text" in self.parts else None
         if text is not None:
             text.require_text()
         started = time.perf_counter()
@@ -216,7 +218,7 @@ class AAPEPlus:
             heard = of_train, of_val
         voices = Voices(train, val, heard, classes=len(task.text), leave=leave)
         usual = Chosen(0.0 if head is None else USUAL_TEXT / mean_shots(train.labels))
-        chosen = voices.choose([voice for voice in self.voices if voice != "text"]) or usual
+        chosen = voices.choose(self.parts) or usual
         of_shots = voices.together(chosen)
         scores = (of_shots.weight, of_shots.bias, of_shots.keys, of_shots.values)
         info: Info = {
