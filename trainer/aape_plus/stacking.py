@@ -8,6 +8,7 @@ finds them in a few steps: no grid of weights or temperatures, and no end of a r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -33,10 +34,9 @@ def weigh(
         start: weights to begin at; they change the number of steps alone.
     """
     z = [each - each.gather(1, labels[:, None]) for each in scores]  # against the right class
-    sizes = torch.tensor([max(float(each.square().mean().sqrt()), SMALLEST_SIZE) for each in z], dtype=torch.float64)
-    a = torch.full((len(z),), 1 / len(z), dtype=torch.float64)
-    if start is not None:
-        a = torch.tensor(start, dtype=torch.float64) * sizes
+    exact: dict[str, Any] = {"dtype": torch.float64, "device": labels.device}
+    sizes = torch.tensor([max(float(each.square().mean().sqrt()), SMALLEST_SIZE) for each in z], **exact)
+    a = torch.full((len(z),), 1 / len(z), **exact) if start is None else torch.tensor(start, **exact) * sizes
     loss, slope, curve = _derivatives(z, a, sizes)
     for _ in range(MOST_STEPS):
         free = (a > 0) | (slope < 0)
