@@ -28,6 +28,8 @@ usual one where nothing is unseen."""
 SHARPNESSES = (1.0, 3.0, 10.0, 30.0)
 """Of the kernels that are tried beside the linear one, with at most MOST_KEYS shots: each of them is kept."""
 MOST_KEYS = 2048
+MOST_SCORES = 2**21
+"""Of unseen images by which ridges and kernels are chosen; of more images every second, or third, ..."""
 PATIENCE = 4
 """Ridges that are tried beyond the best."""
 USUAL_RIDGE, USUAL_TEXT = 20.0, 0.4
@@ -93,7 +95,7 @@ class Voices:
         self.left_out = several.nonzero()[:, 0] if leave else train.labels[:0]
         self.val = train.take(train.labels[:0]) if val is None else val
         self.labels = torch.cat([self.val.labels, train.labels[self.left_out]])
-        self.train, self.gaussian = train, fit_gaussian(train, classes)
+        self.train, self.classes, self.gaussian = train, classes, fit_gaussian(train, classes)
         self.targets: dict[Voice, Tensor] = {"labels": torch.eye(classes, device=train.device).double()[train.labels]}
         self.text: list[Tensor] = []
         if heard is not None:
@@ -112,17 +114,18 @@ class Voices:
         """
         if not len(self.labels):
             return None
-        said = functools.cache(self.said)
+        some = slice(None, None, 1 + len(self.labels) * self.classes // MOST_SCORES)
+        said = functools.cache(lambda setting: self.said(setting)[some].clone())
+        text, labels = [heard[some] for heard in self.text], self.labels[some]
         regressions = [_scan(each) for each in self.targets if each in voices]
         best: dict[str, Setting] = {}
-        weights: list[float] = []
 
         def settle(slot: str, scans: Sequence[Sequence[Setting]]) -> None:
             def scores(setting: Setting) -> list[Tensor]:
-                return [*self.text, *(said(each) for _, each in sorted((best | {slot: setting}).items()))]
+                return [*text, *(said(each) for _, each in sorted((best | {slot: setting}).items()))]
 
             if scans:
-                best[slot], weights[:] = likeliest(scans, scores, self.labels)
+                best[slot] = likeliest(scans, scores, labels)
 
         settle("ridge", regressions)
         if "gaussian" in voices:
@@ -130,8 +133,11 @@ class Voices:
         if regressions and "kernel" in voices and len(self.train) <= MOST_KEYS:
             regressions += [_scan(best["ridge"].voice, sharpness) for sharpness in SHARPNESSES]
         settle("ridge", regressions)
-        shots = tuple(zip((best[slot] for slot in sorted(best)), weights[len(self.text) :], strict=True))
-        seen = torch.stack([weight * said(setting) for setting, weight in shots]).sum(0)
+        settings = [best[slot] for slot in sorted(best)]
+        scores = [self.said(setting) for setting in settings]
+        _, weights = weigh([*self.text, *scores], self.labels)
+        shots = tuple(zip(settings, weights[len(self.text) :], strict=True))
+        seen = torch.stack([weight * each for (_, weight), each in zip(shots, scores, strict=True)]).sum(0)
         right = (seen - seen.mean(1, keepdim=True)).gather(1, self.labels[:, None])
         logits = seen + weights[0] * self.text[0] if self.text else seen
         judged = {
@@ -168,23 +174,23 @@ def _scan(voice: Voice, sharpness: float = 0.0) -> list[Setting]:
 
 def likeliest(
     scans: Iterable[Sequence[Each]], scores: Callable[[Each], Sequence[Tensor]], labels: Int[Tensor, " M"]
-) -> tuple[Each, list[float]]:
-    """The setting that makes the labels likeliest, and the weights of its scores.
+) -> Each:
+    """The setting that makes the labels likeliest, each with the weights that suit it best.
 
     Args:
         scans: settings along one range each; a scan ends after PATIENCE settings worse than its best.
     """
-    best: tuple[float, Each, list[float]] | None = None
+    best: tuple[float, Each] | None = None
     weights: list[float] | None = None
     for scan in scans:
         least, waited = math.inf, 0
         for setting in scan:
             loss, weights = weigh(scores(setting), labels, start=weights)
             if best is None or loss < best[0]:
-                best = loss, setting, weights
+                best = loss, setting
             least, waited = (loss, 0) if loss < least else (least, waited + 1)
             if waited == PATIENCE:
                 break
     if best is None:
         raise ValueError("no setting to choose from")
-    return best[1], best[2]
+    return best[1]
