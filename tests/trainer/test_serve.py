@@ -307,6 +307,22 @@ def test_a_wish_that_cannot_be_is_refused_and_nothing_is_written(standing: Serve
     assert not (folder / "standing" / "decisions.csv").exists()
 
 
+def test_what_fails_unexpectedly_is_one_line_and_the_server_goes_on(
+    standing: Served, answers: Answers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(image_id: str) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(answers, "of_stored", fail)
+    assert standing.ask("/api/items/3/answer") == (500, {"error": "this failed: RuntimeError: out of memory"})
+    assert standing.ask(f"/api/items/{'9' * 5000}/answer")[0] in (404, 500)
+    assert standing.ask("/api/items?start=" + "9" * 5000)[0] == 400
+    said = capsys.readouterr().err
+    assert said.startswith("note: /api/items/3/answer failed: RuntimeError: out of memory\n")
+    assert "Traceback" not in said
+    assert standing.ask("/api/session")[0] == 200
+
+
 def test_only_a_new_image_cannot_be_confirmed(folder: Path, answers: Answers, tmp_path: Path) -> None:
     with served(folder, answers, tmp_path / "d.csv", "suggest.csv") as found:
         assert found.decide(0, "confirm")[0] == 400

@@ -13,15 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from stages import UserError
 from trainer.report.page.readable import readable
 from trainer.serve.decisions import Change, ConflictError, Decisions
-from trainer.serve.guard import Guard
+from trainer.serve.guard import Guard, one_line
 from trainer.serve.lists import DataSet, Given, Item, WalkList
 from trainer.serve.pictures import MOST_BYTES, open_item, open_upload, small_copy
 
@@ -86,7 +86,7 @@ class _Undo(BaseModel):
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def make_app(session: Session, *, hosts: frozenset[str], token: str) -> Starlette:
+def make_app(session: Session, *, hosts: frozenset[str], token: str) -> ASGIApp:
     """The application; `hosts` and `token` as in `Guard`."""
     api = _Api(session)
     files = [STYLE, *sorted(FILES.iterdir())]
@@ -98,7 +98,7 @@ def make_app(session: Session, *, hosts: frozenset[str], token: str) -> Starlett
         data, kind = pages[request.url.path]
         return Response(data, media_type=f"{kind}; charset=utf-8")
 
-    return Starlette(
+    app = Starlette(
         routes=[
             *(Route(path, page) for path in pages),
             Route("/api/session", api.session),
@@ -110,9 +110,9 @@ def make_app(session: Session, *, hosts: frozenset[str], token: str) -> Starlett
             Route("/api/undo", api.undo, methods=["POST"]),
             Route("/api/upload", api.upload, methods=["POST"]),
         ],
-        middleware=[Middleware(Guard, hosts=hosts, token=token)],
-        exception_handlers={HTTPException: _http_error, UserError: _user_error},
+        exception_handlers={HTTPException: _http_error, UserError: _user_error, Exception: _failure},
     )
+    return Guard(app, hosts=hosts, token=token)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -122,6 +122,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _user_error(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": readable(str(error))}, status_code=422)
+
+
+async def _failure(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": f"this failed: {readable(one_line(error))}"}, status_code=500)
 
 
 async def body_of(request: Request, most: int) -> bytes:

@@ -14,6 +14,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stages.command import say
+
 TOKEN_HEADER = "x-session-token"
 GUARDED = "/api/"
 POLICY = (
@@ -28,6 +30,11 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+
+
+def one_line(error: Exception) -> str:
+    """An exception that nobody expected, for people."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 class Guard:
@@ -53,7 +60,10 @@ class Guard:
             return
         line = self.refusal(Headers(scope=scope), scope["path"])
         answer = self.app if line is None else JSONResponse({"error": line}, status_code=403)
-        await answer(scope, receive, sending)
+        try:
+            await answer(scope, receive, sending)
+        except Exception as error:  # the page has been told (`trainer.serve.app`); the others go on
+            say(f"note: {scope['path'][:80]} failed: {one_line(error)}")
 
     def refusal(self, headers: Headers, path: str) -> str | None:
         """Why a request is not answered; None where it is."""

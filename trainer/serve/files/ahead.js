@@ -26,7 +26,8 @@ export const typeAhead = (names, pick) => {
     const words = plain(input.value).split(/\s+/).filter(Boolean);
     const whole = plain(input.value.trim());
     const begins = (name) => words.every((word) => name.split(/[^\p{L}\p{N}]+/u).some((part) => part.startsWith(word)));
-    const rank = (place) => (folded[place] === whole ? 0 : folded[place].startsWith(whole) ? 1 : begins(folded[place]) ? 2 : 3);
+    const ranks = [(name) => name === whole, (name) => name.startsWith(whole), (name) => ` ${name}`.includes(` ${whole}`), begins];
+    const rank = (place) => [...ranks, () => true].findIndex((fits) => fits(folded[place]));
     found = words.length
       ? [...folded.keys()].filter((place) => words.every((word) => folded[place].includes(word))).sort((a, b) => rank(a) - rank(b) || a - b)
       : [];
