@@ -26,6 +26,8 @@ LIMIT = -6.0
 AGAINST = 2.0
 """No pair is a near duplicate that one of the two spaces has this many deviations farther apart than is usual."""
 NEAREST = 10
+TILE = 8192
+"""Pairs compared at once."""
 SMALLEST = 1e-4
 """Distances below this are rounding."""
 FEWEST = 20
@@ -91,14 +93,11 @@ def near(
     if thumbnails is not None and mirrored is not None:
         lists.append(nearest(thumbnails, NEAREST, also=mirrored))
     pairs = _pairs(lists)
-    by_embedding, usual = _deviations(
-        1 - np.einsum("pd,pd->p", vectors[pairs[:, 0]], vectors[pairs[:, 1]]), embedded, pairs
-    )
+    by_embedding, usual = _deviations(1 - _products(vectors, vectors, pairs), embedded, pairs)
     total, limits = by_embedding, {"near_duplicate_cosine": round(1 - usual, 4)}
     if thumbnails is not None and mirrored is not None:
-        straight = np.einsum("pd,pd->p", thumbnails[pairs[:, 0]], thumbnails[pairs[:, 1]])
-        turned = np.einsum("pd,pd->p", thumbnails[pairs[:, 0]], mirrored[pairs[:, 1]])
-        by_pixels, _ = _deviations(1 - np.maximum(straight, turned), lists[1], pairs)
+        likest = np.maximum(_products(thumbnails, thumbnails, pairs), _products(thumbnails, mirrored, pairs))
+        by_pixels, _ = _deviations(1 - likest, lists[1], pairs)
         total = (by_embedding + by_pixels) / np.sqrt(2)
         total[np.maximum(by_embedding, by_pixels) > AGAINST] = 0
     found: dict[str, Finding] = {}
@@ -131,6 +130,17 @@ def thumbnail_vectors(thumbnails: Sequence[bytes]) -> Float32[np.ndarray, "image
 def _mirrored(thumbnails: Float32[np.ndarray, "images P"]) -> Float32[np.ndarray, "images P"]:
     shaped = thumbnails.reshape(len(thumbnails), THUMBNAIL, THUMBNAIL, 3)
     return np.ascontiguousarray(shaped[:, :, ::-1]).reshape(len(thumbnails), -1)
+
+
+def _products(
+    one: Float32[np.ndarray, "images D"], other: Float32[np.ndarray, "images D"], pairs: Pairs
+) -> Float32[np.ndarray, " pairs"]:
+    """The product of the two rows of each pair, some pairs at once."""
+    found = np.empty(len(pairs), np.float32)
+    for start in range(0, len(pairs), TILE):
+        a, b = pairs[start : start + TILE].T
+        found[start : start + TILE] = np.einsum("pd,pd->p", one[a], other[b])
+    return found
 
 
 def _pairs(lists: Sequence[Neighbours]) -> Pairs:

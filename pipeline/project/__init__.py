@@ -20,7 +20,11 @@ from stages.names import dataset_name, slug
 from stages.params import DataParams, Params, check, path_of, read_yaml_text
 
 TEMPLATES = Path(__file__).with_name("templates")
-FILES = {"params.yaml": "params.yaml", "stages.yaml": "dvc.yaml", "gitignore": ".gitignore", "README.md": "README.md"}
+DECISIONS = "decisions"
+FILES = {
+    "params.yaml": "params.yaml", "stages.yaml": "dvc.yaml", "gitignore": ".gitignore", "README.md": "README.md",
+    "decisions.md": f"{DECISIONS}/README.md",
+}  # fmt: skip
 FLAGS = {
     ("datasets",): "--name", ("encoder",): "--encoder", ("prompts", "llm"): "--llm", ("data", "source"): "--source",
     ("data", "split_folders"): "--split-folder", ("data", "encoder_name"): "--encoder-name",
@@ -88,7 +92,7 @@ def init(
         "NAME": scalar(called),
         "SOURCE": "null" if where is None else scalar(where),
         "FOLDERS": _folder_line(split_folders) + _encoder_line(encoder_name),
-        "DEPENDENCY": scalar(where.replace("${", "\\${")) if where is not None and on_disk else "",
+        "DEPENDENCY": (scalar(where.replace("${", "\\${")) + ", " if where is not None and on_disk else "") + DECISIONS,
         "TEMPLATES": "[" + ", ".join(quoted(text) for text in templates) + "]",
         "LLM": scalar(_placed(folder, llm) if is_gguf(Path(llm)) or (Path(llm) / "config.json").is_file() else llm),
         "ENCODER": scalar(encoder_name or _placed_weights(folder, encoder)),
@@ -105,7 +109,7 @@ def init(
     texts["params.yaml"] = with_settings(texts["params.yaml"], placed)
     check(Params, read_yaml_text(texts["params.yaml"], where="--set"), where="--set")
     start = version_control.plan(folder, scm=scm)
-    with version_control.removed_on_failure(folder, list(texts)):
+    with version_control.removed_on_failure(folder, [*texts, DECISIONS]):
         for target, text in texts.items():
             write_text(folder / target, text)
         version_control.run(start, folder)

@@ -48,7 +48,7 @@ def change(project: Path, section: str, key: str, value: object) -> None:
 @pytest.mark.timeout(1800)
 def test_dvc_runs_both_stages_then_nothing_then_only_what_a_change_touches(weaves: Path) -> None:
     project = weaves.parent
-    for folder in ("pipeline", "trainer", "stages", "examples"):
+    for folder in ("pipeline", "trainer", "stages", "examples", "decisions"):
         shutil.copytree(ROOT / folder, project / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / file, project / file)

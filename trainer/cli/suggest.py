@@ -1,5 +1,7 @@
 """`trainer suggest`: which images to label next."""
 
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +86,11 @@ def suggest(
     title = f"{len(found.rows)} of {found.total} images to label" + (f" for {name}" if name else "")
     sheet(found, out / "suggest.png", title=title)
     say(f"wrote {visible(str(out))}/: suggest.csv, suggest.png")
-    line = f"pipeline ingest {name or 'NAME'} " + ("--labels" if name else "--source") + f" {out / 'suggest.csv'}"
+    list_ = out / "suggest.csv"
+    files = [Path(str(row["path"])) for row in found.rows]
+    below = Path(os.path.commonpath([file.parent for file in files])) if files[0].is_absolute() else Path.cwd()
+    as_source = f"pipeline ingest NAME --source {list_} --images {shlex.quote(str(below))}"
+    line = f"pipeline ingest {name} --labels {list_}" if name else as_source
     say(f"next: fill in the column label, then `{line}`")
 
 
