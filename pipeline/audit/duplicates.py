@@ -23,7 +23,7 @@ from stages.text import counted
 
 LIMIT = -6.0
 """Sum of the two deviations over the root of two, below which a pair is a near duplicate (docs/data-loop.md)."""
-AGAINST = 2.0
+AGAINST = 4.0
 """No pair is a near duplicate that one of the two spaces has this many deviations farther apart than is usual."""
 NEAREST = 10
 TILE = 8192

@@ -19,6 +19,11 @@ from stages.errors import UserError, nearest
 from stages.files import sha256_file
 from stages.text import counted
 
+_CONFIRMED = ("image is confirmed", "images are confirmed")
+_OTHERWISE = (
+    "image was decided otherwise in an earlier file: this one counts",
+    "images were decided otherwise in an earlier file: this one counts",
+)
 SHOWN = 3
 """Images that a line names."""
 
@@ -108,7 +113,7 @@ class _State:
 
     def take(self, decisions: Decisions) -> None:
         """One file of decisions."""
-        done: Counter[str] = Counter()
+        done: Counter[tuple[str, str]] = Counter()
         gone: list[str] = []
         for decision in decisions.rows:
             image_id = self._known(decision)
@@ -120,7 +125,7 @@ class _State:
                 place = _real(decision.path, decisions.file)
                 if decision.action == "exclude":
                     self.new.pop(place, None)
-                    done["new images are not added"] += 1
+                    done[("new image is not added", "new images are not added")] += 1
                 elif decision.action == "confirm":
                     raise UserError(
                         f"{decision.where}: {decision.path[:120]!r} is no image of {self.dataset}, and one that is new "
@@ -131,16 +136,17 @@ class _State:
                 else:
                     name = self._class(decision)
                     self.new[place] = _id_of(decision.path), name
-                    done["new images are added to train"] += 1
+                    done[("new image is added to train", "new images are added to train")] += 1
         if gone and len(gone) == len(decisions.rows):
             raise UserError(
                 f"{decisions.file}: none of the {counted(len(gone), 'image')} that it decides about is in "
                 f"{self.dataset} or on the disk (first: {gone[0][:120]!r}): a list of another data set, or of images "
                 "that are gone"
             )
-        done["decisions are about images that are gone, and left aside" + _first(gone)] += len(gone)
-        done["rows are undecided"] += decisions.undecided
-        self.notes += [f"{decisions.file.name}: {count} {what}" for what, count in done.items() if count]
+        left = "about images that are gone, and left aside" + _first(gone)
+        done[f"decision is {left}", f"decisions are {left}"] += len(gone)
+        done[("row is undecided", "rows are undecided")] += decisions.undecided
+        self.notes += [f"{decisions.file.name}: {counted(count, *what)}" for what, count in done.items() if count]
 
     def leave_out(self, name: str, image_ids: Sequence[str]) -> None:
         """One exclude list."""
@@ -199,19 +205,19 @@ class _State:
             self.places = {f"{root}/{entry.path}": entry.image_id for entry in self.entries.values()}
         return self.places.get(_real(decision.path, None))
 
-    def _decide(self, image_id: str, decision: Decision, done: Counter[str]) -> None:
+    def _decide(self, image_id: str, decision: Decision, done: Counter[tuple[str, str]]) -> None:
         before = self.decided.get(image_id)
         if before is not None and (before.action, before.label) != (decision.action, decision.label):
-            done["images were decided otherwise in an earlier file: this one counts"] += 1
+            done[_OTHERWISE] += 1
         self.decided[image_id] = decision
         self.out.discard(image_id)
         entry = self.entries[image_id]
         if decision.action == "exclude":
             self.out.add(image_id)
-            done["images are left out"] += 1
+            done[("image is left out", "images are left out")] += 1
             return
         if decision.action == "confirm" and not decision.label:
-            done["images are confirmed"] += 1
+            done[_CONFIRMED] += 1
             return
         name = self._class(decision)
         if decision.action == "confirm" and name != entry.class_name:
@@ -220,7 +226,7 @@ class _State:
                 f"{name!r}: take the action label"
             )
         same = name == entry.class_name
-        done["images are confirmed" if same else "images have another label"] += 1
+        done[_CONFIRMED if same else ("image has another label", "images have another label")] += 1
         if not same:
             ids = {called: class_id for class_id, called in self.class_names.items()}
             self.entries[image_id] = replace(entry, class_id=ids[name], class_name=name)

@@ -136,7 +136,7 @@ def test_the_lists_filled_in_are_what_ingest_takes_and_the_next_audit_does_not_a
         writer.writerows(rows)
     line = ["--labels", "audit/audit.csv", "--exclude", "audit/exclude-same-file.csv"]
     said = typed("pipeline", "ingest", "set", "--source", "set", *line, cwd=project).stderr
-    assert "audit.csv: 1 images have another label" in said
+    assert "audit.csv: 1 image has another label" in said
     assert "exclude-same-file.csv: 1 image is left out" in said
     assert ManifestStore(project / "cache", "set").read(where={"image_id": ["train/blue weave/leak.png"]}).num_rows == 0
     again = typed("pipeline", "audit", "--encoder", "made", "--json", cwd=project, code=1)

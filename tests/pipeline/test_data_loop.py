@@ -60,8 +60,8 @@ def test_decisions_change_labels_leave_images_out_and_add_new_ones_and_move_no_o
         k: row["split"] for k, row in before.items() if k in after
     }
     for line in (
-        "1 images have another label", "1 images are left out", "1 images are confirmed", "1 rows are undecided",
-        "1 decisions are about images that are gone", "2 new images are added to train",
+        "1 image has another label", "1 image is left out", "1 image is confirmed", "1 row is undecided",
+        "1 decision is about images that are gone", "2 new images are added to train",
         "1 new image is in weaves already, byte for byte, and not added",
     ):  # fmt: skip
         assert line in said

@@ -138,7 +138,7 @@ def test_a_pool_with_nothing_new_or_nothing_readable_is_one_line(project: tuple[
     (folder / "bad").mkdir()
     (folder / "bad" / "a.png").write_text("no")
     for pool, line in (
-        ("old", "nothing new to label: all 1 image of the pool are in weaves already"),
+        ("old", "nothing new to label: 1 image of the pool is in weaves already"),
         ("bad", "none of the 1 image can be read (first: bad/a.png: not an image"),
         ("nowhere", "none of the 1 image can be read (first: nowhere: No such file"),
     ):

@@ -93,7 +93,7 @@ def choose(
         gain[~free] = -1
         best = int(gain.argmax())
         picked.append(best)
-        gains.append(float(gain[best]) / whole if whole > 0 else 0.0)
+        gains.append(min(1.0, float(gain[best]) / whole) if whole > 0 else 0.0)
         free[best] = False
         cover = torch.maximum(cover, alike[:, best])
     return Picks(picked, gains)

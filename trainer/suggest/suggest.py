@@ -111,7 +111,9 @@ def _nothing(pool: Pool, old: int, known: Known) -> str:
     if pool.bad:
         return f"none of the {counted(pool.bad, 'image')} can be read (first: {pool.unreadable[0]})"
     where = f"in {known.dataset} already" if known.dataset else "twice in the pool"
-    return f"nothing new to label: all {counted(old, 'image')} of the pool are {where}, byte for byte"
+    return (
+        f"nothing new to label: {counted(old, 'image of the pool is', 'images of the pool are')} {where}, byte for byte"
+    )
 
 
 def _notes(pool: Pool, old: int, known: Known, classifier: Classifier | None, n: int) -> Iterator[str]:
