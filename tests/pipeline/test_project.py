@@ -75,7 +75,7 @@ def test_folder_and_class_names_may_hold_anything(weaves: Path, tmp_path: Path, 
     assert params.of("true").class_names == {}, "a class name is a comment, on one line"
     assert len(made.classes) == 4
     stage = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]["ingest"]
-    assert stage["deps"] == [(HOSTILE if inside else f"../{HOSTILE}").replace("${", "\\${")]
+    assert stage["deps"] == [(HOSTILE if inside else f"../{HOSTILE}").replace("${", "\\${"), "decisions"]
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=60))
