@@ -146,7 +146,7 @@ def decide(args: argparse.Namespace) -> None:
     print(f"{len(rows)} decisions, {sum(row['image_id'] in truth for row in rows)} of them labels put right: {file}")
 
 
-def main() -> None:
+def main(line: list[str] | None = None) -> None:
     """Read the line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -163,7 +163,7 @@ def main() -> None:
         command.add_argument("folder", type=Path)
         command.add_argument("--top", type=int, default=15)
         command.set_defaults(run=run)
-    args = parser.parse_args()
+    args = parser.parse_args(line)
     args.run(args)
 
 

@@ -137,7 +137,7 @@ def plot(
     figure.savefig(file, dpi=130)
 
 
-def main() -> None:
+def main(line: list[str] | None = None) -> None:
     """Read the line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", metavar="NAME:LABELS,LABELS,...")
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="lite")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--out", type=Path, default=Path("results/suggest"))
-    args = parser.parse_args()
+    args = parser.parse_args(line)
     seeds = [int(seed) for seed in args.seeds.split(",")]
     rows: list[dict[str, object]] = []
     names = []

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from stages import ImageProvenance, ImageStore, ManifestStore
 from stages.artifacts import embedding_array
 
 WIDTH = 12
+ROOT = Path(__file__).parents[2]
 
 
 def embed(cache: Path, dataset: str, vectors: dict[str, np.ndarray]) -> None:
@@ -216,3 +218,29 @@ def test_a_sharp_picture_is_sharper_than_its_blurred_self_at_any_size() -> None:
         sharp = picture((90, 120, 200), 3, size)
         assert measure(sharp).sharpness > 2 * measure(sharp.filter(ImageFilter.GaussianBlur(size / 30))).sharpness
     assert measure(Image.new("RGB", (2, 1))).sharpness == 0
+
+
+def test_the_script_of_the_documents_plants_scores_and_decides(
+    tmp_path: Path, typed: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, count in (("train", 20), ("test", 4)):
+        for label, (name, colour) in enumerate(COLOURS.items()):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture(colour, 500 * label + i + 100 * (split == "test")).save(
+                    tmp_path / "set" / split / name / f"{i}.png"
+                )
+    main = runpy.run_path(str(ROOT / "examples" / "planted.py"))["main"]
+    folder = tmp_path / "out"
+    kinds = ["wrong-label", "same-file", "near-duplicate", "dark", "blurred", "tiny", "blank", "unreadable"]
+    shares = [word for kind in kinds for word in (f"--{kind}", "0.025")]
+    main(["plant", str(tmp_path / "set"), str(folder), *shares, "--seed", "3"])
+    assert "16 faults planted among 80 training images" in capsys.readouterr().out
+    typed("pipeline", "ingest", "planted", "--source", folder / "images", cwd=tmp_path)
+    typed("pipeline", "audit", "--dataset", "planted", "--out", folder / "audit", cwd=tmp_path)
+    main(["score", str(folder)])
+    out = capsys.readouterr().out
+    for kind in ("same-file", "tiny", "blank", "unreadable"):
+        assert f"| {kind} | 2 | 2 | 2 | 1.00 | 1.00 |" in out
+    main(["decide", str(folder)])
+    assert "0 decisions" in capsys.readouterr().out, "without embeddings no label is doubted"

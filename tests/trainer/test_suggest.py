@@ -2,6 +2,7 @@
 
 import csv
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from small_cache import make_cache
 
 from trainer.suggest.choose import choose, cover_by, likeness, margin_doubt, quick_classifier, width_of
 from trainer.suggest.pool import Pool, Seen
+
+ROOT = Path(__file__).parents[2]
 
 
 def clusters(sizes: list[int], width: int = 16, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,3 +147,21 @@ def test_a_pool_with_nothing_new_or_nothing_readable_is_one_line(project: tuple[
     ):
         done = typed("trainer", "suggest", pool, "--encoder", encoder, "--dataset", "weaves", cwd=folder, code=1)
         assert line in done.stderr
+
+
+def test_the_curves_of_the_documents_are_drawn_from_any_store(
+    tmp_path: Path, typed: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, labels = clusters([24, 24, 24])
+    splits = np.array(["train", "train", "test"] * 24)
+    names = np.array(["a", "b", "c"])
+    np.savez(tmp_path / "made.npz", embedding=x.numpy(), class_id=labels.numpy(), split=splits, class_names=names)
+    typed("pipeline", "ingest", "made", "--source", "made.npz", "--encoder-name", "made", cwd=tmp_path)
+    main = runpy.run_path(str(ROOT / "examples" / "suggest_curves.py"))["main"]
+    main(["--features", str(tmp_path / "cache"), "--out", str(tmp_path / "out"), "--seeds", "1,2", "made:3,6"])
+    assert "| made | 3 | " in capsys.readouterr().out
+    with (tmp_path / "out" / "curves.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 2 * 2 * 2
+    assert {float(row["classes"]) for row in rows if row["way"] == "suggest"} == {3}, "one of each kind first"
+    assert (tmp_path / "out" / "curves.png").is_file()
