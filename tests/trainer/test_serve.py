@@ -388,13 +388,18 @@ def test_an_upload_that_does_not_say_its_size_is_cut_off(standing: Served) -> No
 def test_pictures_that_are_gone_are_counted_and_can_still_be_decided(
     folder: Path, answers: Answers, tmp_path: Path
 ) -> None:
-    write_csv(folder / "some.csv", SUGGEST, [{"path": str(folder / "pool/0.png")}, {"path": "pool/gone.png"}])
+    gone = [{"path": "pool/gone.png"}, {"path": "x" * 5000}]
+    write_csv(folder / "some.csv", SUGGEST, [{"path": "pool/0.png"}, *gone])  # from the folder of the list
     with served(folder, answers, tmp_path / "d.csv", "some.csv") as found:
-        assert f"{folder / 'some.csv'}: 1 of 2 pictures is not there (first: pool/gone.png)" in found.notes
+        assert f"{folder / 'some.csv'}: 2 of 3 pictures are not there (first: pool/gone.png)" in found.notes
         line = {"error": "the picture cannot be read: No such file or directory"}
         assert found.ask("/api/items/1/picture") == (422, line)
         assert found.ask("/api/items/1/answer") == (422, line)
+        assert found.ask("/api/items/2/picture")[0] == 422
+        assert found.ask("/api/items/0/picture")[0] == 200
+        found.decide(0, "label", 1)
         assert found.decide(1, "exclude")[0] == 200
+    assert [image for image, *_ in decided(tmp_path / "d.csv")] == [str(folder / "pool/0.png"), "pool/gone.png"]
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,7 @@ def read_list(file: Path, dataset: DataSet) -> WalkList:
     seen: list[tuple[int, int, Cells]] = []
     for line, cells in rows:
         image_id, path = cells.get("image_id", ""), cells.get("path", "")
+        path = path if image_id else _located(path, file)
         if image_id and image_id not in dataset.images:
             gone[image_id] = None
         elif not image_id and not path:
@@ -218,6 +219,26 @@ def read_list(file: Path, dataset: DataSet) -> WalkList:
             f"(first: {first!r}) and left out"
         )
     return WalkList(file, tuple(items), listed, given, tuple(notes))
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file, or a container that it may be in."""
+    try:
+        while not path.exists():
+            if path == path.parent:
+                return False
+            path = path.parent
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
+def _located(path: str, file: Path) -> str:
+    """The path of a new image from the working folder; else from the folder of the list, where it lies there."""
+    beside = file.parent / path
+    if not path or Path(path).is_absolute() or is_there(Path(path)) or not is_there(beside):
+        return path
+    return str(beside)
 
 
 def given_in(cells: Cells, where: str, dataset: DataSet, image_id: str) -> Given | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from io import BytesIO
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import UserError
+from trainer.serve.lists import is_there
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,7 +69,7 @@ def place_of(item: Item, dataset: DataSet) -> tuple[Path, str]:
     """
     known = dataset.images.get(item.image_id)
     if known is None:
-        file = Path(item.path).resolve()
+        file = Path(os.path.normpath(Path.cwd() / item.path))
         return Path(file.anchor), str(file.relative_to(file.anchor))
     if dataset.root is None:
         raise UserError("no picture: the data set came as embeddings, without image files")
@@ -85,15 +87,5 @@ def small_copy(picture: Image, side: int = SIDE) -> bytes:
 def missing(items: Sequence[Item], dataset: DataSet) -> list[str]:
     """Names of the items whose file is not there, as far as that shows without opening one."""
     if dataset.root is None:
-        return [item.name for item in items if not item.image_id]
-    return [item.name for item in items if not _may_be_there(*place_of(item, dataset))]
-
-
-def _may_be_there(root: Path, path: str) -> bool:
-    """Whether a file is there, or the container that it may be in."""
-    file = root / path
-    while not file.exists():
-        file = file.parent
-        if file == root or file == file.parent:
-            return False
-    return file.is_file()
+        items = [item for item in items if not item.image_id]
+    return [item.name for item in items if not is_there(Path(*place_of(item, dataset)))]
