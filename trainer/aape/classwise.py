@@ -18,8 +18,8 @@ from torch import Tensor
 
 from trainer.aape.classifier import Classifier
 from trainer.aape.cosines import SMALLEST_SQUARE
-from trainer.aape_plus import calibrated
 from trainer.data import Images
+from trainer.likelihood import least_loss
 
 STRENGTHS, USUAL_STRENGTH = (0.03, 0.3, 1.0, 3.0, 30.0), 1.0
 """Ridges; unit images have 1 on the diagonal of K."""
@@ -76,7 +76,7 @@ def choose_residuals(
     """The ridge and the multiple that make validation images likeliest."""
     x = val.embeddings
     dot, square = classifier.parts(x, weights, weights)
-    best = Choice()
+    best, near = Choice(), None
     for strength in STRENGTHS:
         one = residuals(strength, 1.0)
         dot_one, square_one = classifier.parts(x, weights, weights + one)
@@ -85,7 +85,7 @@ def choose_residuals(
         for multiple in MULTIPLES if strength == STRENGTHS[0] else MULTIPLES[1:]:
             norm = (square + multiple * across + multiple**2 * own).clamp_min(SMALLEST_SQUARE).sqrt()
             cosines = (dot + multiple * along) / norm
-            loss, _ = calibrated(cosines, val.labels)
+            loss, near = least_loss(cosines, val.labels, near=near)
             if loss < best.loss:
                 best = Choice(strength, multiple, float((cosines.argmax(1) == val.labels).double().mean()), loss)
     return best

@@ -22,8 +22,8 @@ from trainer.aape.classifier import Classifier
 from trainer.aape.controls import prompts_of
 from trainer.aape.losses import class_means, clip_reward, distillation_loss
 from trainer.aape.schedule import distills, generator_share
-from trainer.aape_plus import calibrated
 from trainer.data import ClassText, Images
+from trainer.likelihood import least_loss
 from trainer.text import TAU_RANGE
 from trainer.training import WORST, Info, Learner, Score
 
@@ -61,6 +61,7 @@ class AAPELearner(Learner):
         self.log_scale = nn.Parameter(log_scale, requires_grad=learnt)
         self.joint = targets if isinstance(targets, PromptTargets) else None
         self.aggregator = None if self.joint is None else self.joint.aggregator
+        self.near: float | None = None
         if settings.distill_by == "image":
             self.most = max(1, STEP_ENTRIES // (len(weights) * settings.hidden))
 
@@ -114,7 +115,7 @@ class AAPELearner(Learner):
         logits = self(val.embeddings)
         if not bool(torch.isfinite(logits).all()):
             return WORST
-        loss, _ = calibrated(logits * self.tau, val.labels)
+        loss, self.near = least_loss(logits * self.tau, val.labels, near=self.near)
         return float((logits.argmax(1) == val.labels).double().mean()), -loss
 
     @torch.no_grad()

@@ -22,10 +22,10 @@ from torch import Tensor
 from stages.command import table
 from stages.training import TrainParams
 from trainer.aape import Classifier, start_targets
-from trainer.aape_plus import calibrated
 from trainer.analysis.worth import draw
 from trainer.data import Images, Task
 from trainer.features import load_features
+from trainer.likelihood import least_loss
 from trainer.methods.aape import AAPE, AAPEPredictor
 from trainer.text import class_weights
 
@@ -56,7 +56,7 @@ def measures(fitted: AAPEPredictor, task: Task, left: Images, *, seed: int) -> d
     scores = fitted.logits(x, task.text)
     found = {
         "accuracy": _percent(scores, y),
-        "nats": calibrated(scores * fitted.tau, y)[0],
+        "nats": least_loss(scores * fitted.tau, y)[0],
         "zero-shot": _percent(x @ class_weights(task.text, fitted.class_text).T, y),
     }
     classifier = fitted.classifier
