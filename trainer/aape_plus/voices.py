@@ -25,13 +25,15 @@ Voice = Literal["labels", "residual", "gaussian"]
 STRENGTHS, USUAL_STRENGTH = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001), 0.3
 """Ridges, in mean squared lengths of the centred images, from class means (more changes nothing) to interpolation; the
 usual one where nothing is unseen."""
-SHARPNESSES = (1.0, 3.0, 10.0, 30.0)
+SHARPNESSES = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Of the kernels that are tried beside the linear one, with at most MOST_KEYS shots: each of them is kept."""
-MOST_KEYS = 2048
+MOST_KEYS = 1600
 MOST_SCORES = 2**21
 """Of unseen images by which ridges and kernels are chosen; of more images every second, or third, ..."""
 PATIENCE = 4
 """Ridges that are tried beyond the best."""
+GAIN = 0.1
+"""Nats by which all unseen images together have to be likelier under a setting than under one before it."""
 USUAL_RIDGE, USUAL_TEXT = 20.0, 0.4
 """Weights where nothing is unseen: of the regression of labels, and of calibrated text beside one shot a class."""
 UNSEEN_SHARE, USUAL_UNSEEN = 0.8, 5.0
@@ -175,7 +177,7 @@ def _scan(voice: Voice, sharpness: float = 0.0) -> list[Setting]:
 def likeliest(
     scans: Iterable[Sequence[Each]], scores: Callable[[Each], Sequence[Tensor]], labels: Int[Tensor, " M"]
 ) -> Each:
-    """The setting that makes the labels likeliest, each with the weights that suit it best.
+    """The setting that makes the labels likeliest, each with the weights that suit it best; of equals the first.
 
     Args:
         scans: settings along one range each; a scan ends after PATIENCE settings worse than its best.
@@ -186,7 +188,7 @@ def likeliest(
         least, waited = math.inf, 0
         for setting in scan:
             loss, weights = weigh(scores(setting), labels, start=weights)
-            if best is None or loss < best[0]:
+            if best is None or loss < best[0] - GAIN / len(labels):
                 best = loss, setting
             least, waited = (loss, 0) if loss < least else (least, waited + 1)
             if waited == PATIENCE:
