@@ -105,26 +105,29 @@ class _State:
         self.entries = {entry.image_id: entry for entry in entries}
         self.class_names = dict(class_names)
         self.new_classes = list(new)
+        self.captioned = any(entry.captions is not None for entry in entries)
+        self.asked = any(entry.questions is not None for entry in entries)
         self.places: dict[str, str] = {}
         self.decided: dict[str, Decision] = {}
         self.out: set[str] = set()
-        self.new: dict[str, tuple[str, str]] = {}  # real path -> image id, class name
+        self.new: dict[str, str] = {}  # image id -> real path
         self.notes: list[str] = []
 
     def take(self, decisions: Decisions) -> None:
         """One file of decisions."""
         done: Counter[tuple[str, str]] = Counter()
         gone: list[str] = []
+        here: dict[str, Decision] = {}
         for decision in decisions.rows:
-            image_id = self._known(decision)
+            image_id = self._known(decision, decisions.file)
             if image_id is not None:
-                self._decide(image_id, decision, done)
+                if _is_first(decision, here.setdefault(image_id, decision)):
+                    self._decide(image_id, decision, done)
             elif decision.image_id:
                 gone.append(decision.image_id)
             else:
                 place = _real(decision.path, decisions.file)
                 if decision.action == "exclude":
-                    self.new.pop(place, None)
                     done[("new image is not added", "new images are not added")] += 1
                 elif decision.action == "confirm":
                     raise UserError(
@@ -134,8 +137,7 @@ class _State:
                 elif not _is_there(place):
                     gone.append(decision.path)
                 else:
-                    name = self._class(decision)
-                    self.new[place] = _id_of(decision.path), name
+                    here[self._add(place, decision)] = decision
                     done[("new image is added to train", "new images are added to train")] += 1
         if gone and len(gone) == len(decisions.rows):
             raise UserError(
@@ -167,25 +169,13 @@ class _State:
     def result(self) -> Corrected:
         """What is left and what was added."""
         kept = [entry for entry in self.entries.values() if entry.image_id not in self.out]
-        added, root = [], self.root
-        if self.new:
-            root = Path(os.path.commonpath([self.root, *(Path(place).parent for place in self.new)]))
+        added = {entry.image_id: self.new[entry.image_id] for entry in kept if entry.image_id in self.new}
+        root, entries = self.root, kept
+        if added:
+            root = Path(os.path.commonpath([self.root, *(Path(place).parent for place in added.values())]))
             prefix = "" if root == self.root else f"{self.root.relative_to(root).as_posix()}/"
-            kept = [replace(entry, path=prefix + entry.path) for entry in kept]
-            ids = {name: class_id for class_id, name in self.class_names.items()}
-            taken = {entry.image_id for entry in kept}
-            for place, (image_id, name) in self.new.items():
-                unique = image_id if image_id not in taken else place.lstrip("/")
-                taken.add(unique)
-                path = Path(place).relative_to(root).as_posix()
-                with_captions, with_questions = (getattr(kept[0], of) for of in ("captions", "questions"))
-                added.append(
-                    Entry(
-                        path, unique, ids[name], name, "train", None if with_captions is None else (),
-                        None if with_questions is None else (),
-                    )
-                )  # fmt: skip
-        entries = [*kept, *added]
+            paths = {image_id: Path(place).relative_to(root).as_posix() for image_id, place in added.items()}
+            entries = [replace(entry, path=paths.get(entry.image_id, prefix + entry.path)) for entry in kept]
         used = {entry.class_id for entry in entries}
         empty = [name for class_id, name in self.class_names.items() if class_id not in used]
         names = {class_id: name for class_id, name in self.class_names.items() if class_id in used}
@@ -194,16 +184,28 @@ class _State:
                 f"{counted(len(empty), 'class has', 'classes have')} no image left and "
                 f"{'is' if len(empty) == 1 else 'are'} no longer a class: {', '.join(empty[:5])[:200]}"
             )
-        return Corrected(root, entries, names, frozenset(entry.image_id for entry in added), self.notes)
+        return Corrected(root, entries, names, frozenset(added), self.notes)
 
-    def _known(self, decision: Decision) -> str | None:
-        """The image of the data set that a decision is about."""
+    def _add(self, place: str, decision: Decision) -> str:
+        """A new image; its id, by which later decisions may name it."""
+        name = self._class(decision)
+        image_id = _id_of(decision.path)
+        image_id = image_id if image_id not in self.entries else place.lstrip("/")
+        ids = {called: class_id for class_id, called in self.class_names.items()}
+        self.entries[image_id] = Entry(
+            place, image_id, ids[name], name, "train", () if self.captioned else None, () if self.asked else None
+        )
+        self.new[image_id], self.places[place], self.decided[image_id] = place, image_id, decision
+        return image_id
+
+    def _known(self, decision: Decision, file: Path) -> str | None:
+        """The image of the data set that a decision is about, those that earlier decisions added among them."""
         if decision.image_id:
             return decision.image_id if decision.image_id in self.entries else None
         if not self.places:
             root = os.path.realpath(self.root)
             self.places = {f"{root}/{entry.path}": entry.image_id for entry in self.entries.values()}
-        return self.places.get(_real(decision.path, None))
+        return self.places.get(_real(decision.path, None)) or self.places.get(_real(decision.path, file))
 
     def _decide(self, image_id: str, decision: Decision, done: Counter[tuple[str, str]]) -> None:
         before = self.decided.get(image_id)
@@ -252,6 +254,20 @@ class _State:
         return new
 
 
+def _is_first(decision: Decision, other: Decision) -> bool:
+    """Whether a row is the first about its image; a second one, under another name of the image, has to say the same.
+
+    Raises:
+        UserError: it says something else.
+    """
+    if (decision.action, decision.label) != (other.action, other.label):
+        raise UserError(
+            f"{decision.where}: image {(decision.image_id or decision.path)[:120]!r} is decided otherwise than in "
+            f"{other.where.rpartition(', ')[2]}: keep one of the two"
+        )
+    return decision is other
+
+
 def without_copies(dataset: str, added: frozenset[str], facts: Mapping[str, str | None]) -> tuple[set[str], list[str]]:
     """New images to leave away since their bytes are in the data set already, or stand twice among them, and a line.
 
@@ -284,7 +300,10 @@ def _real(path: str, file: Path | None) -> str:
 def _is_there(place: str) -> bool:
     """Whether there is such a file, or an archive that it may be a member of."""
     path = Path(place)
-    return path.is_file() or any(each.name.lower().endswith(ARCHIVES) and each.is_file() for each in path.parents)
+    try:
+        return path.is_file() or any(each.name.lower().endswith(ARCHIVES) and each.is_file() for each in path.parents)
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _id_of(path: str) -> str:

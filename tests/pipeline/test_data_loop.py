@@ -83,6 +83,44 @@ def test_a_second_round_keeps_the_first_and_a_plain_ingest_says_what_it_takes_ba
     assert len(rows(project)) == 48
 
 
+def test_an_image_that_was_added_is_decided_about_like_any_other(project: Path, typed: Command) -> None:
+    columns = ["image_id", "path", "action", "label"]
+    write_list(project / "one.csv", columns, [{"path": f"pool/{i}.png", "label": "red weave"} for i in range(3)])
+    again = [
+        {"image_id": "pool/0.png", "path": str(project / "pool/0.png"), "label": "blue weave"},
+        {"path": "./pool/1.png", "action": "exclude"},
+    ]
+    write_list(project / "two.csv", columns, again)
+    (project / "out.txt").write_text("pool/2.png\n")
+    typed("pipeline", "ingest", "weaves", "--labels", "one.csv", cwd=project)
+    said = typed("pipeline", "ingest", "weaves", "--labels", "two.csv", "--exclude", "out.txt", cwd=project).stderr
+    after = rows(project)
+    assert after["pool/0.png"]["class_name"] == "blue weave"
+    assert not {"pool/1.png", "pool/2.png"} & set(after)
+    assert "2 images were decided otherwise in an earlier file" in said
+    everything = [{"image_id": name, "action": "exclude"} for name in after if name != "pool/0.png"]
+    write_list(project / "three.csv", columns, everything)
+    said = typed("pipeline", "ingest", "weaves", "--labels", "three.csv", cwd=project, code=1).stderr
+    assert "after the decisions: only one class ('blue weave')" in said
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"image_id": "red weave/00.png"}, {"path": "weaves/red weave/00.png"}),
+        ({"path": "pool/0.png"}, {"path": "./pool/0.png"}),
+    ],
+)
+def test_two_decisions_on_an_image_under_two_names_are_refused_with_both_lines(
+    project: Path, typed: Command, one: dict[str, str], other: dict[str, str]
+) -> None:
+    rows = [{**one, "label": "red weave"}, {**other, "label": "blue weave"}]
+    write_list(project / "two.csv", ["image_id", "path", "label"], rows)
+    said = typed("pipeline", "ingest", "weaves", "--labels", "two.csv", cwd=project, code=1).stderr
+    assert "line 3" in said
+    assert "line 2" in said
+
+
 def test_settings_name_decisions_and_exclude_lists(project: Path, typed: Command) -> None:
     (project / "out.txt").write_text("red weave/00.png\nred weave/98.png\n")
     (project / "wrong.csv").write_text("image_id,label\nred weave/00.png,blue weave\n")
