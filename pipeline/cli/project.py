@@ -72,11 +72,22 @@ def init(
 @app.command()
 def datasets(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show one card whole.")] = None,
+    with_how: Annotated[
+        bool, typer.Option("--how", help="How to get it: place, licence, size, layout, split file; default of all.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """The data sets that `pipeline ingest` knows by name, and how their folders have to be laid out."""
     from pipeline.registry import card, cards
+    from pipeline.registry.how import how
 
+    if with_how and name is None:
+        command.show(
+            [each.model_dump() for each in cards().values()],
+            as_json=as_json,
+            text=lambda: "\n\n\n".join(f"# {each.name}\n{how(each)}" for each in cards().values()),
+        )
+        return
     if name is None:
         known = list(cards().values())
         rows = [(c.name, c.title, c.classes, c.task, c.licence) for c in known]
@@ -90,7 +101,7 @@ def datasets(
     if found is None:
         raise UserError(f"data set {name!r} is not known; {nearest(name, list(cards()))}", exit_code=2)
     shown = found
-    command.show(shown.model_dump(), as_json=as_json, text=lambda: _text(shown))
+    command.show(shown.model_dump(), as_json=as_json, text=lambda: how(shown) if with_how else _text(shown))
 
 
 @app.command()

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 from pipeline.doctor.check import Check, size
+from pipeline.doctor.sources import to_fetch
 from pipeline.embed.images import AHEAD, worker_count
 from pipeline.prompts.gguf_files import models_folder
+from pipeline.registry import card
 from stages import ImageStore, ManifestStore, UserError
 from stages.params import Params
 
@@ -29,6 +31,7 @@ def check_disk(
     """
     needs = {
         cache: _stores(params, cache, width),
+        **_data(params, cache),
         results: RESULTS * len(params.datasets),
         hub: sum(bytes_ or 0 for bytes_ in downloads.values()),
         models_folder(): convert,
@@ -57,15 +60,34 @@ def _stores(params: Params, cache: Path, width: int | None) -> int:
     """Bytes of the image stores still to be made: the parts and the store that they are joined into."""
     bytes_each = {"float16": 2, "float32": 4}[params.embed.precision]
     total = 0
-    for dataset in params.datasets:
-        try:
-            if width is None or ImageStore(cache, dataset, params.encoder).exists():
-                continue
-            images = len(ManifestStore(cache, dataset).read(["split"]))
-        except UserError:  # no manifest yet: nothing is known
+    for dataset in params.stored:
+        if width is None or ImageStore(cache, dataset, params.encoder).exists():
             continue
-        total += 2 * images * (1 + params.embed.views) * width * bytes_each
+        total += 2 * _images(dataset, cache) * (1 + params.embed.views) * width * bytes_each
     return total
+
+
+def _images(dataset: str, cache: Path) -> int:
+    """Images of a data set: of its manifest, or as published; 0 where nothing is known."""
+    try:
+        return len(ManifestStore(cache, dataset).read(["split"]))
+    except UserError:  # no manifest yet
+        known = card(dataset)
+        return sum(known.images_of.values()) if known else 0
+
+
+def _data(params: Params, cache: Path) -> dict[Path, int]:
+    """Folder that data sets lie in -> bytes of what is still to be fetched into it: the archives and what they hold."""
+    needs: dict[Path, int] = {}
+    for dataset in params.stored:
+        source = params.of(dataset).source
+        if source is None or ManifestStore(cache, dataset).exists():
+            continue
+        need = 2 * sum(item.bytes or 0 for item in to_fetch(dataset, source))
+        if need:
+            place = Path(source).parent
+            needs[place] = needs.get(place, 0) + need
+    return needs
 
 
 def _space(place: Path, need: int, need_on_disk: int) -> Check:

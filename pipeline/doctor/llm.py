@@ -20,14 +20,23 @@ from stages.params import Params
 SECONDS = 3.0
 
 
+SPEAKING = ("captioning", "vqa")
+"""Protocols with a language model of their own, `train.language.llm`."""
+
+
 @dataclass(frozen=True)
 class LlmCheck:
-    """The finding; whether a data set still has to be asked about; bytes to fetch and to write beside the models."""
+    """The finding; whether a data set still has to be asked about; bytes to fetch and to write beside the models.
+
+    Attributes:
+        weights: bytes of the weights, where they are known.
+    """
 
     check: Check
     needed: bool
     download: int | None = None
     convert: int = 0
+    weights: int | None = None
 
 
 def check_llm(params: Params, cache: Path, hub: Hub) -> LlmCheck:
@@ -42,7 +51,29 @@ def check_llm(params: Params, cache: Path, hub: Hub) -> LlmCheck:
     check, download, convert = found
     if check.state == "fault" and not needed:
         check = Check(check.name, "note", f"{check.text}; every data set has its prompts already")
-    return LlmCheck(check, needed, download, convert)
+    weights = None if params.prompts.server.url else download or weights_of(target_of(llm, params.llms), hub)
+    return LlmCheck(check, needed, download, convert, weights)
+
+
+def check_speaking(params: Params, cache: Path, hub: Hub) -> LlmCheck | None:
+    """The same for the language model of captioning and VQA; None where nobody asks for these, or it is no other."""
+    llm = params.trained.language.llm
+    asked = any(protocol in SPEAKING for protocol in params.evaluation.protocols)
+    pictures = any(not _has_classes(dataset, cache) for dataset in params.stored)
+    same = target_of(llm, params.llms) == target_of(params.prompts.llm, params.llms)
+    if not asked or not pictures or (same and params.prompts.server.url is None):
+        return None
+    check, download, convert = _local_or_hub(llm, params, hub)
+    named = Check(f"{check.name} of captioning and vqa", check.state, check.text, check.mend)
+    return LlmCheck(named, True, download, convert, download or weights_of(target_of(llm, params.llms), hub))
+
+
+def weights_of(target: str, hub: Hub) -> int | None:
+    """Bytes of the weights of a model on this machine; None where there are none."""
+    config = Path(target).expanduser() / "config.json"
+    found = config if config.is_file() else hub.cached(target, "config.json") if target.count("/") == 1 else None
+    files = [file for kind in ("*.safetensors", "*.bin") for file in (found.parent.glob(kind) if found else ())]
+    return sum(file.stat().st_size for file in files if file.suffix == files[0].suffix) or None
 
 
 def _has_classes(dataset: str, cache: Path) -> bool:

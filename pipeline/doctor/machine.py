@@ -1,5 +1,6 @@
 """Versions, devices, and whether the installed packages fit the machine."""
 
+import math
 import os
 import platform
 import shutil
@@ -20,6 +21,10 @@ OPTIONAL = {
     "dvc": "dvc",
     "matplotlib": "matplotlib",
 }
+ROOM, WORK = 1.05, 1.5e9
+"""What vLLM takes of a GPU beside the weights: a share of them, and bytes for a short context and its graphs."""
+USED = 0.9
+"""Share of a GPU that vLLM takes."""
 INSTALL = 'pip install "aape[cpu]" on a machine without a GPU, "aape[gpu]" beside a CUDA driver; or `make setup`'
 
 
@@ -86,6 +91,28 @@ def check_devices() -> list[Check]:
     return [cpu, *checks]
 
 
+def check_gpu_memory(name: str, weights: int | None, *, largest: int | None = None) -> list[Check]:
+    """Whether a language model's weights fit into one GPU, with room for what it works with.
+
+    Args:
+        name: of the model.
+        weights: bytes, as they are loaded; None where they are not known.
+        largest: bytes of the GPU with the most memory; None: the driver is asked.
+    """
+    memory = [int(row[1]) * 2**20 for row in _gpu_rows() if row[1].isdigit()] if largest is None else [largest]
+    if not memory or weights is None:
+        return []
+    need, there = ROOM * weights + WORK, max(memory)
+    text = f"llm {name} takes about {size(need)} with its cache, the largest GPU has {size(there)}"
+    if need <= USED * there:
+        return [Check("gpu memory", "ok", text)]
+    mend = (
+        "take a smaller model (--llm llama3.2, or smollm2-1.7b), --quantization fp8, a shorter --max-model-len, or "
+        f"spread it: --tensor-parallel-size {2 ** math.ceil(math.log2(need / (USED * there)))}"
+    )
+    return [Check("gpu memory", "fault", text, mend)]
+
+
 def check_torchvision() -> Check:
     """Whether torchvision's compiled half fits torch, or is replaced (`pipeline.torchvision_mend`)."""
     from pipeline import torchvision_mend
@@ -104,6 +131,11 @@ def check_torchvision() -> Check:
 
 def _gpus() -> list[str]:
     """One line a GPU that the driver knows: name, memory, driver."""
+    return [f"{row[0]}, {row[1]} MiB of memory, {row[2]} free, driver {row[3]}" for row in _gpu_rows()]
+
+
+def _gpu_rows() -> list[list[str]]:
+    """Name, memory and free memory (MiB), and driver of each GPU that the driver knows."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -115,7 +147,7 @@ def _gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
-    return [f"{row[0]}, {row[1]} MiB of memory, {row[2]} free, driver {row[3]}" for row in rows if len(row) == 4]
+    return [row for row in rows if len(row) == 4]
 
 
 def _memory_limit() -> int | None:

@@ -31,7 +31,7 @@ from pipeline.ingest.side_tables import are_class_folders, weigh, weigh_archives
 from pipeline.ingest.splits import draw_splits
 from pipeline.ingest.webdataset import WebDatasetReader
 from pipeline.registry import card, prepare
-from pipeline.registry.readers import AircraftReader, SynsetReader, as_tested
+from pipeline.registry.readers import AircraftReader, SynsetReader, as_published
 from stages import ManifestProvenance, ManifestStore, UserError
 from stages.artifacts import SPLITS
 from stages.command import progress
@@ -111,7 +111,7 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path, embed: 
         return _summary(dataset, table, Listing(Path(source), [], {}, notes=[*lines, *_of_classes(table)]), source)
     asked = data
     place, data = prepare(dataset, source, asked)
-    listing = as_tested(dataset, source, read_source(place, data))
+    listing = as_published(dataset, source, read_source(place, data))
     check_listing(source, listing)
     seeded = any(entry.split is None for entry in listing.entries)
     listing, entries, added = _after_decisions(

@@ -3,6 +3,7 @@
 Everything here looks at names of files only; no image is opened.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +31,7 @@ class Item(_Strict):
     what: str = Field(min_length=1, description="what it is")
     get: str = Field(min_length=1, description="where it is to be had")
     folders: int | None = Field(None, ge=1, description="how many class folders it must hold")
+    bytes: int | None = Field(None, ge=1, description="of the archive that it comes in")
 
     @field_validator("path", mode="before")
     @classmethod
@@ -55,6 +57,7 @@ class Card(_Strict):
     title: str = Field(min_length=1, description="as people call it")
     task: Literal["classification", "captions", "questions"] = Field(description="what it says about its images")
     classes: int | None = Field(None, ge=2, description="number of classes")
+    images_of: dict[Literal["train", "val", "test"], int] = Field({}, description="split -> images, as published")
     layout: list[Item] = Field(min_length=1, description="what has to be there")
     marks: Paths = Field(description="any of these says that a folder is meant to be this data set")
     source: Paths = Field(["."], description="what in the folder is read, the first that is there")
@@ -92,6 +95,21 @@ class Card(_Strict):
         here = _first(folder, self.source)
         return folder if here in (None, ".") else folder / str(here)
 
+    def lacking(self, folder: Path) -> list[Item]:
+        """What the layout asks for and the folder does not have."""
+        return [item for item in self.layout if item.missing(folder)]
+
+    def differs(self, classes: int, counts: Mapping[str, int]) -> str | None:
+        """How a split differs from the published one; None where it does not, or where that is not known."""
+        found = {split: count for split, count in counts.items() if count}
+        if not self.images_of or (classes, found) == (self.classes or classes, self.images_of):
+            return None
+        return (
+            f"{_counted(found)} images{f' of {classes} classes' * bool(classes)}, where the published split of "
+            f"{self.title} has {_counted(self.images_of)}{f' of {self.classes}' * bool(self.classes)}: another "
+            "version, or a part of it; published numbers do not compare"
+        )
+
     def data(self, folder: Path) -> dict[str, Any]:
         """The fields of `DataParams` that this data set brings for a folder of its layout."""
         fields: dict[str, Any] = {"source": str(self.source_in(folder))}
@@ -117,6 +135,10 @@ class Card(_Strict):
         if len(found) > 3:  # more than train, val and test
             return found == known
         return bool(found) and all(_folder_names(folder / split) == known for split in found)
+
+
+def _counted(images: Mapping[Any, int]) -> str:
+    return ", ".join(f"{count:,} {split}" for split, count in images.items())
 
 
 def _first(folder: Path, paths: list[str]) -> str | None:

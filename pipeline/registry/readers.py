@@ -5,6 +5,7 @@ which split a known data set is tested on.
 """
 
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,19 +91,25 @@ class AircraftReader:
         return Listing(root, entries, dict(enumerate(names)), settings={"split_file": AIRCRAFT_LISTS["train"]})
 
 
-def as_tested(dataset: str, source: str, listing: "Listing") -> "Listing":
-    """The listing of a known data set with the split that the field tests on: VQA2's is its validation split.
+def as_published(dataset: str, source: str, listing: "Listing") -> "Listing":
+    """The listing of a known data set with the split that the field tests on, and a line where it is no published one.
+
+    VQA2 is tested on its validation split. What is not laid out as the data set stays as it is.
 
     Args:
-        source: as the user gave it; what is not laid out as the data set stays as it is.
+        source: as the user gave it.
     """
     known, folder = card(dataset), Path(source)
-    has_test = any(entry.split == "test" for entry in listing.entries)
-    if known is None or not known.val_is_test or has_test or not folder.is_dir() or not known.marked(folder):
+    if known is None or not folder.is_dir() or not known.marked(folder):
         return listing
-    moved = [replace(entry, split="test") if entry.split == "val" else entry for entry in listing.entries]
-    note = f"its validation split serves as the test split: the test answers of {known.title} are not public"
-    return replace(listing, entries=moved, notes=[*listing.notes, note])
+    entries, notes = listing.entries, list(listing.notes)
+    counts = Counter(entry.split or "train" for entry in entries)
+    if known.val_is_test and not counts["test"]:
+        entries = [replace(entry, split="test") if entry.split == "val" else entry for entry in entries]
+        notes.append(f"its validation split serves as the test split: the test answers of {known.title} are not public")
+    if differs := known.differs(len(listing.class_names), {split: counts[split] for split in known.images_of}):
+        notes.append(differs)
+    return replace(listing, entries=entries, notes=notes)
 
 
 def _wnids(folder: Path) -> list[str]:

