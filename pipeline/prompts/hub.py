@@ -5,7 +5,8 @@ from pathlib import Path
 
 from stages.errors import UserError
 
-SECONDS = 10
+SECONDS = 3
+"""Longest wait for the hub's answer."""
 TEMPLATES = ("tokenizer_config.json", "chat_template.jinja")
 """Files that may hold a chat template."""
 OFFLINE = "offline use --llm smollm2, or a local folder with the model"
@@ -23,7 +24,7 @@ def hub_config(name: str, repo: str, revision: str | None) -> Path:
     Raises:
         UserError: the hub cannot be reached, or it has no such model or revision, or the model is gated.
     """
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -35,6 +36,8 @@ def hub_config(name: str, repo: str, revision: str | None) -> Path:
     cached = try_to_load_from_cache(repo, "config.json", revision=revision)
     if isinstance(cached, str):
         return Path(cached)
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"LLM {name}: {repo} is not in the local hub cache and HF_HUB_OFFLINE is set; {OFFLINE}")
     try:
         HfApi().model_info(repo, revision=revision, timeout=SECONDS)  # unlike a download it does not try six times
         config = Path(hf_hub_download(repo, "config.json", revision=revision))
@@ -60,3 +63,17 @@ def hub_config(name: str, repo: str, revision: str | None) -> Path:
         raise UserError(
             f"LLM {name}: {repo} is not in the local hub cache and the hub cannot be reached; {OFFLINE}"
         ) from error
+
+
+def require_weights(name: str, repo: str, revision: str | None) -> None:
+    """Refuse at once a hub model whose weights are neither in the hub's cache nor to be had.
+
+    Raises:
+        UserError: out of reach, gated, or without weights; one line.
+    """
+    from pipeline.hub import hub_problem
+
+    kinds = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+    problem = hub_problem(repo, kinds, revision=revision)
+    if problem and "has none of" not in problem:  # some call their weights otherwise: vLLM finds them
+        raise UserError(f"LLM {name}: its weights: {problem}; {OFFLINE}")

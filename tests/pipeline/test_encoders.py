@@ -389,11 +389,18 @@ def test_a_checkpoint_of_another_architecture_is_refused(folder: Path) -> None:
         load_encoder(f"open_clip:ViT-S-32/{folder}/weights.pt", device="cpu")
 
 
-def test_a_hub_out_of_reach_is_a_one_line_error_that_says_what_works_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_out_of_reach_is_a_one_line_error_that_says_what_works_offline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError("no route to host")
 
     mend_torchvision()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
+    with pytest.raises(UserError, match=r"cannot fetch the weights of .*hub cannot be reached.*--encoder lite"):
+        load_encoder("open_clip:ViT-B-32/laion2b_s34b_b79k", device="cpu")
+    monkeypatch.setattr("pipeline.encoders.open_clip.hub_problem", lambda *_, **__: None)
     monkeypatch.setattr("open_clip.factory.download_pretrained", refuse)
     with pytest.raises(UserError, match=r"cannot fetch the weights of .*no route to host.*--encoder lite"):
         load_encoder("open_clip:ViT-B-32/laion2b_s34b_b79k", device="cpu")

@@ -26,6 +26,7 @@ from pipeline.prompts.engines.vllm_process import (
     quiet,
     stdout_on_stderr,
 )
+from pipeline.prompts.hub import require_weights
 from pipeline.prompts.llms import ResolvedLLM
 from stages.command import progress_bar
 from stages.errors import UserError
@@ -58,6 +59,8 @@ class VLLMEngine:
         self.system = llm.system
         options = fitted(options, llm)  # before the long imports
         self._max_model_len = options.max_model_len or 0
+        if not llm.is_local:
+            require_weights(llm.name, llm.model, llm.revision)
         has_cuda = prepare_process(local=llm.is_local)
         with quiet():
             vllm = import_vllm()
