@@ -22,7 +22,7 @@ def doctor(params: Params, cache: Path, results: Path) -> list[Check]:
     encoder = check_encoder(params.encoder, hub, elsewhere=elsewhere)
     llm = check_llm(params, cache, hub)
     speaking = check_speaking(params, cache, hub)
-    downloads = {"encoder": encoder.download, "llm": llm.download, "speaking": speaking and speaking.download}
+    downloads = {"encoder": encoder.download, "llm": llm.download, "speaking": speaking.download if speaking else None}
     convert = llm.convert + (speaking.convert if speaking else 0)
     return [
         *check_versions(llm_in_process=llm.needed and params.prompts.server.url is None),
