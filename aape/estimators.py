@@ -116,7 +116,7 @@ class AAPEClassifier(_OneMethod):
         class_text: Literal["auto", "template", "prompts"] = "auto",
         lr: float | Literal["auto"] = "auto",
         lr_grid: tuple[float, ...] = (0.05, 0.2),
-        generator_lr: float = 0.2,
+        generator_lr: float = 0.1,
         epochs: int | Literal["auto"] = "auto",
         max_steps: int = 500,
         batch: int = 32,

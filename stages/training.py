@@ -63,7 +63,7 @@ class TrainParams(BaseModel):
         "tau / 0.05, so that logits move alike; without held-out images the first that does not diverge",
     )
     generator_lr: Positive = Field(
-        0.2,
+        0.1,
         description="learning rate of h, as a share of g's, where lr is auto of lr_grid's own (L_distill knows no "
         "tau); with 1 the large weight of L_distill drives most units of h to zero for all images",
     )

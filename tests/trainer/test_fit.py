@@ -207,9 +207,9 @@ def test_h_is_drawn_to_the_prompts_as_fast_in_a_space_of_another_temperature(tau
     settings = TrainParams.model_validate({"lr_grid": [0.1]})
     (lr,) = rates(settings, tau=tau)
     shares = [group["share"] for group in learner_of(small_task(), settings, tau=tau).groups() if "share" in group]
-    assert [share * lr for share in shares] == pytest.approx([0.2 * 0.1])
+    assert [share * lr for share in shares] == pytest.approx([0.1 * 0.1])
     fixed = settings.model_copy(update={"lr": 0.1})
-    assert [group.get("share", 1.0) for group in learner_of(small_task(), fixed, tau=tau).groups()] == [1.0, 0.2]
+    assert [group.get("share", 1.0) for group in learner_of(small_task(), fixed, tau=tau).groups()] == [1.0, 0.1]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
