@@ -445,12 +445,14 @@ def test_a_class_that_is_new_can_be_chosen_and_the_command_that_takes_it_is_said
             pass
 
 
-def test_images_that_left_the_data_set_are_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
-    file = write_csv(tmp_path / "l.csv", AUDIT, [{"image_id": "train/0/0"}, {"image_id": "train/0/gone"}])
-    walk = read_list(file, read_dataset(folder / "cache", "w"))
-    assert [item.image_id for item in walk.items] == ["train/0/0"]
-    (note,) = walk.notes
-    assert "1 image of the list is not in the data set 'w' any more (first: 'train/0/gone') and left out" in note
+def test_images_that_left_the_data_set_and_classes_that_changed_since_are_counted(folder: Path, tmp_path: Path) -> None:
+    stale = {"image_id": "train/1/0", "class_name": HOSTILE[0]}
+    rows = [{"image_id": "train/0/0", "class_name": HOSTILE[0]}, {"image_id": "train/0/gone"}, stale, stale]
+    walk = read_list(write_csv(tmp_path / "l.csv", AUDIT, rows), read_dataset(folder / "cache", "w"))
+    assert [item.image_id for item in walk.items] == ["train/0/0", "train/1/0"]
+    gone, changed = walk.notes
+    assert "1 image of the list is not in the data set 'w' any more (first: 'train/0/gone') and left out" in gone
+    assert "1 image has another class now than when the list was written" in changed
 
 
 def test_decisions_do_not_go_into_the_list_nor_into_another_kind_of_file(folder: Path, tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ def read_list(file: Path, dataset: DataSet) -> WalkList:
         return places[key]
 
     seen: list[tuple[int, int, Cells]] = []
+    stale: set[int] = set()
     for line, cells in rows:
         image_id, path = cells.get("image_id", ""), cells.get("path", "")
         path = path if image_id else _located(path, file)
@@ -205,6 +206,9 @@ def read_list(file: Path, dataset: DataSet) -> WalkList:
             cells.get("kind", ""), cells.get("detail", ""), dataset.class_of(cells.get("suggested", "") or "\0"),
             _share(cells.get("probability", "")), None if evidence == at else evidence,
         )  # fmt: skip
+        was = cells.get("class_name", "")
+        if was and items[at].label is not None and dataset.class_of(was) != items[at].label:
+            stale.add(at)
         if finding not in items[at].findings:
             items[at] = replace(items[at], findings=(*items[at].findings, finding))
         decision = given_in(cells, f"{file}, line {line}", dataset, items[at].image_id)
@@ -218,6 +222,9 @@ def read_list(file: Path, dataset: DataSet) -> WalkList:
             f"{file}: {counted(len(gone), 'image')} of the list {verb} not in the data set {dataset.name!r} any more "
             f"(first: {first!r}) and left out"
         )
+    if stale:
+        verb = "has" if len(stale) == 1 else "have"
+        notes.append(f"{file}: {counted(len(stale), 'image')} {verb} another class now than when the list was written")
     return WalkList(file, tuple(items), listed, given, tuple(notes))
 
 

@@ -84,12 +84,13 @@ def session_of(
         UserError: the list or the decisions cannot be used, or another server writes them.
     """
     answers = asker.answers
-    notes = list(answers.notes) if answers else [asker.silence]
+    notes = list(answers.notes) if answers else []
+    silence = [asker.silence] if asker.silence else []  # which the page shows in its own place
     if file is None or dataset is None:
         if new_classes:
             raise UserError("--new-class is chosen for images of a list: name one with --list", exit_code=2)
         classes = answers.classes if answers else ()
-        yield Session(classes, None, None, None, answers, asker.silence, tuple(notes), ""), notes
+        yield Session(classes, None, None, None, answers, asker.silence, tuple(notes), ""), [*silence, *notes]
         return
     found = read_dataset(cache, dataset)
     new = checked_names(new_classes, found.classes, option="--new-class")
@@ -109,7 +110,7 @@ def session_of(
         session = Session(
             about.classes, about, walk, decisions, answers, asker.silence, tuple(notes), shlex.join(words)
         )  # fmt: skip
-        yield session, [*notes, *decisions.notes]
+        yield session, [*silence, *notes, *decisions.notes]
 
 
 def _gone(walk: WalkList, dataset: DataSet) -> list[str]:
