@@ -237,9 +237,9 @@ def _judged(
 
 def _wrong_labels(
     image_ids: Sequence[str],
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " images"],
     names: Sequence[str],
-    vectors: Float32[np.ndarray, "n D"],
+    vectors: Float32[np.ndarray, "images D"],
     said: HeldOut,
 ) -> list[Finding]:
     """Images of which another class is more probable than their own."""

@@ -102,7 +102,7 @@ def confusable(
 
 
 def _wrong_side(
-    labels: Int[np.ndarray, " n"], scores: Float[np.ndarray, "n C"], classes: int
+    labels: Int[np.ndarray, " images"], scores: Float[np.ndarray, "images C"], classes: int
 ) -> Float[np.ndarray, "C C"]:
     """For each pair of classes the share of their images that score higher for the other one."""
     wrong, counts = np.zeros((classes, classes)), np.bincount(labels, minlength=classes).astype(float)

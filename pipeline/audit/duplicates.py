@@ -72,7 +72,7 @@ def within(facts: Sequence[Facts], keys: Sequence[str | None]) -> int:
 def near(
     facts: Sequence[Facts],
     vectors: Float32[np.ndarray, "images D"],
-    thumbnails: Float32[np.ndarray, "images P"] | None,
+    thumbnails: Float32[np.ndarray, "images pixels"] | None,
     copies: Sequence[str | None],
     doubt: Mapping[str, float],
     *,
@@ -115,7 +115,7 @@ def near(
     return list(found.values()), limits
 
 
-def thumbnail_vectors(thumbnails: Sequence[bytes]) -> Float32[np.ndarray, "images P"]:
+def thumbnail_vectors(thumbnails: Sequence[bytes]) -> Float32[np.ndarray, "images pixels"]:
     """Thumbnails without their mean colour, as unit rows; zero for pictures of one colour and unreadable ones."""
     size = THUMBNAIL * THUMBNAIL * 3
     rows = np.zeros((len(thumbnails), size), np.float32)
@@ -127,7 +127,7 @@ def thumbnail_vectors(thumbnails: Sequence[bytes]) -> Float32[np.ndarray, "image
     return np.where(norms > THUMBNAIL, rows / np.maximum(norms, 1e-6), 0).astype(np.float32)
 
 
-def _mirrored(thumbnails: Float32[np.ndarray, "images P"]) -> Float32[np.ndarray, "images P"]:
+def _mirrored(thumbnails: Float32[np.ndarray, "images pixels"]) -> Float32[np.ndarray, "images pixels"]:
     shaped = thumbnails.reshape(len(thumbnails), THUMBNAIL, THUMBNAIL, 3)
     return np.ascontiguousarray(shaped[:, :, ::-1]).reshape(len(thumbnails), -1)
 

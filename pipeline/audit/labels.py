@@ -77,7 +77,9 @@ def held_out(
     return HeldOut(probabilities, _confident(probabilities, labels, sound), distance)
 
 
-def _folds(labels: Int[np.ndarray, " images"], copies: Int[np.ndarray, " images"], seed: int) -> Int[np.ndarray, " n"]:
+def _folds(
+    labels: Int[np.ndarray, " images"], copies: Int[np.ndarray, " images"], seed: int
+) -> Int[np.ndarray, " images"]:
     """Folds of equal shares of each class, drawn by seed; a copy is in the fold of the first."""
     rng, folds = np.random.default_rng(seed), np.zeros(len(labels), np.int64)
     many = min(FOLDS, len(labels))
@@ -88,7 +90,7 @@ def _folds(labels: Int[np.ndarray, " images"], copies: Int[np.ndarray, " images"
 
 
 def _class_means(
-    vectors: Float32[np.ndarray, "n D"], labels: Int[np.ndarray, " n"], classes: int
+    vectors: Float32[np.ndarray, "images D"], labels: Int[np.ndarray, " images"], classes: int
 ) -> tuple[Float[np.ndarray, "C D"], Int[np.ndarray, " C"]]:
     """The mean of each class, zero where it has no image, and how many it has."""
     counts, sums = np.bincount(labels, minlength=classes), np.zeros((classes, vectors.shape[1]))
@@ -97,9 +99,9 @@ def _class_means(
 
 
 def _discriminant(
-    train: Float32[np.ndarray, "n D"], labels: Int[np.ndarray, " n"], test: Float32[np.ndarray, "m D"],
+    train: Float32[np.ndarray, "images D"], labels: Int[np.ndarray, " images"], test: Float32[np.ndarray, "tested D"],
     means: Float[np.ndarray, "C D"], counts: Int[np.ndarray, " C"],
-) -> Float[np.ndarray, "m C"]:  # fmt: skip
+) -> Float[np.ndarray, "tested C"]:  # fmt: skip
     """Discriminant scores for equally likely classes; minus infinity for classes without an image."""
     if not len(train):
         return np.full((len(test), len(means)), -np.inf)
@@ -119,11 +121,13 @@ def _discriminant(
     return np.asarray(scores / x.shape[1])
 
 
-def _softened(scores: Float[np.ndarray, "n C"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n C"]:
+def _softened(
+    scores: Float[np.ndarray, "images C"], labels: Int[np.ndarray, " images"]
+) -> Float[np.ndarray, "images C"]:
     """Softmax at the temperature under which the given labels are likeliest."""
     top = scores - scores.max(1, keepdims=True)
 
-    def probabilities(log_temperature: float) -> Float[np.ndarray, "n C"]:
+    def probabilities(log_temperature: float) -> Float[np.ndarray, "images C"]:
         shares = np.exp(top / np.exp(log_temperature))
         return np.asarray(shares / shares.sum(1, keepdims=True))
 
@@ -136,8 +140,8 @@ def _softened(scores: Float[np.ndarray, "n C"], labels: Int[np.ndarray, " n"]) -
 
 
 def _confident(
-    probabilities: Float[np.ndarray, "n C"], labels: Int[np.ndarray, " n"], sound: Bool[np.ndarray, " n"]
-) -> Bool[np.ndarray, " n"]:
+    probabilities: Float[np.ndarray, "images C"], labels: Int[np.ndarray, " images"], sound: Bool[np.ndarray, " images"]
+) -> Bool[np.ndarray, " images"]:
     classes = probabilities.shape[1]
     counts = np.bincount(labels[sound], minlength=classes)
     own = probabilities[sound, labels[sound]]

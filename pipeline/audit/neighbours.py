@@ -20,8 +20,8 @@ class Neighbours:
         cosine: with them.
     """
 
-    index: Int[np.ndarray, "images k"]
-    cosine: Float32[np.ndarray, "images k"]
+    index: Int[np.ndarray, "images near"]
+    cosine: Float32[np.ndarray, "images near"]
 
 
 def nearest(
@@ -51,7 +51,7 @@ def nearest(
     return Neighbours(index, cosine)
 
 
-def robust_z(values: Float32[np.ndarray, " N"]) -> Float32[np.ndarray, " N"]:
+def robust_z(values: Float32[np.ndarray, " images"]) -> Float32[np.ndarray, " images"]:
     """Distances from the median in standard deviations, both robust: 1.4826 times the median absolute deviation."""
     if not len(values):
         return values

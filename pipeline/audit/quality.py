@@ -84,7 +84,7 @@ def _told(each: Measures, side: int, smallest: float, light: float, sharp: float
     return None
 
 
-def _within(values: Float[np.ndarray, " n"], groups: Sequence[str | None]) -> Float[np.ndarray, " n"]:
+def _within(values: Float[np.ndarray, " images"], groups: Sequence[str | None]) -> Float[np.ndarray, " images"]:
     """Robust deviations from the median of the class, or of all where the class is small."""
     places: dict[str | None, list[int]] = defaultdict(list)
     for place, group in enumerate(groups):

@@ -48,7 +48,7 @@ def width_of(images: Float[Tensor, "M D"]) -> float:
     return max(WIDTH * (1 - mean_cosine), 1e-3)
 
 
-def likeness(a: Float[Tensor, "N D"], b: Float[Tensor, "M D"], width: float) -> Float[Tensor, "N M"]:
+def likeness(a: Float[Tensor, "B D"], b: Float[Tensor, "M D"], width: float) -> Float[Tensor, "B M"]:
     """s above, of unit rows."""
     return ((a.float() @ b.float().T - 1) / width).exp()
 
@@ -65,7 +65,7 @@ def cover_by(
 
 
 def choose(
-    candidates: Float[Tensor, "N D"],
+    candidates: Float[Tensor, "B D"],
     demand: Float[Tensor, "M D"],
     doubt: Float[Tensor, " M"],
     cover: Float[Tensor, " M"],
