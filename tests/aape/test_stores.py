@@ -100,9 +100,9 @@ def test_the_test_split_is_read_by_its_own_call_and_by_nothing_else(
     opened: list[str] = []
     whole = trainer_features._read_split
 
-    def watched(store: object, split: str, *rest: object) -> object:
+    def watched(store: object, split: str, *rest: object, **named: object) -> object:
         opened.append(split)
-        return whole(store, split, *rest)  # type: ignore[arg-type]
+        return whole(store, split, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer_features, "_read_split", watched)
     data = open_features(tmp_path, dataset="w", encoder="lite")
