@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from stages.errors import UserError, nearest
 from stages.files import write_text
-from stages.text import csv_rows, read_text
+from stages.text import counted, csv_rows, read_text
 
 Action = Literal["label", "confirm", "exclude"]
 ACTIONS: tuple[Action, ...] = ("label", "confirm", "exclude")
@@ -118,6 +118,23 @@ def write_list(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
         UserError: it cannot be written.
     """
     write_text(file, list_text(columns, rows))
+
+
+def require_unfilled(file: Path) -> None:
+    """Keep what people filled in: refuse to write a list over one that holds decisions.
+
+    Raises:
+        UserError: it does, or cannot be read.
+    """
+    if not file.exists() or len([line for line in read_text(file).splitlines() if line.strip()]) < 2:
+        return
+    _, rows = read_table(file)
+    filled = sum(any(cells.get(name, "").strip() for name in TO_FILL) for _, cells in rows)
+    if filled:
+        raise UserError(
+            f"{file}: {counted(filled, 'row is', 'rows are')} filled in, and not written over: name another folder "
+            "with --out, or remove the file"
+        )
 
 
 def list_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

@@ -2,6 +2,6 @@
 
 from pipeline.audit.audit import Report, audit
 from pipeline.audit.finding import COLUMNS, KINDS, Finding
-from pipeline.audit.writing import tables, write_report
+from pipeline.audit.writing import check_folder, tables, write_report
 
-__all__ = ["COLUMNS", "KINDS", "Finding", "Report", "audit", "tables", "write_report"]
+__all__ = ["COLUMNS", "KINDS", "Finding", "Report", "audit", "check_folder", "tables", "write_report"]

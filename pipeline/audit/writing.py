@@ -7,8 +7,10 @@ from pathlib import Path
 from pipeline.audit.audit import Report
 from pipeline.audit.finding import COLUMNS, KINDS, Finding
 from pipeline.search import ImageHit, contact_sheet
+from stages import ManifestProvenance, ManifestStore
 from stages.command import table, visible
-from stages.decisions import write_list
+from stages.decisions import require_unfilled, write_list
+from stages.errors import UserError
 from stages.files import write_text
 
 SHEET = 100
@@ -40,6 +42,24 @@ def tables(report: Report, *, top: int) -> str:
         if len(report.classes) > 2 * top:
             parts.append(f"... and {len(report.classes) - 2 * top} more about classes (--json has all)")
     return "\n\n".join(parts) or "nothing found"
+
+
+def check_folder(folder: Path, cache: Path, dataset: str) -> None:
+    """Keep lists that hold decisions.
+
+    Raises:
+        UserError: a list that would be written or removed there was filled in, or the data set was ingested with it;
+            there is no manifest.
+    """
+    origin = ManifestStore(cache, dataset).provenance()
+    assert isinstance(origin, ManifestProvenance)
+    used = {Path(name).resolve() for name in (*origin.labels, *origin.excluded)}
+    for file in (folder / "audit.csv", *(folder / f"exclude-{kind}.csv" for kind in KINDS)):
+        if file.exists() and file.resolve() in used:
+            raise UserError(
+                f"{file}: {dataset} was ingested with it, and it is not written over: name another folder with --out"
+            )
+    require_unfilled(folder / "audit.csv")
 
 
 def write_report(report: Report, folder: Path) -> Iterator[str]:

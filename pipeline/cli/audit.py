@@ -28,12 +28,13 @@ def audit(
     """Find copies across splits and classes, wrong labels, outliers and bad pictures, before anything is trained."""
     import json
 
-    from pipeline.audit import COLUMNS, tables, write_report
+    from pipeline.audit import COLUMNS, check_folder, tables, write_report
     from pipeline.audit import audit as run
     from stages.artifacts import only_encoder
     from stages.command import visible
     from stages.datasets import chosen
     from stages.decisions import list_text
+    from stages.text import counted
 
     if as_csv and as_json:
         raise UserError("--json or --csv, not both", exit_code=2)
@@ -44,10 +45,12 @@ def audit(
         raise UserError(f"one data set a list: choose with --dataset: {', '.join(names)}", exit_code=2)
     reports = []
     for name in names:
+        if out is not None:
+            check_folder(out, cache, name)
         report = run(cache, name, wanted)
         reports.append(report.as_json())
         counts = ", ".join(f"{count} {split}" for split, count in report.images.items())
-        found = f"{len(report.findings)} findings about images, {len(report.classes)} about classes"
+        found = f"{counted(len(report.findings), 'finding')} about images, {len(report.classes)} about classes"
         say(f"{name}: {counts} images; {found}")
         for note in report.notes:
             say(f"{name}: {visible(note)}")

@@ -147,6 +147,11 @@ def test_the_lists_filled_in_are_what_ingest_takes_and_the_next_audit_does_not_a
     report = json.loads(typed("pipeline", "audit", "--encoder", "made", "--json", cwd=project).stdout)
     assert {row["kind"] for row in report["findings"]} == {"same-pixels", "unreadable", "blank", "dark", "blurred"}
     assert any("no embeddings of made" in note for note in report["notes"])
+    lost = typed("pipeline", "audit", "--out", "audit", cwd=project, code=1)
+    assert "audit.csv: set was ingested with it, and it is not written over" in lost.stderr
+    (project / "audit/audit.csv").rename(project / "filled.csv")
+    lost = typed("pipeline", "audit", "--out", "audit", cwd=project, code=1)
+    assert "exclude-same-file.csv: set was ingested with it" in lost.stderr
 
 
 def test_a_set_of_one_picture_and_a_set_without_classes_are_no_trouble(tmp_path: Path, typed: Command) -> None:

@@ -318,6 +318,7 @@ def test_what_fails_unexpectedly_is_one_line_and_the_server_goes_on(
     assert standing.ask("/api/items/3/answer") == (500, {"error": "this failed: RuntimeError: out of memory"})
     assert standing.ask(f"/api/items/{'9' * 5000}/answer")[0] in (404, 500)
     assert standing.ask("/api/items?start=" + "9" * 5000)[0] == 400
+    assert standing.ask("/api/items?start=%C2%B2")[0] == 400, "a digit that is no number"
     said = capsys.readouterr().err
     assert said.startswith("note: /api/items/3/answer failed: RuntimeError: out of memory\n")
     assert "Traceback" not in said

@@ -116,6 +116,8 @@ def test_a_pool_becomes_a_list_that_ingest_takes(project: tuple[Path, str], type
         writer = csv.DictWriter(handle, list(table[0]))
         writer.writeheader()
         writer.writerows(table)
+    lost = typed("trainer", *line, cwd=folder, code=1)
+    assert "suggest.csv: 4 rows are filled in, and not written over" in lost.stderr
     said = typed("pipeline", "ingest", "weaves", "--labels", "list/suggest.csv", "--cache", "none", cwd=folder, code=2)
     assert "no source" in said.stderr, "no manifest there to go on from"
     shutil.copytree(folder / "cache", folder / "copy")

@@ -54,7 +54,7 @@ def suggest(
 ) -> None:
     """Rank unlabelled images by what their label would add; needs no trained method and no label to begin with."""
     from stages.command import table, visible
-    from stages.decisions import list_text, write_list
+    from stages.decisions import list_text, require_unfilled, write_list
     from stages.device import pick_device
     from trainer.predict import find_images
     from trainer.suggest import COLUMNS, known_of, require_same, sheet
@@ -62,6 +62,8 @@ def suggest(
 
     if as_csv and as_json:
         raise UserError("--json or --csv, not both", exit_code=2)
+    if out is not None:
+        require_unfilled(out / "suggest.csv")
     pick_device(device)
     settings = command.settings(params, {"encoder": encoder})
     files = find_images(pool)

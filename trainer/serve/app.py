@@ -186,7 +186,7 @@ class _Api:
     async def items(self, request: Request) -> Response:
         walk, _ = self._walk()
         start = request.query_params.get("start", "0")
-        if not start.isdigit() or len(start) > 9:
+        if not start.isdecimal() or len(start) > 9:
             raise HTTPException(400, "start: expected a whole number")
         stop = min(int(start) + PAGE, len(walk.items))
         return JSONResponse({"items": [self._shown(at) for at in range(int(start), stop)], "all": len(walk.items)})
@@ -257,7 +257,7 @@ class _Api:
 
     async def changes(self, request: Request) -> Response:
         since = request.query_params.get("since", "0")
-        if not since.isdigit() or len(since) > 12:
+        if not since.isdecimal() or len(since) > 12:
             raise HTTPException(400, "since: expected a whole number")
         return JSONResponse(self._since(int(since)))
 
