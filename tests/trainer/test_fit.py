@@ -208,6 +208,7 @@ def test_h_is_drawn_to_the_prompts_as_fast_in_a_space_of_another_temperature(tau
     (lr,) = rates(settings, tau=tau)
     shares = [group["share"] for group in learner_of(small_task(), settings, tau=tau).groups() if "share" in group]
     assert [share * lr for share in shares] == pytest.approx([0.1 * 0.1])
+    assert rates(settings.model_copy(update={"head": "none"}), tau=tau) == [0.1]
     fixed = settings.model_copy(update={"lr": 0.1})
     assert [group.get("share", 1.0) for group in learner_of(small_task(), fixed, tau=tau).groups()] == [1.0, 0.1]
 

@@ -32,6 +32,7 @@ def rates(settings: TrainParams, *, tau: float) -> list[float]:
 
     Logits are cosines over tau, and so is their gradient: a step of plain descent moves them by lr / tau^2, one of
     AdamW, whose steps know no scale, by lr / tau. That move is what a rate of the grid fixes, in any encoder's space.
+    Head `none` has h alone to learn, most of it from L_distill, which knows no temperature: its rates stay as they are.
     """
     if settings.lr != "auto":
         return [settings.lr]
@@ -39,7 +40,7 @@ def rates(settings: TrainParams, *, tau: float) -> list[float]:
 
 
 def _scale(settings: TrainParams, tau: float) -> float:
-    return (tau / REFERENCE_TAU) ** (2 if settings.optimizer == "sgd" else 1)
+    return 1.0 if settings.head == "none" else (tau / REFERENCE_TAU) ** (2 if settings.optimizer == "sgd" else 1)
 
 
 def schedule(settings: TrainParams, images: Images, *, lr: float) -> Schedule:
