@@ -16,9 +16,13 @@ import yaml
 
 from pipeline.prompts.context import context_of
 from pipeline.prompts.gguf_files import converted, is_gguf, packaged_gguf
-from pipeline.prompts.hub import hub_config
+from pipeline.prompts.hub import hub_config, require_weights
 from stages.errors import UserError, nearest
 from stages.files import LFS_POINTER, sha256_file
+
+__all__ = [
+    "ResolvedLLM", "aliases", "folder_fingerprint", "known_aliases", "require_weights", "resolve_llm", "target_of",
+]  # fmt: skip
 
 TABLE = Path(__file__).with_name("llms.yaml")
 PACKAGED = "packaged"

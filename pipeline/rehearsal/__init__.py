@@ -6,6 +6,7 @@ it reads, fetches and writes goes the same ways as in the real run. The numbers 
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -66,6 +67,8 @@ def prepare(folder: Path, settings: Path) -> Rehearsal:
         raise UserError(f"{folder} is not empty: name a new folder", exit_code=2)
     if not MAKEFILE.is_file():
         raise UserError("`make paper` belongs to a clone of the project: rehearse with that", exit_code=2)
+    if shutil.which("make") is None:
+        raise UserError("make is not on the path: install it (Debian, Ubuntu: apt-get install make)", exit_code=2)
     params = load_params(settings)
     if unknown := [name for name in params.stored if name not in WRITERS]:
         raise UserError(f"{settings}: no stand-in is known for {', '.join(unknown)}", exit_code=2)

@@ -289,8 +289,11 @@ def load_language_model(found: LanguageModelName, device: torch.device) -> Langu
     Raises:
         UserError: it does not fit into memory, is no causal language model, or cannot be read.
     """
+    from pipeline.prompts.llms import require_weights
     from pipeline.torchvision_mend import mend_torchvision
 
+    if found.revision is not None:
+        require_weights(found.name, found.model, found.revision)
     mend_torchvision()
     with _quiet():
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
