@@ -211,6 +211,9 @@ def _judged(
         notes.append("every image is of the test split, whose labels are not judged")
         return [], {}, []
     x = vectors[mine]
+    if len(x) > 1 and not np.ptp(x, axis=0).any():
+        notes.append("every image has the same embedding: labels, outliers and classes are not looked at")
+        return [], {}, []
     labels = np.array([numbers[facts[place].class_name or ""] for place in mine])
     seen: dict[str, int] = {}
     first = [seen.setdefault(copies[place] or facts[place].image_id, at) for at, place in enumerate(mine)]

@@ -62,7 +62,9 @@ def audit(
             written = list(write_report(report, out))
             say(f"wrote {visible(str(out))}/: {', '.join(written)}")
             say(
-                f"next: fill in the columns action and label, then `pipeline ingest {name} --labels "
+                f"next: put right the source of {name} itself, which comes as embeddings, and ingest it again"
+                if report.root is None
+                else f"next: fill in the columns action and label, then `pipeline ingest {name} --labels "
                 f"{out / 'audit.csv'}`; or leave a kind out with --exclude {out / 'exclude-KIND.csv'}"
             )
         elif report.findings and not as_csv and not as_json:

@@ -160,7 +160,9 @@ def test_a_set_of_one_picture_and_a_set_without_classes_are_no_trouble(tmp_path:
         picture((90, 90, 90), 1).save(tmp_path / "same" / "ab"[i % 2] / f"{i}.png")
     typed("pipeline", "ingest", "same", "--source", "same", cwd=tmp_path)
     embed(tmp_path / "cache", "same", {f"{'ab'[i % 2]}/{i}.png": np.ones(WIDTH) for i in range(24)})
-    found = audit(tmp_path / "cache", "same", "made").findings
+    report = audit(tmp_path / "cache", "same", "made")
+    assert any("every image has the same embedding" in note for note in report.notes)
+    found = report.findings
     assert {finding.kind for finding in found} == {"same-file"}
     assert len(found) == 19, "all but those in the class and split of the one that stays"
     (tmp_path / "captions.csv").write_text("image,caption\na/0.png,grey\nb/1.png,grey too\n")

@@ -53,6 +53,7 @@ def suggest(
     as_json: JsonOption = False,
 ) -> None:
     """Rank unlabelled images by what their label would add; needs no trained method and no label to begin with."""
+    from stages import ManifestStore
     from stages.command import table, visible
     from stages.decisions import list_text, require_unfilled, write_list
     from stages.device import pick_device
@@ -88,6 +89,9 @@ def suggest(
     title = f"{len(found.rows)} of {found.total} images to label" + (f" for {name}" if name else "")
     sheet(found, out / "suggest.png", title=title)
     say(f"wrote {visible(str(out))}/: suggest.csv, suggest.png")
+    if name and ManifestStore(features, name).provenance().root is None:
+        say(f"next: add the images with their labels to the source of {name}, which comes as embeddings, and ingest it")
+        return
     list_ = out / "suggest.csv"
     files = [Path(str(row["path"])) for row in found.rows]
     below = Path(os.path.commonpath([file.parent for file in files])) if files[0].is_absolute() else Path.cwd()
