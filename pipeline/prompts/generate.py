@@ -246,9 +246,11 @@ def _nearest(
 
 def is_chat(llm: ResolvedLLM, prompts: PromptParams) -> bool:
     """Whether the model is asked in the phrasing for models that follow instructions; what is not known to continue
-    texts is taken to follow them.
+    texts, or to be better at CuPL's questions, is taken to follow them.
     """
-    return llm.chats is not False if prompts.phrasing == "auto" else prompts.phrasing == "chat"
+    return (
+        llm.chats is not False and not llm.prefers_plain if prompts.phrasing == "auto" else prompts.phrasing == "chat"
+    )
 
 
 def questions_of(dataset: str, llm: ResolvedLLM, data: DataParams, prompts: PromptParams) -> Questions:

@@ -422,6 +422,7 @@ def test_a_model_that_only_continues_texts_is_asked_in_their_phrasing_or_told(tm
     base = replace(FOUND, chats=False)
     asked = questions_of("oxford_pets", base, DataParams(), PromptParams())
     assert asked.asked == questions_for("oxford_pets").asked
+    assert questions_of("oxford_pets", replace(FOUND, prefers_plain=True), DataParams(), PromptParams()) == asked
     assert questions_of("oxford_pets", FOUND, DataParams(), PromptParams(phrasing="completion")) == asked
     served = Double()
     served.chats = False  # type: ignore[assignment]

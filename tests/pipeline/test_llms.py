@@ -100,6 +100,7 @@ def test_a_users_alias_of_the_packaged_model_is_the_packaged_model(
     found = resolve_llm("small", aliases={"small": "smollm2"})
     assert found.note
     assert found.system
+    assert found.prefers_plain
 
 
 def test_an_unknown_name_is_compared_with_the_users_aliases_too(

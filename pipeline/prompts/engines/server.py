@@ -183,6 +183,7 @@ def find_served(name: str, server: ServerParams, aliases: Mapping[str, str] | No
         note=PACKAGED_NOTE if packaged else "",
         system=PACKAGED_SYSTEM if packaged else "",
         context=model.context,
+        prefers_plain=packaged,
         server=server,
         is_vllm=model.owned_by == "vllm",
     )
