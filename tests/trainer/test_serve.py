@@ -191,7 +191,11 @@ def test_a_new_server_goes_on_and_keeps_what_is_not_in_its_list(folder: Path, tm
         "1 row without a decision, left away",
     ]
     under.decide([Change(0, EXCLUDE, 0)])
-    assert [image for image, *_ in decided(out)] == ["elsewhere/1", "train/2/0", "train/3/0", "train/0/0"]
+    added = str(folder / "images/train/3/0")
+    assert [image for image, *_ in decided(out)] == ["elsewhere/1", "train/2/0", added, "train/0/0"]
+    under.decide([Change(3, CONFIRM, under.of(3).step)])
+    last = out.read_text().splitlines()[-1]
+    assert last.startswith(f",{added},label,"), "a row by its path alone brought the image in, and has to stay one"
 
 
 def test_what_the_list_itself_decides_is_taken_over(folder: Path, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ class Decisions:
         self._step = 0
         self._touched: list[tuple[int, int]] = []  # (step, item), ascending
         self._elsewhere: list[dict[str, str]] = []
+        self._added: dict[int, str] = {}  # item -> its path in the file, whose row is what brought it into the data set
         self._on_disk = _stamp(file)
         if self._on_disk:
             self._resume(dataset)
@@ -101,6 +102,8 @@ class Decisions:
             if at is None:
                 self._elsewhere.append(cells)
                 continue
+            if not cells.get("image_id", "").strip():
+                self._added[at] = cells["path"]
             given = given_in(cells, where, dataset, image_id)
             if given is None:
                 undecided += 1
@@ -215,8 +218,12 @@ class Decisions:
         self._on_disk = _stamp(self.file)
 
     def _row(self, at: int, given: Given) -> dict[str, str]:
+        item = self._items[at]
+        if at in self._added and given.action == "confirm":
+            given = Given("label", item.label)
         label = "" if given.label is None else self._classes[given.label]
-        cells = (self._items[at].image_id, self._items[at].path, given.action, label)
+        named = ("", self._added[at]) if at in self._added else (item.image_id, item.path)
+        cells = (*named, given.action, label)
         return dict(zip(COLUMNS, cells, strict=True))
 
 
