@@ -24,6 +24,10 @@ _OTHERWISE = (
     "image was decided otherwise in an earlier file: this one counts",
     "images were decided otherwise in an earlier file: this one counts",
 )
+_LATER = (
+    "decision is about an image that a later file decides about: that one counts",
+    "decisions are about images that a later file decides about: that one counts",
+)
 SHOWN = 3
 """Images that a line names."""
 
@@ -88,6 +92,8 @@ def corrected(
     if not given:
         return Corrected(root, list(entries), dict(class_names), frozenset(), [])
     state = _State(dataset, root, entries, class_names, given.new_classes)
+    named = [row.path for decisions in given.labels for row in decisions.rows if not row.image_id]
+    state.coming = {_id_of(path) for path in named}
     for decisions in given.labels:
         state.take(decisions)
     for name, image_ids in given.excluded.items():
@@ -110,6 +116,7 @@ class _State:
         self.places: dict[str, str] = {}
         self.decided: dict[str, Decision] = {}
         self.out: set[str] = set()
+        self.coming: set[str] = set()  # ids of images that any of the files may add
         self.new: dict[str, str] = {}  # image id -> real path
         self.notes: list[str] = []
 
@@ -123,6 +130,8 @@ class _State:
             if image_id is not None:
                 if _is_first(decision, here.setdefault(image_id, decision)):
                     self._decide(image_id, decision, done)
+            elif decision.image_id in self.coming:
+                done[_LATER] += 1
             elif decision.image_id:
                 gone.append(decision.image_id)
             else:

@@ -98,10 +98,15 @@ def test_an_image_that_was_added_is_decided_about_like_any_other(project: Path, 
     assert after["pool/0.png"]["class_name"] == "blue weave"
     assert not {"pool/1.png", "pool/2.png"} & set(after)
     assert "2 images were decided otherwise in an earlier file" in said
-    everything = [{"image_id": name, "action": "exclude"} for name in after if name != "pool/0.png"]
-    write_list(project / "three.csv", columns, everything)
-    said = typed("pipeline", "ingest", "weaves", "--labels", "three.csv", cwd=project, code=1).stderr
-    assert "after the decisions: only one class ('blue weave')" in said
+    (project / "three.csv").write_text("image_id,label\npool/0.png,blue weave\n")
+    typed("pipeline", "ingest", "weaves", "--labels", "three.csv", cwd=project)
+    said = typed("pipeline", "ingest", "weaves", "--labels", "one.csv", cwd=project).stderr
+    assert "three.csv: 1 decision is about an image that a later file decides about" in said
+    assert rows(project)["pool/0.png"]["class_name"] == "red weave", "the file that was given last counts"
+    everything = [{"image_id": name, "action": "exclude"} for name in rows(project) if name != "pool/0.png"]
+    write_list(project / "all.csv", columns, everything)
+    said = typed("pipeline", "ingest", "weaves", "--labels", "all.csv", cwd=project, code=1).stderr
+    assert "after the decisions: only one class ('red weave')" in said
 
 
 @pytest.mark.parametrize(
