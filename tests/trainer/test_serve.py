@@ -196,6 +196,9 @@ def test_a_new_server_goes_on_and_keeps_what_is_not_in_its_list(folder: Path, tm
     under.decide([Change(3, CONFIRM, under.of(3).step)])
     last = out.read_text().splitlines()[-1]
     assert last.startswith(f",{added},label,"), "a row by its path alone brought the image in, and has to stay one"
+    write_csv(folder / "taken.csv", AUDIT, [{"path": added}])
+    decisions(folder, tmp_path / "e.csv", "taken.csv").decide([Change(0, CONFIRM, 0)])
+    assert (tmp_path / "e.csv").read_text().splitlines()[-1].startswith(f",{added},label,"), "of a list too"
 
 
 def test_what_the_list_itself_decides_is_taken_over(folder: Path, tmp_path: Path) -> None:

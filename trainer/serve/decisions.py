@@ -81,7 +81,7 @@ class Decisions:
         self._step = 0
         self._touched: list[tuple[int, int]] = []  # (step, item), ascending
         self._elsewhere: list[dict[str, str]] = []
-        self._added: dict[int, str] = {}  # item -> its path in the file, whose row is what brought it into the data set
+        self._added = {at: item.path for at, item in enumerate(walk.items) if item.by_path}  # by a row with this path
         self._on_disk = _stamp(file)
         if self._on_disk:
             self._resume(dataset)
@@ -219,7 +219,7 @@ class Decisions:
 
     def _row(self, at: int, given: Given) -> dict[str, str]:
         item = self._items[at]
-        if at in self._added and given.action == "confirm":
+        if at in self._added and given.action == "confirm" and item.label is not None:
             given = Given("label", item.label)
         label = "" if given.label is None else self._classes[given.label]
         named = ("", self._added[at]) if at in self._added else (item.image_id, item.path)

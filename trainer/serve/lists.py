@@ -107,6 +107,7 @@ class Item:
         image_id: empty for an image that the data set does not have.
         path: as the list has it.
         label: its class in the data set.
+        by_path: the list names it by its path alone, as one that its own row brings into the data set.
     """
 
     image_id: str
@@ -114,6 +115,7 @@ class Item:
     label: int | None
     split: str
     findings: tuple[Finding, ...] = ()
+    by_path: bool = False
 
     @property
     def name(self) -> str:
@@ -173,13 +175,14 @@ def read_list(file: Path, dataset: DataSet) -> WalkList:
     gone: dict[str, None] = {}
 
     def place(image_id: str, path: str) -> int:
-        image_id = dataset.id_of(image_id, path)
+        named = image_id
+        image_id = dataset.id_of(named, path)
         key = key_of(image_id, path)
         if key not in places:
             places[key] = len(items)
             known = dataset.images.get(image_id, Known(path, None, ""))
             where = path or dataset.file_of(image_id)
-            items.append(Item(image_id, where, known.label, known.split))
+            items.append(Item(image_id, where, known.label, known.split, by_path=not named))
         return places[key]
 
     seen: list[tuple[int, int, Cells]] = []
