@@ -65,7 +65,8 @@ def audit(
                 f"next: put right the source of {name} itself, which comes as embeddings, and ingest it again"
                 if report.root is None
                 else f"next: fill in the columns action and label, then `pipeline ingest {name} --labels "
-                f"{out / 'audit.csv'}`; or leave a kind out with --exclude {out / 'exclude-KIND.csv'}"
+                f"{out / 'audit.csv'}`; or leave all images of a kind out with --exclude "
+                f"{out / 'exclude-KIND.csv'} (of wrong-label and outlier some are right: look first)"
             )
         elif report.findings and not as_csv and not as_json:
             say("next: --out DIR writes lists to fill in, exclude lists and contact sheets")
