@@ -34,7 +34,8 @@ def test_the_recorded_validation_accuracy_is_the_predictors_own(name: str) -> No
     task = small_task()
     predictor = fit(name, task)
     assert predictor.info["val_accuracy"] == pytest.approx(right(predictor, task, task.val))
-    assert {"tau", "selection", "n_parameters"} <= predictor.info.keys()
+    assert {"selection", "n_parameters"} <= predictor.info.keys()
+    assert "tau" in predictor.info or name.startswith("aape-plus")  # whose weights are found for the scores as they are
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -29,6 +29,7 @@ from trainer.aape_plus import Chosen, Scores, Voice, Voices, attended_by_each, a
 from trainer.aape_plus.voices import USUAL_TEXT
 from trainer.data import ClassText, Images, Task, check_task
 from trainer.draws import mean_shots, select, usual_shots
+from trainer.ends import AT_END, at_end
 from trainer.methods.base import Needs
 from trainer.methods.linear import LinearPredictor
 from trainer.text import class_weights
@@ -236,6 +237,9 @@ class AAPEPlus:
                 "tau_text": head.tau,
                 **info,
             }
+            ends = [each[AT_END] for each in (at_end(beta=(head.beta, BETAS)), info) if AT_END in each]
+            if ends:
+                info[AT_END] = ", ".join(map(str, ends))
             shots = ShotsPredictor(names, *scores, of_shots.sharpness)
             return AAPEPlusPredictor(head, shots, chosen.text, chosen.unseen, info=info)
         if not len(of_shots.keys):
