@@ -3,8 +3,8 @@
 The libraries that fetch models try again and again where a hub is silent, and say of a gated model that it is missing.
 """
 
-SECONDS = 3
-"""Longest wait for one answer of the hub; the whole question takes less than ten."""
+SECONDS = 2
+"""Longest wait for one answer of the hub, which is asked twice: a line within ten seconds, imports included."""
 
 
 def hub_problem(repo: str, files: tuple[str, ...], *, revision: str | None = None) -> str | None:
