@@ -142,8 +142,8 @@ def draw_shots(records: Sequence[RunRecord], methods: Sequence[str], path: Path,
     axes[0].set_ylabel("accuracy in percent", fontsize=8.5)
     handles, shown = axes[0].get_legend_handles_labels()
     figure.legend(handles, shown, loc="outside right upper", fontsize=7.5, frameon=False)
-    band = f"band: 95 % interval of {names[0]} over the seeds"
-    figure.suptitle(plain(f"Accuracy over shots, with text and without, encoder {encoder}; {band}", 130), fontsize=9)
+    title = f"Accuracy over shots, encoder {plain(encoder, 30)}\nband: 95 % interval of {names[0]} over the seeds"
+    figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     save(figure, path)
     return True
 
