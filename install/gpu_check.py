@@ -94,7 +94,10 @@ def need(*modules: str) -> None:
 
 def machine(device: str) -> Any:
     """Card, memory, versions."""
-    return json.loads(run(["-c", MACHINE], limit=120))
+    found = json.loads(run(["-c", MACHINE], limit=120))
+    if device != "cpu" and not found["gpus"]:
+        raise RuntimeError(f"torch {found['torch']} sees no GPU")
+    return found
 
 
 def tests(device: str) -> Any:

@@ -58,9 +58,13 @@ def _laid_out(dataset: str, source: str | None) -> Check | None:
     if not Path(source).exists():
         text = f"{source} is not there ({known.title}, {download(known.layout)})"
         return Check("", "fault", text, f"{where}, or mend data.{dataset}.source")
-    if not known.marked(Path(source)):
-        return None
     missing = known.check(Path(source))
+    if not known.marked(Path(source)):
+        own = known.named_folders(Path(source)) or any(Path(source).glob("*.parquet"))
+        if own or not missing:
+            return None
+        text = f"{source} is there, and nothing in it says that it is {known.title}: {'; '.join(missing)}"
+        return Check("", "note", f"{text}; it would be read as data of your own", where)
     if missing:
         text = f"{source} is not the whole of {known.title}: {'; '.join(missing)}"
         return Check("", "fault", f"{text}; {download(known.lacking(Path(source)))}", where)

@@ -102,7 +102,7 @@ class Card(_Strict):
     def differs(self, classes: int, counts: Mapping[str, int]) -> str | None:
         """How a split differs from the published one; None where it does not, or where that is not known."""
         found = {split: count for split, count in counts.items() if count}
-        if not self.images_of or (classes, found) == (self.classes or classes, self.images_of):
+        if not self.images_of or not found or (classes, found) == (self.classes or classes, self.images_of):
             return None
         return (
             f"{_counted(found)} images{f' of {classes} classes' * bool(classes)}, where the published split of "

@@ -19,6 +19,7 @@ from pipeline.doctor.disk import check_shared_memory
 from pipeline.doctor.encoder import check_encoder
 from pipeline.doctor.hub import Hub
 from pipeline.doctor.llm import check_llm, check_speaking
+from pipeline.doctor.sources import check_sources
 from pipeline.ingest import ingest
 from stages.params import DataParams, Params, check, load_params
 
@@ -271,6 +272,16 @@ def test_everything_that_the_papers_run_lacks_is_listed_with_its_size_before_any
     assert "about 486 GB needed" in found["disk data"], "archives and what they hold"
     assert "3.42 GB needed" in found["disk cache"], "embeddings of as many images as are published"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_nothing_shows_to_be_the_known_set_is_a_note_with_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "coco").mkdir()
+    asked = Params.model_validate({"datasets": ["coco"], "data": {"coco": {"source": str(tmp_path / "coco")}}})
+    found = next(check for check in check_sources(asked, tmp_path / "cache") if check.name == "data coco")
+    assert found.state == "note"
+    assert "nothing in it says that it is COCO captions" in found.text
+    assert ".json is missing" in found.text
+    assert "--how" in found.mend
 
 
 def test_a_split_file_of_another_version_is_a_note(tmp_path: Path) -> None:
