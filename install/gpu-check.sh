@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, in about ten minutes; progress on stderr, one JSON on stdout, exit 1 if a step failed.
+# Everything that only a GPU can show; progress on stderr, one JSON on stdout, exit 1 if a step failed.
 #
 #   bash install/gpu-check.sh > gpu.json
 #   PYTHON=python3.12 INSTALL=no bash install/gpu-check.sh    # an environment of your own; what it lacks is not run

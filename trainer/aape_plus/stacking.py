@@ -7,7 +7,7 @@ finds them in a few steps: no grid of weights or temperatures, and no end of a r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,11 +33,11 @@ def weigh(
     Args:
         start: weights to begin at; they change the number of steps alone.
     """
-    z = [each - each.gather(1, labels[:, None]) for each in scores]  # against the right class
     exact: dict[str, Any] = {"dtype": torch.float64, "device": labels.device}
-    sizes = torch.tensor([max(float(each.square().mean().sqrt()), SMALLEST_SIZE) for each in z], **exact)
-    a = torch.full((len(z),), 1 / len(z), **exact) if start is None else torch.tensor(start, **exact) * sizes
-    loss, slope, curve = _derivatives(z, a, sizes)
+    squares = sum(part.double().square().sum((1, 2)) for part in _parts(scores, labels))
+    sizes = torch.as_tensor(squares, **exact).div(scores[0].numel()).sqrt().clamp_min(SMALLEST_SIZE)
+    a = torch.full_like(sizes, 1 / len(scores)) if start is None else torch.tensor(start, **exact) * sizes
+    loss, slope, curve = _derivatives(scores, labels, a, sizes)
     for _ in range(MOST_STEPS):
         free = (a > 0) | (slope < 0)
         step = torch.zeros_like(a)
@@ -47,7 +47,7 @@ def weigh(
         length = 1.0
         while True:
             at = (a + length * step).clamp_min(0)
-            found = _derivatives(z, at, sizes)
+            found = _derivatives(scores, labels, at, sizes)
             if found[0] <= loss or length < 1e-6:
                 break
             length /= 2
@@ -61,14 +61,21 @@ def calibrated(scores: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> tuple
     return loss, 1 / max(weight, 1 / LARGEST_TAU)
 
 
-def _derivatives(z: Sequence[Tensor], a: Tensor, sizes: Tensor) -> tuple[float, Tensor, Tensor]:
-    """Mean loss with its prior, slope and curvature in the weights of scores of unit size."""
-    count, classes = z[0].shape
-    weights = (a / sizes).to(z[0].dtype)
-    loss, slope, curve = a.new_zeros(()), torch.zeros_like(a), a.new_zeros(len(a), len(a))
+def _parts(scores: Sequence[Tensor], labels: Tensor) -> Iterator[Tensor]:
+    """The scores of some images at once, K x rows x C, against that of the right class: no copy of all is made."""
+    count, classes = scores[0].shape
     rows = max(1, ENTRIES // classes)
     for top in range(0, count, rows):
-        part = torch.stack([each[top : top + rows] for each in z])
+        some = torch.stack([each[top : top + rows] for each in scores])
+        yield some - some.gather(2, labels[top : top + rows].expand(len(scores), -1)[..., None])
+
+
+def _derivatives(scores: Sequence[Tensor], labels: Tensor, a: Tensor, sizes: Tensor) -> tuple[float, Tensor, Tensor]:
+    """Mean loss with its prior, slope and curvature in the weights of scores of unit size."""
+    count = len(labels)
+    weights = (a / sizes).to(scores[0].dtype)
+    loss, slope, curve = a.new_zeros(()), torch.zeros_like(a), a.new_zeros(len(a), len(a))
+    for part in _parts(scores, labels):
         total = torch.tensordot(weights, part, dims=1)
         norm = total.logsumexp(1)
         likely = part * (total - norm[:, None]).exp_()

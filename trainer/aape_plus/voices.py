@@ -139,7 +139,9 @@ class Voices:
         scores = [self.said(setting) for setting in settings]
         _, weights = weigh([*self.text, *scores], self.labels)
         shots = tuple(zip(settings, weights[len(self.text) :], strict=True))
-        seen = torch.stack([weight * each for (_, weight), each in zip(shots, scores, strict=True)]).sum(0)
+        seen = torch.zeros_like(scores[0])
+        for (_, weight), each in zip(shots, scores, strict=True):
+            seen.add_(each, alpha=weight)
         right = (seen - seen.mean(1, keepdim=True)).gather(1, self.labels[:, None])
         logits = seen + weights[0] * self.text[0] if self.text else seen
         judged = {

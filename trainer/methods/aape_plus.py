@@ -31,7 +31,7 @@ from trainer.data import ClassText, Images, Task, check_task
 from trainer.draws import mean_shots, select, usual_shots
 from trainer.ends import AT_END, at_end
 from trainer.methods.base import Needs
-from trainer.methods.linear import LinearPredictor
+from trainer.methods.linear import LinearPredictor, require_fitted
 from trainer.text import class_weights
 from trainer.training import Info
 
@@ -110,11 +110,7 @@ class ShotsPredictor:
         Raises:
             UserError: `text` names other classes.
         """
-        if text.names != self.names:
-            raise UserError(
-                f"this classifier was fitted on {len(self.names)} classes and cannot serve {len(text.names)} others: "
-                "use a method that reads class text (aape, zero-shot, cupl)"
-            )
+        require_fitted(self.names, text)
         return self.of(images, torch.arange(len(self.names), device=images.device))
 
 

@@ -27,6 +27,19 @@ DEFAULT_STRENGTH = 100.0
 ITERATIONS = 1000
 
 
+def require_fitted(names: tuple[str, ...], text: ClassText) -> None:
+    """Refuse other classes than those that a classifier without class text was fitted on.
+
+    Raises:
+        UserError: `text` names others.
+    """
+    if text.names != names:
+        raise UserError(
+            f"this classifier was fitted on {len(names)} classes and cannot serve {len(text.names)} others: "
+            "use a method that reads class text (aape, zero-shot, cupl)"
+        )
+
+
 @dataclass
 class LinearPredictor:
     """x W^T + b for a fixed list of classes."""
@@ -44,11 +57,7 @@ class LinearPredictor:
         Raises:
             UserError: `text` names other classes.
         """
-        if text.names != self.names:
-            raise UserError(
-                f"this classifier was fitted on {len(self.names)} classes and cannot serve {len(text.names)} others: "
-                "use a method that reads class text (aape, zero-shot, cupl)"
-            )
+        require_fitted(self.names, text)
         return images.float() @ self.weight.T + self.bias
 
 
