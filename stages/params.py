@@ -175,7 +175,7 @@ class EvaluationParams(_Section):
         description="names of protocols (`trainer/protocols/`), such as few-shot and base-to-new",
     )
     methods: list[str] = Field(
-        ["standard"], min_length=1, description="method names, or groups of them: `standard`, `all`"
+        ["standard"], min_length=1, description="method names, or groups of them: `standard`, `all`, `family`"
     )
     shots: Shots | Annotated[list[Shots], Field(min_length=1)] = Field(
         16, description="training images a class; a list runs each number; all: every one that there is"

@@ -32,11 +32,20 @@ SERVES = ("logits", "embed", "prefix")
 """What a predictor can do, one of these."""
 
 
+PACKAGES = ("trainer.methods", "trainer.methods.family", "trainer.aape", "trainer.retrieval", "trainer.language")
+
+
 @functools.cache
 def kinds() -> Mapping[str, type]:
     """The classes that a file may name: predictors and modules of these packages, and settings."""
     found: dict[str, type] = {each.__name__: each for each in (TrainParams, LanguageParams)}
-    for package in ("trainer.methods", "trainer.aape", "trainer.retrieval", "trainer.language"):
+    for package in (
+        "trainer.methods",
+        "trainer.methods.family",
+        "trainer.aape",
+        "trainer.retrieval",
+        "trainer.language",
+    ):
         for place in pkgutil.iter_modules(importlib.import_module(package).__path__):
             module = importlib.import_module(f"{package}.{place.name}")
             for name, value in vars(module).items():

@@ -13,10 +13,10 @@ from trainer.checkpoint import load_checkpoint
 from trainer.export import head_of
 from trainer.features import load_features
 from trainer.inputs import Inputs
-from trainer.methods import METHODS, methods
+from trainer.methods import GROUPS, methods
 from trainer.run import run
 
-IMAGES_ALONE = [name for name in METHODS if methods([name], settings=TrainParams())[0].needs == "images"]
+IMAGES_ALONE = [name for name in GROUPS["all"] if methods([name], settings=TrainParams())[0].needs == "images"]
 
 
 def without(cache: Path, *stores: str) -> Path:

@@ -20,7 +20,7 @@ from trainer.data import Task
 from trainer.draws import few_shot, sample_shots
 from trainer.features import Features, load_features
 from trainer.inputs import Inputs
-from trainer.methods import METHODS, Method
+from trainer.methods import GROUPS, Method
 from trainer.record import RunRecord, load_record
 from trainer.run import run
 
@@ -68,7 +68,7 @@ def test_the_test_split_is_read_once_after_every_method_of_every_protocol_is_fit
     _, events = watched
     assert [split for what, split in events if what == "read"] == ["train", "val", "test"]
     assert events[-1] == ("read", "test")
-    assert {name for what, name in events if what == "fit"} == set(METHODS) - {"awt"}, "there are no views"
+    assert {name for what, name in events if what == "fit"} == set(GROUPS["all"]) - {"awt"}, "there are no views"
 
 
 def test_every_method_learns_separable_classes_and_baselines_see_the_same_shots(

@@ -17,6 +17,7 @@ from trainer.methods.base import Method, Predictor
 from trainer.methods.clap import CLAP
 from trainer.methods.clip_adapter import ClipAdapter
 from trainer.methods.cross_modal import CrossModal
+from trainer.methods.family import FAMILY
 from trainer.methods.gda import GDA
 from trainer.methods.linear import LogisticRegression, NearestCentroid
 from trainer.methods.lp_plus_plus import LPPlusPlus
@@ -51,16 +52,21 @@ METHODS: dict[str, Callable[[TrainParams], Method]] = {
     "ape": lambda _: APE("ape", trains=False),
     "ape-t": lambda _: APE("ape-t", trains=True),
     "clap": lambda _: CLAP(),
+    **FAMILY,
 }
 """A method by name, made from the `train:` settings."""
 GROUPS: dict[str, Sequence[str]] = {
-    "all": list(METHODS),
+    "all": [name for name in METHODS if name not in FAMILY],
+    "family": ["zero-shot", "cupl", "logistic", "aape", "aape-no-distill", "aape-plus", *FAMILY],
     "standard": [
         "aape", "aape-no-distill", "aape-no-image", "aape-literal", "aape-plus", "aape-plus-no-text",
         "zero-shot", "cupl", "nearest-centroid", "logistic", "tip-adapter-f", "gda",
     ],
 }  # fmt: skip
-"""Names that stand for several methods. `standard`: AAPE, AAPE+, their controls, the text alone and four baselines."""
+"""Names that stand for several methods. `all`: AAPE, AAPE+, their controls and the baselines. `family`: the
+neighbouring systems of `trainer/methods/family` and what they are compared with, a group of its own: `--methods
+all,family` is everything. `standard`: AAPE, AAPE+, their controls, the text alone and four baselines.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,19 @@
+"""The systems that stand around AAPE, as far as cached embeddings can hold their idea: one file a system.
+
+What each keeps of its publication, and what it cannot keep, stands in its docstring and in `docs/family.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stages.training import TrainParams
+from trainer.methods.base import Method
+from trainer.methods.family.cones import ConES
+
+__all__ = ["FAMILY"]
+
+FAMILY: dict[str, Callable[[TrainParams], Method]] = {
+    "cones": lambda _: ConES(),
+}
+"""A method by name, made from the `train:` settings; `trainer.methods.METHODS` holds them too."""
