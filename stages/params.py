@@ -147,7 +147,9 @@ class ImportParams(_Section):
     dataset: str = Field(description="data-set name")
     name: str = Field(description="what the source is called in place of an LLM")
     file: str | None = Field(
-        None, description="JSON {class: [sentence, ...]} or CSV class,sentence; null = the manifest's captions"
+        None,
+        description="JSON {class: [sentence, ...]}, CSV class,sentence, texts {class: text} or a Wikipedia dump; null = the "
+        "manifest's captions",
     )
 
 

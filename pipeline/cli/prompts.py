@@ -117,7 +117,15 @@ def import_prompts(
     dataset: DatasetOption = None,
     name: Annotated[str | None, typer.Option(help="What the source is called in place of an LLM.")] = None,
     file: Annotated[
-        Path | None, typer.Option(help="JSON {class: [sentence, ...]}, or CSV class,sentence.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="JSON {class: [sentence, ...]}, CSV class,sentence; texts of an encyclopaedia: JSON {class: text}, or "
+            "a Wikipedia dump, .xml or .xml.bz2.",
+            metavar="FILE",
+        ),
+    ] = None,
+    most: Annotated[
+        int | None, typer.Option(min=1, help="Sentences that a class keeps of an encyclopaedia; default 30.")
     ] = None,
     captions: Annotated[
         bool, typer.Option("--captions", help="Take the captions of the images; --name is then `captions` by default.")
@@ -128,11 +136,12 @@ def import_prompts(
 ) -> None:
     """Take sentences from a file, or the captions of the images; default the imports that the settings list."""
     from pipeline.prompts import importing
+    from pipeline.prompts.dump import is_dump
 
     settings = command.settings(params)
     todo: list[tuple[str, str, str | Path | None]]
     if file is not None or captions:
-        name = name or ("captions" if captions else None)
+        name = name or ("captions" if captions else "encyclopaedia" if file is not None and is_dump(file) else None)
         if file is not None and captions:
             raise UserError("--file and --captions exclude each other", exit_code=2)
         if dataset is None or name is None:
@@ -153,7 +162,7 @@ def import_prompts(
             if path is None:
                 summary = importing.import_captions(where, source, cache=cache)
             else:
-                summary = importing.import_prompts(where, source, Path(path), cache=cache)
+                summary = importing.import_prompts(where, source, Path(path), cache=cache, most=most)
         except UserError as error:  # the other sources come in all the same
             faults.append(error)
             continue

@@ -127,6 +127,19 @@ def says_nothing(answer: str) -> bool:
     return not any(char.isalnum() for char in _THOUGHTS.sub("", answer))
 
 
+def sentences(text: str) -> list[str]:
+    """Plain text, a paragraph a line, as its sentences in their order; abbreviations and initials end none."""
+    found = []
+    for line in _without_invisible(text).split("\n"):
+        line, start = " ".join(line.split()), 0
+        for end in _END.finditer(line):
+            if _ends_sentence(line, end):
+                found.append(line[start : end.end()].strip())
+                start = end.end()
+        found.append(line[start:].strip())
+    return [sentence for sentence in found if sentence]
+
+
 def one_line(text: str) -> str:
     """Text as a store can keep it: on one line, without control characters and halves of characters."""
     return " ".join(_without_invisible(text).split())

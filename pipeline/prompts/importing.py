@@ -1,7 +1,6 @@
 """Sentences from elsewhere as a prompt store: a file of sentences about the classes, or the captions of the images."""
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,23 +9,30 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.prompts.clean import mark_duplicates, one_line, storable
+from pipeline.prompts.encyclopaedia import MOST, cut, folded, is_encyclopaedia, read_articles, said
 from pipeline.prompts.rounds import lacking
 from pipeline.prompts.sentence_files import read_sentences
 from pipeline.prompts.summary import PromptSummary, summarise
-from stages import ManifestProvenance, ManifestStore, PromptProvenance, PromptStore, UserError, display_name
+from stages import ManifestProvenance, ManifestStore, PromptProvenance, PromptStore, UserError
 from stages.artifacts import NO_LLM
 from stages.files import sha256_file
 from stages.names import slug
+from stages.text import counted
 
 SHOWN = 5
 """Classes that an error names on either side."""
 
 
-def import_prompts(dataset: str, name: str, file: Path, *, cache: Path) -> PromptSummary:
+def import_prompts(dataset: str, name: str, file: Path, *, cache: Path, most: int | None = None) -> PromptSummary:
     """Take sentences about the classes from a file, under the source name `name`.
 
     Class names are matched blind to case, underscores, hyphens and spaces. Sentences are kept as they are, on one line;
-    only exact repetitions and sentences without a word are dropped.
+    only exact repetitions and sentences without a word are dropped. What comes from an encyclopaedia (a dump, or texts
+    in place of sentences) is cut to sentences and cleaned as a language model's, and classes without an article are
+    named.
+
+    Args:
+        most: sentences that a class keeps of an encyclopaedia.
 
     Raises:
         UserError: no manifest yet, an unreadable file, or a class without sentences of words; the old store stays.
@@ -36,6 +42,10 @@ def import_prompts(dataset: str, name: str, file: Path, *, cache: Path) -> Promp
     if not names:
         raise UserError(f"{dataset}: there are no classes to take sentences for; --captions takes those of its images")
     _require_encoder(manifest)
+    if is_encyclopaedia(file):
+        return _import_articles(manifest, name, file, cache=cache, most=MOST if most is None else most)
+    if most is not None:
+        raise UserError(f"--most is about an encyclopaedia, and {file} holds sentences: leave it out", exit_code=2)
     given = read_sentences(file)
     found = match(names, given, where=str(file))
     rows = [
@@ -56,6 +66,31 @@ def import_prompts(dataset: str, name: str, file: Path, *, cache: Path) -> Promp
         file=str(file),  # as the user named it: an error gives the command again
     )
     return summarise(dataset, name, rows, names, ignored=sorted(set(given) - set(found.values())))
+
+
+def _import_articles(manifest: ManifestProvenance, name: str, file: Path, *, cache: Path, most: int) -> PromptSummary:
+    """Sentences of an encyclopaedia as a prompt store."""
+    dataset, names = manifest.dataset, manifest.class_names
+    store = _store(cache, dataset, name)
+    articles = read_articles(names, file)
+    rows, beyond = [], 0
+    for class_id, article in articles.of.items():
+        found = cut(article, most=most)
+        beyond += found.beyond
+        for k, (sentence, reason) in enumerate(found.rows):
+            row = _row(f"{class_id:05d}-{name}-{k:04d}", name, k, sentence, class_id=class_id)
+            rows.append(row | {"drop_reason": reason})
+    if not any(row["drop_reason"] is None for row in rows):
+        raise UserError(
+            f"{file}: no sentence of any class could be kept ({len(rows)} dropped): they name their class, and "
+            "are in its language"
+        )
+    _write(store, rows, inputs={"classes": manifest.inputs["classes"]}, fingerprint=sha256_file(file), file=str(file))
+    notes = said(names, articles, beyond=beyond, most=most)
+    if silent := [names[class_id] for class_id in lacking(rows, {i: names[i] for i in articles.of}, 1)]:
+        what = counted(len(silent), "article")
+        notes.append(f"no sentence of {what} could be kept, the template stands in: {_some(silent, [])}")
+    return summarise(dataset, name, rows, names, ignored=articles.unused, note="; ".join(notes))
 
 
 def import_captions(dataset: str, name: str, *, cache: Path) -> PromptSummary:
@@ -93,12 +128,12 @@ def match(names: Mapping[int, str], given: Mapping[str, Sequence[str]], *, where
     Raises:
         UserError: a class without sentences, or with two candidates; both sides' left-overs are named.
     """
-    folded: dict[str, list[str]] = {}
+    keys: dict[str, list[str]] = {}
     for key in given:
-        folded.setdefault(_folded(key), []).append(key)
+        keys.setdefault(folded(key), []).append(key)
     found: dict[int, str] = {}
     for class_id, name in names.items():
-        candidates = [name] if name in given else folded.get(_folded(name), [])
+        candidates = [name] if name in given else keys.get(folded(name), [])
         if len(candidates) > 1:
             raise UserError(f"{where}: {' and '.join(map(repr, candidates))} are both the class {name!r}; join them")
         if candidates:
@@ -114,16 +149,12 @@ def match(names: Mapping[int, str], given: Mapping[str, Sequence[str]], *, where
     return found
 
 
-def _folded(name: str) -> str:
-    return re.sub(r"[\s_\-‐‑–]+", "", display_name(name)).casefold() or name
-
-
 def _some(names: Sequence[str], known: Sequence[str]) -> str:
     """The first few names, each with the known one that it resembles."""
     shown = []
     for name in names[:SHOWN]:
-        near = get_close_matches(_folded(name), list(map(_folded, known)), n=1)
-        hint = next((f" (like {key!r:.60})" for key in known if near and _folded(key) == near[0]), "")
+        near = get_close_matches(folded(name), list(map(folded, known)), n=1)
+        hint = next((f" (like {key!r:.60})" for key in known if near and folded(key) == near[0]), "")
         shown.append(f"{name!r:.60}{hint}")
     return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
