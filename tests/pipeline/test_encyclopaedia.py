@@ -29,8 +29,8 @@ CRANE = """{{Short description|bird}}
 * not a list
 }}
 [[File:Crane.jpg|thumb|A [[grey crowned crane]] stands.]]
-'''Sea horses''' ({{x}}) are small [[fish|marine fish]] with a horse-like head, e.g. of the genus ''Hippocampus''.<ref>{{x
-|url=http://x.y}}</ref> A seahorse swims upright.<!-- A seahorse is hidden. --> It eats shrimp.
+'''Sea horses''' ({{x}}) are small [[fish|marine fish]] with a horse-like head, e.g. of the genus ''Hippocampus''.<ref>{{
+cite|url=http://x.y}}</ref> A seahorse swims upright.<!-- A seahorse is hidden. --> It eats shrimp.
 == Size ==
 * A seahorse in a list.
 {| class="wikitable"
