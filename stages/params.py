@@ -148,8 +148,8 @@ class ImportParams(_Section):
     name: str = Field(description="what the source is called in place of an LLM")
     file: str | None = Field(
         None,
-        description="JSON {class: [sentence, ...]}, CSV class,sentence, texts {class: text} or a Wikipedia dump; null = "
-        "the manifest's captions",
+        description="JSON {class: [sentence, ...]}, CSV class,sentence, texts {class: text} or a Wikipedia dump; null "
+        "= the manifest's captions",
     )
 
 

@@ -29,7 +29,7 @@ CRANE = """{{Short description|bird}}
 * not a list
 }}
 [[File:Crane.jpg|thumb|A [[grey crowned crane]] stands.]]
-'''Sea horses''' ({{x}}) are small [[fish|marine fish]] with a horse-like head, e.g. of the genus ''Hippocampus''.<ref>{{
+'''Sea horses''' ({{x}}) are small [[fish|fish]] with a horse-like head, e.g. of the genus ''Hippocampus''.<ref>{{
 cite|url=http://x.y}}</ref> A seahorse swims upright.<!-- A seahorse is hidden. --> It eats shrimp.
 == Size ==
 * A seahorse in a list.
@@ -77,7 +77,7 @@ def rows(cache: Path, source: str) -> list[dict[str, Any]]:
 
 def test_of_markup_the_running_text_is_left() -> None:
     assert plain(CRANE).split("\n") == [
-        "Sea horses are small marine fish with a horse-like head, e.g. of the genus Hippocampus. A seahorse swims "
+        "Sea horses are small fish with a horse-like head, e.g. of the genus Hippocampus. A seahorse swims "
         "upright. It eats shrimp.",
         "A seahorse measures 2 cm to 35 cm.",
         "A seahorse swims upright.",
@@ -112,7 +112,7 @@ def test_a_dump_becomes_a_source_of_cleaned_sentences(tmp_path: Path, capsys: py
     output = capsys.readouterr().err
     found = rows(tmp_path, "encyclopaedia")
     assert [(row["class_id"], row["text"]) for row in found if row["kept"]] == [
-        (0, "Sea horses are small marine fish with a horse-like head, e.g. of the genus Hippocampus."),
+        (0, "Sea horses are small fish with a horse-like head, e.g. of the genus Hippocampus."),
         (0, "A seahorse swims upright."), (0, "A seahorse measures 2 cm to 35 cm."),
         (1, "Sneakers are soft shoes for sport."), (1, "Sneakers are made of cloth."),
     ]  # fmt: skip
