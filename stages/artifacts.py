@@ -80,6 +80,8 @@ class Store:
 
     name: ClassVar[str]
     columns: ClassVar[tuple[tuple[str, pa.DataType], ...]]
+    optional: ClassVar[tuple[tuple[str, pa.DataType], ...]] = ()
+    """Columns that stand behind the others where a table brings them; without them the bytes are as if none existed."""
     sort_by: ClassVar[tuple[str, ...]]
     embedded: ClassVar[bool] = False
     made_by: ClassVar[str]
@@ -133,9 +135,16 @@ class Store:
             raise UserError(f"{self.file} is not there: run `{command}` first{known}")
 
     @classmethod
-    def schema(cls, *, width: int | None = None, precision: str = "float16") -> pa.Schema:
-        """The Arrow schema, without metadata; embedding stores need the width."""
+    def schema(
+        cls, *, width: int | None = None, precision: str = "float16", optional: Collection[str] = ()
+    ) -> pa.Schema:
+        """The Arrow schema, without metadata; embedding stores need the width.
+
+        Args:
+            optional: names of those optional columns that it has.
+        """
         fields = [pa.field(name, kind) for name, kind in cls.columns]
+        fields += [pa.field(name, kind) for name, kind in cls.optional if name in optional]
         if cls.embedded:
             if width is None:
                 raise ValueError(f"the {cls.name} store needs the width of its embeddings")
@@ -149,7 +158,7 @@ class Store:
             UserError: the disk is full or read-only; the old store, if any, is untouched.
             ValueError: a column is missing or of another type.
         """
-        with self.writing(provenance, precision=_precision(table)) as writer:
+        with self.writing(provenance, precision=_precision(table), optional=table.column_names) as writer:
             writer.add(self.in_order(table))
         return writer.provenance
 
@@ -158,7 +167,9 @@ class Store:
         return table.sort_by([(key, "ascending") for key in self.sort_by])
 
     @contextmanager
-    def writing(self, provenance: Provenance, *, precision: str = "float16") -> "Iterator[StoreWriter]":
+    def writing(
+        self, provenance: Provenance, *, precision: str = "float16", optional: Collection[str] = ()
+    ) -> "Iterator[StoreWriter]":
         """Write tables that come in the store's order, one after the other; memory does not grow with their number.
 
         The file takes its place when the block ends without a fault; `StoreWriter.provenance` is then what was stored.
@@ -168,7 +179,7 @@ class Store:
             UserError: the disk is full or read-only; the old store, if any, is untouched.
             ValueError: a column is missing or of another type, or the rows are not in order.
         """
-        schema = self.schema(width=provenance.width, precision=precision)
+        schema = self.schema(width=provenance.width, precision=precision, optional=optional)
         origin = provenance.model_copy(update={"store": self.name, "dataset": self.dataset})
         # Unit vectors hardly shrink; left alone they are read many times faster.
         compression = dict.fromkeys(_leaves(schema), "zstd") | {"embedding.list.element": "none"}
@@ -338,6 +349,9 @@ class Store:
                 raise UserError(f"{self.file}: column {name!r} is missing; write the store again")
             if schema.field(name).type != kind:
                 raise UserError(f"{self.file}: column {name!r} is {schema.field(name).type}, expected {kind}")
+        for name, kind in self.optional:
+            if name in schema.names and schema.field(name).type != kind:
+                raise UserError(f"{self.file}: column {name!r} is {schema.field(name).type}, expected {kind}")
         if self.embedded:
             kind = schema.field("embedding").type if "embedding" in schema.names else None
             if kind is None or not pa.types.is_fixed_size_list(kind) or kind.list_size != found.width:
@@ -420,6 +434,10 @@ class StoreWriter:
         self._waiting = [table.slice(end)] if end < waiting else []
 
 
+CLASS_IDS = "class_ids"
+"""Column of a manifest whose images have several classes each; `class_id` and `class_name` are then empty."""
+
+
 class ManifestStore(Store):
     """What images there are: one row an image, unreadable ones included (their `error` says why)."""
 
@@ -437,6 +455,7 @@ class ManifestStore(Store):
         ("captions", pa.list_(pa.string())),
         ("questions", pa.list_(QUESTION)),
     )
+    optional = ((CLASS_IDS, pa.list_(pa.int32())),)
     sort_by = ("split", "class_id", "image_id")
     made_by = "pipeline ingest {dataset} --source PATH"
 
@@ -448,6 +467,21 @@ class ManifestStore(Store):
         found = super().provenance()
         assert isinstance(found, ManifestProvenance)
         return found
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several classes, or none: the column `class_ids`.
+
+        Raises:
+            UserError: the store is missing, unreadable, or not of this schema.
+        """
+        self.check_schema()
+        return CLASS_IDS in pq.read_schema(self.file).names
+
+    def class_ids(self) -> dict[str, list[int]]:
+        """image_id -> its classes, ascending, of a manifest whose images may have several."""
+        table = self.read(["image_id", CLASS_IDS])
+        return dict(zip(table["image_id"].to_pylist(), table[CLASS_IDS].to_pylist(), strict=True))
 
 
 class PromptStore(Store):

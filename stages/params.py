@@ -51,7 +51,12 @@ class DataParams(_Section):
         None, min_length=1, description="encoder that made the embeddings, where the source holds these and no images"
     )
     columns: dict[str, str] = Field(
-        {}, description="image, class, class_id, split, caption, question, question_id, choices, answers -> its column"
+        {},
+        description="image, class, class_id, labels, split, caption, question, question_id, choices, answers -> its "
+        "column",
+    )
+    multi_label: bool | None = Field(
+        None, description="whether an image may have several classes, or none; null = as the source has them"
     )
     split: SplitParams = Field(SplitParams(), description="used where the source has no train/val/test folders")
     split_folders: dict[str, Literal["train", "val", "test"]] | None = Field(

@@ -163,6 +163,7 @@ def load_features(
     names = about.class_names
     if not names:
         raise UserError(f"{manifest.file}: the data set has no classes to tell apart; retrieval reads its captions")
+    refuse_several(manifest)
     class_ids = tuple(sorted(names))
     train = _read_split(images, "train", class_ids, target)
     val = _read_split(images, "val", class_ids, target)
@@ -225,6 +226,19 @@ def load_features(
         },
         source_notes={source: tuple(lines) for source, lines in about_source.items()},
     )
+
+
+def refuse_several(manifest: ManifestStore) -> None:
+    """Refuse a data set whose images may have several classes, where one an image is needed.
+
+    Raises:
+        UserError: it is one.
+    """
+    if manifest.is_multi_label:
+        raise UserError(
+            f"{manifest.file}: an image of {manifest.dataset!r} may have several classes, or none, and this needs one "
+            "an image: run `trainer run --protocol multi-label`, or ingest it with one class an image"
+        )
 
 
 def _in_order(wanted: list[str], whole: dict[str, bool], *, named: bool) -> list[str]:

@@ -110,7 +110,7 @@ def audit(cache: Path, dataset: str, encoder: str) -> Report:
     digests = [row["sha256"] for row in there]
     embedded = _embedded(cache, dataset, encoder, notes)
     doubt: dict[str, float] = {}
-    classes = imbalance(_counts(origin.class_names, facts))
+    classes = imbalance(_counts(origin.class_names, facts, store))
     if embedded is not None:
         vectors, here = _rows_of(embedded, facts, notes)
         own = [facts[place] for place in here]
@@ -202,6 +202,9 @@ def _judged(
 ) -> tuple[list[Finding], dict[str, float], list[ClassFinding]]:
     """Doubtful labels, outliers and classes, from the images that are not of the test split."""
     names = [name for _, name in sorted(origin.class_names.items())]
+    if ManifestStore(cache, origin.dataset).is_multi_label:
+        notes.append("an image has several classes: labels, outliers and pairs of classes are not looked at")
+        return [], {}, []
     if len(names) < 2:
         notes.append("the data set has no classes to tell apart: labels, outliers and classes are not looked at")
         return [], {}, []
@@ -302,9 +305,14 @@ def _class_texts(
     return np.stack(rows)
 
 
-def _counts(names: dict[int, str], facts: Sequence[Facts]) -> dict[str, int]:
+def _counts(names: dict[int, str], facts: Sequence[Facts], store: ManifestStore) -> dict[str, int]:
     """Training images of each class."""
-    counts = Counter(fact.class_name for fact in facts if fact.split == "train")
+    train = [fact for fact in facts if fact.split == "train"]
+    if store.is_multi_label:
+        own = store.class_ids()
+        of = Counter(class_id for fact in train for class_id in own[fact.image_id])
+        return {name: of[class_id] for class_id, name in names.items()}
+    counts = Counter(fact.class_name for fact in train)
     return {name: counts[name] for name in names.values()}
 
 

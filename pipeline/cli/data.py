@@ -73,7 +73,8 @@ def ingest(
 ) -> None:
     """Read images and write the manifest: what there is, of which class, in which split.
 
-    A source of embeddings gives all stores at once: arrays `embedding` (N, D) with `class_id` or `label`; optional
+    A source of embeddings gives all stores at once: arrays `embedding` (N, D) with `class_id` or `label`, or `labels`
+    (N, C) of 0 and 1 where an image may have several classes; optional
     `split`, `image_id`, `view`, `class_names`; class text `text_template` (C, D) or (C, T, D); `prompts` (P, D) with
     `prompt_class_id`.
     """

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from pipeline.features.vectors import check_vectors
 from stages.arrays import UNNAMED, Values, hash_arrays, read_arrays
 from stages.artifacts import NO_LLM
 from stages.errors import UserError, nearest
 from stages.names import display_name, slug
+from stages.text import counted
 
 KEYS = (
-    "embedding", "class_id", "label", "split", "image_id", "view", "class_names", "text_template", "templates",
-    "prompts", "prompt_class_id", "prompt_source", "prompt_text",
+    "embedding", "class_id", "label", "labels", "split", "image_id", "view", "class_names", "text_template",
+    "templates", "prompts", "prompt_class_id", "prompt_source", "prompt_text",
 )  # fmt: skip
 SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -58,13 +59,14 @@ class FeatureSet:
         rows: rows of `embedding` that are taken, in their order.
         image_ids: one a taken row.
         views: one a taken row; 0 is the image itself.
-        class_ids: one a taken row.
+        class_ids: one a taken row; of a set whose images have several classes, -1.
         splits: one a taken row; None asks for the seeded split.
         class_names: class id -> name, no two alike; classes with an image alone.
         text_rows: class id -> its row of `text_template`; {} without class text.
         templates: the sentences that `text_template` embeds, one `{}` each; None where nobody says them.
         prompts: source -> its prompts.
         notes: lines for the user.
+        several: class ids of each taken row, of a set whose images may have several classes or none; None in any other.
     """
 
     where: str
@@ -80,6 +82,7 @@ class FeatureSet:
     templates: list[str] | None
     prompts: dict[str, Prompts]
     notes: list[str] = field(default_factory=list)
+    several: list[list[int]] | None = None
 
     @property
     def embedding(self) -> Float[np.ndarray, "B D"]:
@@ -130,12 +133,19 @@ def check_features(
     notes: list[str] = []
     _require_keys(arrays, where)
     unused = sorted(set(arrays) - set(KEYS))
+    multi_label = "labels" in arrays and not {"class_id", "label"} & set(arrays)
+    unused += ["labels"] * ("labels" in arrays and not multi_label)
     notes += [f"{len(unused)} arrays are not used: {', '.join(key[:40] for key in unused)[:200]}"] * bool(unused)
     embedding = _numbers(arrays, "embedding", where)
     if embedding.ndim != 2 or 0 in embedding.shape:
         raise UserError(f"{where}: embedding is of shape {embedding.shape}; expected (N, D), one row an image")
     off = {"embedding": check_vectors(embedding, f"{where}: embedding")}
-    all_ids, names, lines = _classes(arrays, where, len(embedding))
+    matrix: Bool[np.ndarray, "B C"] | None = None
+    if multi_label:
+        matrix, names, lines = _several(arrays, where, len(embedding))
+        all_ids = np.zeros(len(embedding), np.int64)
+    else:
+        all_ids, names, lines = _classes(arrays, where, len(embedding))
     notes += lines
     labelled = all_ids != UNLABELLED
     if not labelled.all():
@@ -150,7 +160,7 @@ def check_features(
     prompts = _prompts(arrays, where, embedding.shape[1], count, off)
     names, lines = _distinct(_renamed(names, class_names or {}, where), where)
     notes += lines
-    used = np.unique(class_ids).tolist()
+    used = (np.unique(class_ids) if matrix is None else np.flatnonzero(matrix.any(axis=0))).tolist()
     empty = [name for class_id, name in names.items() if class_id not in set(used)]
     if len(used) < 2:
         only = f"; only {names[used[0]][:80]!r}" if used else ""
@@ -161,7 +171,10 @@ def check_features(
     kept = {class_id: names[class_id] for class_id in used}
     image_ids, views = _images(arrays, where, rows, len(embedding))
     splits = _splits(arrays, where, rows, len(embedding), notes)
-    _require_whole_images(where, image_ids, views, class_ids, splits)
+    several = None if matrix is None else [np.flatnonzero(row).tolist() for row in matrix]
+    if several is not None:
+        class_ids = np.full(len(rows), UNLABELLED, np.int32)
+    _require_whole_images(where, image_ids, views, class_ids.tolist() if several is None else several, splits)
     for key, number in off.items():
         if number:
             total = len(np.asarray(arrays[key]).reshape(-1, embedding.shape[1]))
@@ -180,6 +193,7 @@ def check_features(
         templates=templates,
         prompts=_of_classes(prompts, kept),
         notes=[*notes, *_about_text(text_rows, prompts, kept)],
+        several=several,
     )
 
 
@@ -194,11 +208,13 @@ def _require_keys(arrays: Mapping[str, Values], where: str) -> None:
     found = ", ".join(sorted(key[:40] for key in arrays))[:300] or "nothing"
     if "embedding" not in arrays:
         raise UserError(f"{where}: no `embedding` (N, D); it has {found}; `--column embedding=KEY` names another key")
-    if ("class_id" in arrays) + ("label" in arrays) != 1:
-        both = "both `class_id` and `label`: keep one" if "label" in arrays else "neither `class_id` nor `label` (N,)"
-        mend = (
-            "" if "label" in arrays else "; without classes nothing can be trained; `trainer predict` takes such files"
-        )
+    told = [key for key in ("class_id", "label") if key in arrays]
+    if len(told) > 1 or not (told or "labels" in arrays):
+        both = (
+            "both `class_id` and `label`: keep one" if told
+            else "neither `class_id` nor `label` (N,), nor `labels` (N, C) of 0 and 1"
+        )  # fmt: skip
+        mend = "" if told else "; without classes nothing can be trained; `trainer predict` takes such files"
         raise UserError(f"{where}: {both}; it has {found}{mend}")
     if ("prompts" in arrays) != ("prompt_class_id" in arrays):
         raise UserError(f"{where}: `prompts` (P, D) and `prompt_class_id` (P,) belong together; it has {found}")
@@ -292,6 +308,40 @@ def _classes(
     most = max(most, len(arrays["text_template"]) - 1 if "text_template" in arrays else 0)
     lines = ["no class_names: the classes are called by their numbers"]
     return ids, {number: str(number) for number in range(most + 1)}, lines
+
+
+def _several(
+    arrays: Mapping[str, Values], where: str, count: int
+) -> tuple[Bool[np.ndarray, "B C"], dict[int, str], list[str]]:
+    """Which classes each row has, the name of each class, and lines."""
+    found = _numbers(arrays, "labels", where)
+    if found.ndim == 1:
+        raise UserError(
+            f"{where}: labels is of shape {found.shape}; one class an image is called `class_id` or `label` (`--column "
+            "class_id=labels`), several are 0 and 1 of shape (N, C)"
+        )
+    if found.ndim != 2 or found.shape[0] != count or not found.shape[1]:
+        raise UserError(f"{where}: labels is of shape {found.shape}; expected ({count}, C), one column a class")
+    wrong = np.argwhere((found != 0) & (found != 1))
+    if len(wrong):
+        row, column = wrong[0].tolist()
+        raise UserError(
+            f"{where}: labels holds {found[row, column]} (row {row}, column {column}); expected 1 where the image has "
+            "the class and 0 where it has not"
+        )
+    matrix = np.asarray(found).astype(bool)
+    if "class_names" not in arrays:
+        names = [str(number) for number in range(matrix.shape[1])]
+        lines = ["no class_names: the classes are called by their numbers"]
+    else:
+        names, lines = _names(_texts(arrays, "class_names", where, None), "class_names", where), []
+    if len(names) != matrix.shape[1]:
+        raise UserError(
+            f"{where}: labels has {matrix.shape[1]} columns and class_names {len(names)} names; one each, in one order"
+        )
+    none = int((~matrix.any(axis=1)).sum())
+    lines += [f"{none} of {counted(count, 'row')} have none of the classes, and are kept"] * bool(none)
+    return matrix, dict(enumerate(names)), lines
 
 
 def _of_labels(
@@ -470,13 +520,12 @@ def _splits(
 
 
 def _require_whole_images(
-    where: str, ids: list[str], views: Int[np.ndarray, " M"], class_ids: Int[np.ndarray, " M"],
-    splits: list[str] | None,
+    where: str, ids: list[str], views: Int[np.ndarray, " M"], classes: Sequence[Any], splits: list[str] | None,
 ) -> None:  # fmt: skip
     """Every image once with each of its views, all of one class and split, as many views as every other."""
     about: dict[str, tuple[Any, ...]] = {}
     seen: dict[str, set[int]] = defaultdict(set)
-    for row, (image_id, view, class_id) in enumerate(zip(ids, views.tolist(), class_ids.tolist(), strict=True)):
+    for row, (image_id, view, class_id) in enumerate(zip(ids, views.tolist(), classes, strict=True)):
         known = class_id, None if splits is None else splits[row]
         if about.setdefault(image_id, known) != known:
             raise UserError(f"{where}: image {image_id[:120]!r} stands in two classes or splits")

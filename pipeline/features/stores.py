@@ -25,7 +25,7 @@ from stages import (
     display_name,
 )
 from stages.arrays import hash_arrays
-from stages.artifacts import NO_LLM, Store, embedding_array, partition_values
+from stages.artifacts import CLASS_IDS, NO_LLM, Store, embedding_array, partition_values
 from stages.command import progress_bar
 from stages.files import remove_tree
 from stages.params import DataParams, EmbedParams
@@ -107,6 +107,17 @@ def manifest_table(found: FeatureSet, splits: dict[str, str]) -> pa.Table:
     ids = [found.image_ids[row] for row in first.tolist()]
     class_ids = found.class_ids[first]
     nothing = {name: pa.nulls(len(ids), kind) for name, kind in ManifestStore.columns}
+    if found.several is not None:
+        own = [found.several[row] for row in first.tolist()]
+        return pa.table(
+            nothing
+            | {
+                "image_id": pa.array(ids, pa.string()),
+                "path": pa.array(ids, pa.string()),
+                "split": pa.array([splits[image_id] for image_id in ids], pa.string()),
+                CLASS_IDS: pa.array(own, pa.list_(pa.int32())),
+            }
+        )
     return pa.table(
         nothing
         | {
@@ -146,11 +157,12 @@ def _write_images(found: FeatureSet, manifest: ManifestProvenance, *, cache: Pat
         return f"{line} (up to date)"
     known = ManifestStore(cache, manifest.dataset).read(["image_id", "split"])
     split_of = dict(zip(known["image_id"].to_pylist(), known["split"].to_pylist(), strict=True))
+    count = len(found.image_ids)
     rows = pa.table(
         {
             "image_id": pa.array(found.image_ids, pa.string()),
             "view": pa.array(found.views, pa.int32()),
-            "class_id": pa.array(found.class_ids, pa.int32()),
+            "class_id": pa.array(found.class_ids, pa.int32()) if found.several is None else pa.nulls(count, pa.int32()),
             "split": pa.array([split_of[image_id] for image_id in found.image_ids], pa.string()),
             "encoder_name": pa.array([origin.encoder] * len(found.rows), pa.string()),
         }

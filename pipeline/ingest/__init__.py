@@ -29,27 +29,29 @@ from pipeline.ingest.packaged import PackageReader
 from pipeline.ingest.pairs import PairReader
 from pipeline.ingest.side_tables import are_class_folders, weigh, weigh_archives
 from pipeline.ingest.splits import draw_splits
+from pipeline.ingest.voc import VOCReader
 from pipeline.ingest.webdataset import WebDatasetReader
 from pipeline.registry import card, prepare
 from pipeline.registry.readers import AircraftReader, SynsetReader, as_published
 from stages import ManifestProvenance, ManifestStore, UserError
-from stages.artifacts import SPLITS
+from stages.artifacts import CLASS_IDS, SPLITS
 from stages.command import progress
 from stages.params import DataParams, EmbedParams
 from stages.text import counted
 
 READERS: tuple[Reader, ...] = (
     PackageReader(), HubReader(), CoOpReader(), SavedReader(), AircraftReader(), SynsetReader(), ListReader(),
-    WebDatasetReader(), PairReader(), FolderReader(),
+    WebDatasetReader(), VOCReader(), PairReader(), FolderReader(),
 )  # fmt: skip
 """Tried in this order: what is told by a mark of its own comes before what is told by what is in it."""
 
 KINDS = (
     "a folder of class folders, or of images with texts beside them; a CSV, TSV, JSON or Parquet file that names or "
-    "holds images; a CoOp split file; tar, tar.gz or zip archives; COCO captions or VQA2 questions; a folder of "
+    "holds images; a CoOp split file; tar, tar.gz or zip archives; COCO captions or "
+    "instances, Pascal VOC annotations, VQA2 questions; a folder of "
     "save_to_disk; hf:OWNER/NAME; package:conformal-clip-data; embeddings in .npz, .npy, .safetensors, .pt or Parquet"
 )
-READING = {"images", "columns", "split", "split_folders", "max_missing", "class_names", "new_classes"}
+READING = {"images", "columns", "multi_label", "split", "split_folders", "max_missing", "class_names", "new_classes"}
 """Settings that a source is read with, kept in the manifest for `pipeline ingest NAME --labels FILE`."""
 AT_ONCE = 4096
 """Images handed to the threads at once, so that what waits for them stays small."""
@@ -108,7 +110,7 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path, embed: 
         return _summary(dataset, import_manifest(store, source))
     if is_features(source, data):
         table, lines = ingest_features(store, source, classes=classes_hash, data=data, embed=embed)
-        return _summary(dataset, table, Listing(Path(source), [], {}, notes=[*lines, *_of_classes(table)]), source)
+        return _summary(dataset, table, Listing(Path(source), [], {}, notes=[*lines, *_lines_of(table, store)]), source)
     asked = data
     place, data = prepare(dataset, source, asked)
     listing = as_published(dataset, source, read_source(place, data))
@@ -127,12 +129,16 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path, embed: 
     columns = {name: [getattr(entry, name) for entry in entries] for name in (
         "image_id", "path", "class_id", "class_name", "split", "captions",
     )}  # fmt: skip
+    several = any(entry.class_ids is not None for entry in entries)
     columns["questions"] = [
         None if entry.questions is None else [asdict(question) for question in entry.questions] for entry in entries
     ]
     for number, name in enumerate(("width", "height", "sha256", "error")):
         columns[name] = [fact[number] for fact in facts]
-    table = pa.table({name: pa.array(columns[name], kind) for name, kind in store.columns})
+    if several:
+        columns[CLASS_IDS] = [entry.class_ids for entry in entries]
+    kept_columns = [*store.columns, *(store.optional if several else ())]
+    table = pa.table({name: pa.array(columns[name], kind) for name, kind in kept_columns})
     _require_images(source, listing.root, table, dataset, data.max_missing)
     provenance = ManifestProvenance(
         dataset=dataset,
@@ -153,9 +159,8 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path, embed: 
         },
     )
     store.write(table, provenance)
-    return _summary(
-        dataset, table, replace(listing, notes=[*listing.notes, *_altered(facts), *_of_classes(table)]), source
-    )
+    of_classes = _of_several(table, listing.class_names) if several else _of_classes(table)
+    return _summary(dataset, table, replace(listing, notes=[*listing.notes, *_altered(facts), *of_classes]), source)
 
 
 def _after_decisions(
@@ -288,6 +293,28 @@ def _of_classes(table: pa.Table) -> list[str]:
     ]
 
 
+def _lines_of(table: pa.Table, store: ManifestStore) -> list[str]:
+    return _of_several(table, store.provenance().class_names) if CLASS_IDS in table.column_names else _of_classes(table)
+
+
+def _of_several(table: pa.Table, names: dict[int, str]) -> list[str]:
+    """Lines about images with several classes each, and about classes that nothing can be learnt of."""
+    readable = table.filter(pc.is_null(table["error"]))
+    train = readable.filter(pc.equal(readable["split"], "train"))
+    learnt = set(pc.list_flatten(train[CLASS_IDS]).to_pylist())
+    lacking = [name for class_id, name in names.items() if class_id not in learnt]
+    lengths = pc.list_value_length(table[CLASS_IDS])
+    mean, most = pc.mean(lengths).as_py() or 0.0, pc.max(lengths).as_py() or 0
+    return [
+        f"an image has {mean:.1f} of {counted(len(names), 'class', 'classes')} on average, {most} at most",
+        *[
+            f"{counted(len(lacking), 'class has', 'classes have')} no image in train to learn from: "
+            f"{', '.join(lacking[:5])[:200]}{', ...' if len(lacking) > 5 else ''}"
+        ]
+        * bool(lacking),
+    ]
+
+
 def _require_images(source: str, root: Path, table: pa.Table, dataset: str, max_missing: float) -> None:
     """Refuse a source of which too few images can be read, saying whether they are missing or broken."""
     bad = table.filter(pc.is_valid(table["error"]))
@@ -323,7 +350,9 @@ def _summary(dataset: str, table: pa.Table, listing: Listing | None = None, sour
     return Summary(
         dataset=dataset,
         images={split: counts.get(split, 0) for split in SPLITS},
-        classes=pc.count_distinct(table["class_id"]).as_py(),
+        classes=pc.count_distinct(
+            pc.list_flatten(table[CLASS_IDS]) if CLASS_IDS in table.column_names else table["class_id"]
+        ).as_py(),
         captions=pc.sum(pc.list_value_length(table["captions"])).as_py() or 0,
         questions=pc.sum(pc.list_value_length(table["questions"])).as_py() or 0,
         unreadable=[f"{row['path']}: {row['error']}" for row in broken],

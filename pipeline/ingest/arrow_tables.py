@@ -46,6 +46,9 @@ def read_arrow_table(file: Path, wanted: Mapping[str, str]) -> Table:
     if not n_rows:
         raise UserError(f"{file}: no rows, or nothing beside the images in them")
     names = _features(schema).get(roles.get("class", ""), {}).get("names")
+    several = _features(schema).get(roles.get("labels", ""), {}).get("feature")
+    if names is None and isinstance(several, dict):
+        names = several.get("names")
     return Table(
         file,
         values,

@@ -32,6 +32,7 @@ class Entry:
         split: train, val or test; None asks for the seeded split.
         captions: in the order of the source; None in a set without captions.
         questions: None in a set without questions.
+        class_ids: ascending, of a set whose images may have several classes or none; None in any other.
     """
 
     path: str
@@ -41,6 +42,12 @@ class Entry:
     split: str | None = None
     captions: Sequence[str] | None = None
     questions: Sequence[Question] | None = None
+    class_ids: Sequence[int] | None = None
+
+    @property
+    def classes(self) -> Sequence[int]:
+        """All its classes, however many the set gives an image."""
+        return self.class_ids if self.class_ids is not None else [] if self.class_id is None else [self.class_id]
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class Reader(Protocol):
 
 def without_empty_classes(listing: Listing) -> Listing:
     """The listing with those classes alone that have an image, and a line about the others; ids stay as they are."""
-    used = {entry.class_id for entry in listing.entries}
+    used = {class_id for entry in listing.entries for class_id in entry.classes}
     empty = [name for class_id, name in listing.class_names.items() if class_id not in used]
     if not empty or len(empty) == len(listing.class_names):
         return listing

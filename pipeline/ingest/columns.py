@@ -11,6 +11,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "image": ("image", "path", "file", "filename", "filepath", "imagepath", "imagefile", "imagename", "img"),
     "class": ("classname", "class", "category", "label", "target"),
     "class_id": ("classid", "labelid"),
+    "labels": ("labels", "classes", "tags", "categories", "classnames"),
     "split": ("split", "subset"),
     "caption": ("caption", "captions", "sentence", "sentences", "text"),
     "question": ("question",),
@@ -33,6 +34,8 @@ class Table:
         names: class names by class id, where the file says them.
         called: our name -> the column's own, for messages.
         rivals: further columns that could be the class as well.
+        order: the class names, of a table with a column of 0 and 1 for each; `labels` then lists those of a row.
+        aside: columns that are not taken, of such a table.
     """
 
     file: Path
@@ -43,6 +46,8 @@ class Table:
     names: list[str] | None = None
     called: Mapping[str, str] = field(default_factory=dict)
     rivals: Sequence[str] = ()
+    order: Sequence[str] | None = None
+    aside: Sequence[str] = ()
 
     def where(self, row: int) -> str:
         """A row's place, for messages."""
@@ -65,6 +70,8 @@ def find_columns(header: Sequence[str], wanted: Mapping[str, str], *, where: str
     plain = {_plain(name): name for name in reversed(header)}
     found = dict(wanted)
     for role, names in ROLES.items():
+        if role == "labels" and {"class", "class_id"} & set(found):
+            continue  # one class an image is said
         known = next((plain[name] for name in names if name in plain), None)
         if role not in found and known is not None and known not in wanted.values():
             found[role] = known
@@ -93,7 +100,8 @@ def require_image(file: Path, roles: Mapping[str, str], header: Sequence[str]) -
     """
     if "image" in roles:
         return
-    others = "" if {"class", "caption", "question"} & set(roles) else ", and --column class=COLUMN (or caption=)"
+    said = {"class", "labels", "caption", "question"} & set(roles)
+    others = "" if said else ", and --column class=COLUMN (or caption=)"
     addresses = [name for name in header if "url" in name.lower()]
     mend = f"name it with --column image=COLUMN{others}"
     if addresses:

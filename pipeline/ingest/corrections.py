@@ -87,10 +87,17 @@ def corrected(
     """Apply the decisions; later files win over earlier ones, exclude lists over both.
 
     Raises:
-        UserError: a file that fits none of the data set's images; an unknown class; a new image that is confirmed.
+        UserError: a file that fits none of the data set's images; an unknown class; a new image that is confirmed;
+            labels for a data set of several classes an image.
     """
     if not given:
         return Corrected(root, list(entries), dict(class_names), frozenset(), [])
+    if given.labels and any(entry.class_ids is not None for entry in entries):
+        raise UserError(
+            f"{given.labels[0].file}: decisions give an image one class, and the images of {dataset} have several: "
+            "mend the source, or leave images out with --exclude",
+            exit_code=2,
+        )
     state = _State(dataset, root, entries, class_names, given.new_classes)
     named = [row.path for decisions in given.labels for row in decisions.rows if not row.image_id]
     state.coming = {_id_of(path) for path in named}
@@ -185,7 +192,7 @@ class _State:
             prefix = "" if root == self.root else f"{self.root.relative_to(root).as_posix()}/"
             paths = {image_id: Path(place).relative_to(root).as_posix() for image_id, place in added.items()}
             entries = [replace(entry, path=paths.get(entry.image_id, prefix + entry.path)) for entry in kept]
-        used = {entry.class_id for entry in entries}
+        used = {class_id for entry in entries for class_id in entry.classes}
         empty = [name for class_id, name in self.class_names.items() if class_id not in used]
         names = {class_id: name for class_id, name in self.class_names.items() if class_id in used}
         if empty and names:

@@ -71,8 +71,8 @@ def ingest_features(
     given = found.splits
     entries = [
         Entry(
-            found.image_ids[row], found.image_ids[row], int(found.class_ids[row]), None,
-            None if given is None else given[row],
+            found.image_ids[row], found.image_ids[row], None if found.several else int(found.class_ids[row]), None,
+            None if given is None else given[row], class_ids=None if found.several is None else found.several[row],
         )
         for row in first
     ]  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.ingest.base import Listing
 from pipeline.ingest.captions import add_coco, add_karpathy, is_coco, is_karpathy
+from pipeline.ingest.instances import add_instances, is_instances
 from pipeline.ingest.json_files import read_json
 from pipeline.ingest.places import Places
 from pipeline.ingest.records import Records
@@ -26,8 +27,10 @@ from stages.errors import UserError
 from stages.params import DataParams
 from stages.text import read_text
 
-JSON_NAMES = re.compile(r"captions|questions|annotations|^dataset_(coco|flickr)", re.IGNORECASE)
+JSON_NAMES = re.compile(r"captions|questions|annotations|instances|^dataset_(coco|flickr)", re.IGNORECASE)
 """What JSON files of a folder are looked into."""
+OBJECTS = re.compile(r"instances", re.IGNORECASE)
+"""COCO's files of objects among these."""
 TO_HAND_IN = re.compile(r"submission", re.IGNORECASE)
 """Tables of a competition that wait for answers: the classes in them are made up (`sample_submission.csv`)."""
 
@@ -46,6 +49,8 @@ class ListReader:
         """List the images in the order in which they are first named."""
         place = Path(source)
         files = [place] if place.is_file() else _files_of(place)
+        objects = [] if data.multi_label else _beside_captions(files)
+        files = [file for file in files if file not in objects]
         folder = place.parent if place.is_file() else place
         if place.is_file() and place.suffix.lower() == ".json":
             files += _annotations_beside(place)
@@ -53,7 +58,10 @@ class ListReader:
         aside = [] if place.is_file() else sorted(f.name for f in place.iterdir() if TO_HAND_IN.search(f.name))
         aside = [name for name in aside if place / name not in files]
         line = f"{', '.join(aside)[:200]}: answers to be handed in, left aside (to read it, name it as the source)"
-        return replace(listing, notes=[*listing.notes, *([line] if aside else [])])
+        notes = [*listing.notes, *[line] * bool(aside)]
+        names = ", ".join(file.name for file in objects)[:200]
+        notes += [f"{names}: left aside beside captions (multi_label: true in the settings reads both)"] * bool(objects)
+        return replace(listing, notes=notes)
 
 
 def read_files(
@@ -126,6 +134,12 @@ def _files_of(folder: Path) -> list[Path]:
     return (real or found) if speaking else []
 
 
+def _beside_captions(files: Sequence[Path]) -> list[Path]:
+    """Files of objects where others say captions or questions: COCO's are large, and captions do not need them."""
+    objects = [file for file in files if file.suffix.lower() == ".json" and OBJECTS.search(file.name)]
+    return objects if any(JSON_NAMES.search(file.name) for file in files if file not in objects) else []
+
+
 def _split_folders(folder: Path) -> list[Path]:
     return sorted(place for place in folder.iterdir() if place.name.lower() in SPLIT_NAMES and place.is_dir())
 
@@ -170,6 +184,9 @@ def _add_json(
         raw = read_json(file)
         if isinstance(raw, list):
             tables.append((file, raw))
+        elif is_instances(raw):
+            with _faults_of(file):
+                add_instances(records, raw, places, where=str(file), split=said[file])
         elif is_karpathy(raw):
             with _faults_of(file):
                 add_karpathy(records, raw, places, where=str(file))
@@ -182,9 +199,9 @@ def _add_json(
             known |= answers_of(raw, where=str(file))
         else:
             raise UserError(
-                f"{file}: not understood ({_shape(raw)}); expected COCO captions, Karpathy's dataset_*.json, VQA2 "
-                "questions, a list of objects with an image and a caption, class or question each, or CoOp's split "
-                'file {"train": [[path, class id, class name], ...], "val": ..., "test": ...}'
+                f"{file}: not understood ({_shape(raw)}); expected COCO captions or instances, Karpathy's "
+                "dataset_*.json, VQA2 questions, a list of objects with an image and a caption, class or question "
+                'each, or CoOp\'s split file {"train": [[path, class id, class name], ...], "val": ..., "test": ...}'
             )
     if karpathy and coco:
         records.notes.append(f"{karpathy[0].name} decides captions and splits; {coco[0][0].name} is left aside")

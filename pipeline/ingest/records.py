@@ -9,8 +9,10 @@ from typing import Any
 
 from pipeline.ingest.base import Entry, Listing, Question
 from pipeline.ingest.class_names import join_spellings, spelling_key, tidy
+from pipeline.ingest.labels import numbered
 from stages.errors import UserError
 from stages.params import DataParams
+from stages.text import counted
 
 MOST_CLASSES = 1_000_000
 
@@ -25,6 +27,7 @@ class Record:
     unlabelled: bool = False
     captions: list[str] | None = None
     questions: list[Question] | None = None
+    labels: tuple[int | str, ...] | None = None
 
 
 class Records:
@@ -37,6 +40,19 @@ class Records:
         self.question_ids: set[str] = set()
         self.notes: list[str] = []
         self.empty = self.empty_answers = 0
+        self.class_list: list[str] | None = None
+
+    def order(self, names: Sequence[str] | None, *, where: str) -> None:
+        """Take the list of classes that a file of several classes an image brings, in its order.
+
+        Raises:
+            UserError: a file before it brings another one.
+        """
+        if names is None:
+            return
+        if self.class_list not in (None, list(names)):
+            raise UserError(f"{where}: its classes are not those of the files before it")
+        self.class_list = list(names)
 
     def add(
         self,
@@ -48,10 +64,12 @@ class Records:
         unlabelled: bool = False,
         captions: Iterable[str | None] | None = None,
         questions: Iterable[Question] | None = None,
+        labels: Sequence[int | str] | None = None,
     ) -> None:
         """Take one row. Captions and questions of one image add up; class and split may not differ.
 
         Args:
+            labels: all classes of the image, in a source that may give it several, or none.
             unlabelled: the source has a place for the class, and says there that nobody knows it.
 
         Raises:
@@ -59,9 +77,13 @@ class Records:
                 twice.
         """
         known = self.images.get(path)
+        every = None if labels is None else tuple(dict.fromkeys(labels))
         if known is None:
-            known = self.images[path] = Record(split, label, class_id, unlabelled)
-        elif captions is None and questions is None:
+            known = self.images[path] = Record(split, label, class_id, unlabelled, labels=every)
+        elif every is not None and known.labels is not None and set(every) != set(known.labels):
+            shown = " and ".join(str(list(each))[:60] for each in (known.labels, every))
+            raise ValueError(f"image {path[:120]!r} has other classes here than before: {shown}")
+        elif captions is None and questions is None and (known.labels is None) == (every is None):
             raise ValueError(f"image {path[:120]!r} stands there twice; keep one")
         elif label is not None and known.label is not None and not _are_one(label, class_id, known):
             raise ValueError(f"image {path[:120]!r} is of class {known.label!r} and of class {label!r}")
@@ -69,6 +91,7 @@ class Records:
             raise ValueError(f"image {path[:120]!r} is in split {known.split!r} and in split {split!r}")
         known.split, known.label = known.split or split, label if known.label is None else known.label
         known.class_id = class_id if known.class_id is None else known.class_id
+        known.labels = every if known.labels is None else known.labels
         if captions is not None:
             known.captions = known.captions or []
             for caption in (plain(caption or "") for caption in captions):
@@ -93,6 +116,7 @@ class Records:
         Raises:
             UserError: only some images have a class, or the classes are not numbered soundly.
         """
+        several = self._several(source, names, data)
         images = self._labelled(source)
         has_classes = any(record.label is not None for record in images.values())
         without = next((path for path, record in images.items() if record.label is None), None)
@@ -106,6 +130,8 @@ class Records:
             except ValueError as error:
                 raise UserError(f"{source}: {error}") from error
             self.notes += notes
+        if several is not None:
+            shown = several[1]
         has_captions = any(record.captions is not None for record in images.values())
         has_questions = any(record.questions is not None for record in images.values())
         entries = []
@@ -116,6 +142,7 @@ class Records:
                     path, path, class_id, None if class_id is None else shown[class_id], record.split,
                     (record.captions or ()) if has_captions else None,
                     (record.questions or ()) if has_questions else None,
+                    None if several is None else several[0][path],
                 )
             )  # fmt: skip
         if self.empty:
@@ -125,6 +152,66 @@ class Records:
         if self.empty_answers:
             self.notes.append(f"{self.empty_answers} empty answers left out")
         return Listing(root, entries, shown, settings=settings, notes=self.notes)
+
+    def _several(
+        self, source: str, names: Sequence[str] | None, data: DataParams
+    ) -> tuple[dict[str, list[int]], dict[int, str]] | None:
+        """Class ids by path and class names by class id, where images may have several; None where each has one.
+
+        Raises:
+            UserError: only some images say their classes, or the classes are not named soundly.
+        """
+        with_labels = [path for path, record in self.images.items() if record.labels is not None]
+        if not with_labels:
+            if data.multi_label:
+                raise UserError(
+                    f"{source}: multi_label is set, and nothing gives an image several classes", exit_code=2
+                )
+            return None
+        for path, record in self.images.items():
+            if record.labels is None or record.label is not None:
+                what = "no classes" if record.labels is None else "one class in one file and several in another"
+                raise UserError(
+                    f"{source}: image {path[:120]!r} has {what}; an image of none of the classes has an empty cell"
+                )
+        images = {path: record.labels or () for path, record in self.images.items()}
+        one = all(len(labels) == 1 for labels in images.values())
+        if data.multi_label is False and not one:
+            path = next(path for path, labels in images.items() if len(labels) != 1)
+            raise UserError(
+                f"{source}: multi_label is false, and image {path[:120]!r} has "
+                f"{counted(len(images[path]), 'class', 'classes')}: leave "
+                "multi_label away",
+                exit_code=2,
+            )
+        order = self.class_list
+        try:
+            first = {label: path for path, labels in reversed(images.items()) for label in labels}
+            called, lines = _names_of(first, names) if order is None else ({label: str(label) for label in first}, [])
+            if order is None and names and not any(isinstance(label, int) for label in first):
+                order = list(names)
+            shown = {path: (self.images[path].split, [called[label] for label in own]) for path, own in images.items()}
+            if one and not data.multi_label:
+                self._as_single({path: names[0] for path, (_, names) in shown.items()}, order)
+                return None
+            class_ids, class_names, more = numbered(shown, order, data.class_names)
+        except ValueError as error:
+            raise UserError(f"{source}: {error}") from error
+        none = sum(not labels for labels in images.values())
+        self.notes += [*lines, *more]
+        self.notes += [f"{none} of {counted(len(images), 'image')} have none of the classes, and are kept"] * bool(none)
+        return class_ids, class_names
+
+    def _as_single(self, labels: Mapping[str, str], order: Sequence[str] | None) -> None:
+        """Every image turned out to have exactly one class."""
+        ids = None if order is None else {name: number for number, name in enumerate(order)}
+        for path, label in labels.items():
+            self.images[path].label = label
+            self.images[path].class_id = None if ids is None else ids.get(label)
+        self.notes.append(
+            "every image has exactly one class: read as a data set of one class an image (multi_label: true in the "
+            "settings reads it as one of several)"
+        )
 
     def _labelled(self, source: str) -> dict[str, Record]:
         """The images, without those of which the source says that nobody knows their class.

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.ingest.base import Question
 from pipeline.ingest.columns import Table
+from pipeline.ingest.labels import classes_of
 from pipeline.ingest.places import URL, Places
 from pipeline.ingest.records import Records
 from pipeline.ingest.splits import split_named
@@ -24,10 +25,16 @@ def add_table(records: Records, table: Table, places: Places, split: str | None,
         UserError: the first row that cannot be understood, with its place.
     """
     own = table.columns
-    if not {"class", "caption", "question"} & set(own):
+    if not {"class", "labels", "caption", "question"} & set(own):
         raise UserError(
             f"{table.file}: neither classes nor captions nor questions beside the images; name the column with "
-            "--column class=COLUMN (or caption=, question=)"
+            "--column class=COLUMN (or labels=, caption=, question=)"
+        )
+    records.order(table.order, where=str(table.file))
+    if table.aside:
+        records.notes.append(
+            f"{table.file.name}: {counted(len(table.order or ()), 'column')} of 0 and 1 are the classes; left aside: "
+            f"{', '.join(table.aside)[:200]}"
         )
     base = ""
     if table.holds is not None:
@@ -49,6 +56,7 @@ def add_table(records: Records, table: Table, places: Places, split: str | None,
                 label=None if unlabelled else label,
                 class_id=None if unlabelled else class_id,
                 unlabelled=unlabelled,
+                labels=classes_of(cells["labels"]) if "labels" in cells else None,
                 captions=_captions(cells["caption"]) if "caption" in cells else None,
                 questions=[_question(cells, f"{path}#{row}")] if "question" in cells else None,
             )

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -69,11 +69,15 @@ def splits_by_file_name(names: Sequence[str]) -> list[str | None]:
 
 
 def draw_splits(entries: list[Entry], split: SplitParams) -> list[Entry]:
-    """Give every entry a split: its own, or one drawn per class by seed. Shares are rounded, train takes the rest."""
+    """Give every entry a split: its own, or one drawn per class by seed. Shares are rounded, train takes the rest.
+
+    An image of several classes is drawn with the rarest of them, so that each split has its share of that one.
+    """
     groups: dict[int, list[str]] = defaultdict(list)
+    counts = Counter(class_id for entry in entries for class_id in entry.classes)
     for entry in entries:
         if entry.split is None:
-            groups[entry.class_id or 0].append(entry.image_id)
+            groups[min(entry.classes, key=lambda each: (counts[each], each), default=0)].append(entry.image_id)
     chosen: dict[str, str] = {}
     for class_id, ids in sorted(groups.items()):
         ids.sort()

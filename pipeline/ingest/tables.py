@@ -19,9 +19,12 @@ def speaks_of_images(file: Path) -> bool:
             roles = arrow_roles(file, {})
         else:
             roles = find_columns(text_header(file), {}, where=str(file))
+        told = {"class", "labels", "caption", "question"} & set(roles)
+        if "image" in roles and not told and file.suffix.lower() in (".csv", ".tsv"):
+            return read_text_table(file, {}).order is not None
     except UserError:
         return False
-    return "image" in roles and bool({"class", "caption", "question"} & set(roles))
+    return "image" in roles and bool(told)
 
 
 def read_table(file: Path, wanted: Mapping[str, str]) -> Table:

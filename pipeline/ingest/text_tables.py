@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.ingest.columns import Table, find_columns, require_image, rivals
+from pipeline.ingest.labels import ROLES_OF_CONTENT, indicator_columns, named_by
 from stages.errors import UserError
 from stages.text import csv_rows, delimiter, read_text
 
@@ -101,7 +102,18 @@ def _table(
     require_image(file, roles, header)
     places = {role: header.index(column) for role, column in roles.items()}
     columns: dict[str, Sequence[Any]] = {role: [row[place] for row in rows] for role, place in places.items()}
-    return Table(file, columns, lines, counted=counted, called=roles, rivals=rivals(header, roles, wanted))
+    order: list[str] | None = None
+    aside: list[str] = []
+    if not ROLES_OF_CONTENT & set(roles):
+        where = [f"{file}, {counted} {line}" for line in lines]
+        has = indicator_columns(header, rows, roles.values(), where=where)
+        if has:
+            columns["labels"], order = named_by(has), list(has)
+            aside = [name for name in header if name not in has and name not in roles.values()]
+    return Table(
+        file, columns, lines, counted=counted, called=roles, rivals=rivals(header, roles, wanted), order=order,
+        aside=aside,
+    )  # fmt: skip
 
 
 def _first_entry(text: str) -> list[str]:

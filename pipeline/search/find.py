@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -201,6 +201,12 @@ def find_images(
     manifests = {store.dataset: ManifestStore(store.cache, store.dataset) for store, _ in best}
     origins = {name: manifest.provenance() for name, manifest in manifests.items()}
     names = {name: origin.class_names for name, origin in origins.items()}
+    several = {name: manifest.class_ids() for name, manifest in manifests.items() if manifest.is_multi_label}
+
+    def named(dataset: str, row: dict[str, Any]) -> str:
+        own = several[dataset].get(row["image_id"], []) if dataset in several else [row["class_id"]]
+        return ", ".join(names[dataset][class_id] for class_id in own if class_id in names[dataset])
+
     paths = {
         name: _paths(manifest, [row["image_id"] for store, row in best if store.dataset == name])
         for name, manifest in manifests.items()
@@ -211,7 +217,7 @@ def find_images(
             score=row["score"],
             dataset=store.dataset,
             image_id=row["image_id"],
-            class_name=names[store.dataset].get(row["class_id"], ""),
+            class_name=named(store.dataset, row),
             split=row["split"],
             root=origins[store.dataset].root,
             path=paths[store.dataset][row["image_id"]],

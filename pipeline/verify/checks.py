@@ -130,6 +130,9 @@ def _manifest(store: Store, origin: Provenance) -> list[str]:
     )
     assert isinstance(origin, ManifestProvenance)
     unknown = set(found) - set(origin.class_names.items())
+    if isinstance(store, ManifestStore) and store.is_multi_label:
+        several = [class_id for own in store.class_ids().values() for class_id in own or ()]
+        unknown |= {(class_id, None) for class_id in several if class_id not in origin.class_names}
     return [
         *[f"{counted(twice, 'image stands', 'images stand')} in it twice"] * bool(twice),
         *[f"{strange} images are of no split ({', '.join(SPLITS)})"] * bool(strange),

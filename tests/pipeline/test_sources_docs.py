@@ -74,6 +74,22 @@ def lay_out(weaves: Path, home: Path) -> None:
     (home / "vqa/v2_OpenEnded_mscoco_val2014_questions.json").write_text(json.dumps(asked))
     answered = {"annotations": [{"question_id": 1, "answers": [{"answer": "grey"}]}]}
     (home / "vqa/v2_mscoco_val2014_annotations.json").write_text(json.dumps(answered))
+    for file, header in (("labels.csv", "image,labels"), ("indicators.csv", "image,car")):
+        (home / file).write_text(document[document.index(f"```\n{header}") + 4 :].split("```")[0])
+    (home / "objects/annotations").mkdir(parents=True)
+    (home / "VOC2007/Annotations").mkdir(parents=True)
+    (home / "VOC2007/JPEGImages").mkdir()
+    boxes: dict[str, list[dict[str, object]]] = {"images": [], "categories": [], "annotations": []}
+    boxes["categories"] = [{"id": i, "name": name} for i, name in enumerate(("car", "bus"))]
+    for i, name in enumerate(("street", "field", "road")):
+        for folder in (home, home / "objects", home / "VOC2007/JPEGImages"):
+            picture((9, 9, 9), i).save(folder / f"{name}.jpg")
+        boxes["images"].append({"id": i, "file_name": f"{name}.jpg"})
+        boxes["annotations"] += [{"image_id": i, "category_id": k} for k in range(i)]
+        objects = "".join(f"<object><name>{('car', 'bus')[k]}</name></object>" for k in range(i))
+        text = f"<annotation><filename>{name}.jpg</filename>{objects}</annotation>"
+        (home / f"VOC2007/Annotations/{name}.xml").write_text(text)
+    (home / "objects/annotations/instances_val2017.json").write_text(json.dumps(boxes))
     (home / "examples").mkdir()
     (home / "examples/caltech101").symlink_to(ROOT / "examples/caltech101")
 
