@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,8 @@ def _fit_all(fits: Sequence[tuple[Any, Any, int]], *, jobs: int) -> Iterator[tup
         return (timed_fit(*each) for each in fits)
     from joblib import Parallel, delayed, parallel_config
 
+    # a process that has grown large is replaced between two fits, and nothing is lost by it
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
     with parallel_config("loky", inner_max_num_threads=1):
         ready: Iterator[tuple[Any, float]] = Parallel(n_jobs=jobs, return_as="generator")(
             delayed(timed_fit)(*each) for each in fits

@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 
 from stages.command import table
 from stages.errors import UserError
+from trainer.aape_plus import calibrated
 from trainer.data import ClassText, Images, Task
 from trainer.draws import MOST_TO_CHOOSE_BY, split_off
 from trainer.features import load_features
@@ -29,6 +30,7 @@ from trainer.methods.aape_plus import AAPEPlus, Part, choose_text_head
 from trainer.methods.common import class_sums
 from trainer.methods.gda import GDA
 from trainer.methods.linear import LogisticRegression
+from trainer.methods.timo import GAMMAS, guided_text, matching
 
 SHOTS = (1, 2, 4, 8, 12)
 SEEDS = (1, 2, 3)
@@ -60,6 +62,22 @@ def variants(task: Task, x: Float[Tensor, "B D"], *, shots: int, seed: int) -> I
     for name, parts in STEPS.items():
         if text.is_text or "text" not in parts:
             yield name, AAPEPlus(parts=parts).fit(task, seed=seed).logits(x, text)
+    if text.is_text and text.prompts is not None:
+        weighed = agreeing(task)
+        yield "tried: text, prompts weighed by agreement", x @ weighed.prompt_mean().T
+        yield "tried: `aape-plus` with these", AAPEPlus().fit(replace(task, text=weighed), seed=seed).logits(x, weighed)
+
+
+def agreeing(task: Task) -> ClassText:
+    """One prompt a class: its prompts weighed by their cosine with the class's mean shot, as in TIMO.
+
+    How sharply is chosen by the likelihood of the validation images, on which the shots' mean has no say.
+    """
+    prompts, mask = task.text.require_prompts()
+    match = matching(prompts, mask, task.train)
+    each = [guided_text(prompts, mask, match, gamma=gamma) for gamma in (0.0, *GAMMAS)]
+    losses = [calibrated(task.val.embeddings @ text.T, task.val.labels)[0] for text in each]
+    return replace(task.text, prompts=each[int(np.argmin(losses))][:, None], mask=torch.ones_like(mask[:, :1]))
 
 
 def draw(images: Images, text: ClassText, *, shots: int, seed: int) -> tuple[Task, Images]:
