@@ -91,6 +91,20 @@ class TrainParams(BaseModel):
         description="whether each fitted class has a residual of its own beside g's, in closed form and as large as "
         "validation images bear (head residual alone; not in the paper)",
     )
+    chain: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="generators that make h(x) step by step, each from the image and what the one before it made; 1: "
+        "h alone (chain of thought prompt tuning; not in the paper)",
+    )
+    align: Number = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the part of a step against zero-shot's direction that is dropped (ProGrad; classes "
+        "alone; not in the paper)",
+    )
     image: bool = Field(True, description="false: h(x) = 0, the control without image conditioning")
     hidden: Size = Field(32, description="entries of both bottlenecks (33k parameters of h at width 512)")
     distill: Literal["squared", "cosine"] = Field(

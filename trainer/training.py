@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from stages.errors import UserError
+from trainer.alignment import General
 from trainer.data import Images
 from trainer.draws import mean_shots
 
@@ -56,9 +57,12 @@ class Learner(nn.Module):
         most: images whose gradient is computed at once; a larger batch is added up from parts.
         measured: what the records call the two numbers of `measure`, the second with its sign changed.
         by_likelihood: whether the second number of `measure` decides, and the first only where that ties.
+        aligned: share of a step against the direction of `loss_general`, one of its losses, that is dropped; see
+            `trainer.alignment`.
     """
 
     most: int = 2**31
+    aligned: float = 0.0
     by_likelihood: ClassVar[bool] = False
     measured: ClassVar[tuple[str, str]] = ("val_accuracy", "val_loss")
 
@@ -237,6 +241,7 @@ def descend(
         with torch.no_grad():
             trained.score = learner.measure(val)
     best, step = _copy(learner), 0
+    general = General(learner, learner.aligned) if learner.aligned else None
     for epoch in range(1, last + 1):
         sums: dict[str, Tensor] = {}
         for rows in torch.randperm(len(train), generator=rng).split(schedule.batch):  # type: ignore[no-untyped-call]
@@ -247,9 +252,13 @@ def descend(
             optimizer.zero_grad()
             for part in rows.to(train.device).split(learner.most):
                 losses = learner.losses(part, train.draw(part, rng), rng)
+                if general is not None:
+                    general.add(losses["loss_general"] * (len(part) / len(rows)))
                 (losses["loss"] * (len(part) / len(rows))).backward()  # type: ignore[no-untyped-call]
                 for name, value in losses.items():
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() * len(part)
+            if general is not None:
+                general.align()
             optimizer.step()
             learner.settle()
         means = {name: float(value) / len(train) for name, value in sums.items()}

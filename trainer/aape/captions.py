@@ -23,7 +23,7 @@ from torch.nn.functional import normalize
 
 from stages.training import TrainParams
 from trainer.aape.aggregator import IMAGE_CHUNK, build_aggregator, climb, query_of
-from trainer.aape.generator import Generator
+from trainer.aape.generator import Chain, Generator, build_generator
 from trainer.aape.losses import clip_reward, distillation_loss, symmetric_clip_loss
 from trainer.data import check_width
 from trainer.pairs import CaptionTask, PairBatch, Pairs, select_pairs
@@ -49,7 +49,7 @@ class CaptionAAPE:
         info: what was chosen.
     """
 
-    h: Generator
+    h: Generator | Chain
     width: int
     tau: float
     settings: TrainParams
@@ -114,7 +114,11 @@ class CaptionLearner(Learner):
     measured: ClassVar[tuple[str, str]] = ("val_likelihood", "val_loss")
 
     def __init__(
-        self, h: Generator, tau: float, targets: CaptionTargets | Float[Tensor, "M D"] | None, settings: TrainParams
+        self,
+        h: Generator | Chain,
+        tau: float,
+        targets: CaptionTargets | Float[Tensor, "M D"] | None,
+        settings: TrainParams,
     ) -> None:
         super().__init__()
         self.h, self.targets, self.settings, self.start = h, targets, settings, tau
@@ -238,7 +242,8 @@ def fit_captions_twice(
         return made[0][1]
 
     def learner(pairs: Pairs) -> CaptionLearner:
-        h = Generator(width=width, hidden=settings.captions.hidden, rng=torch.Generator().manual_seed(seed)).to(device)
+        rng = torch.Generator().manual_seed(seed)
+        h = build_generator(width=width, hidden=settings.captions.hidden, steps=settings.chain, rng=rng).to(device)
         if start is not None:
             h.load_state_dict(start.h.state_dict())
         return CaptionLearner(h, tau, targets(pairs), settings)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from trainer.aape.cosines import SMALLEST_SQUARE, bottleneck_cosines, bottleneck_parts, full_layer_cosines
-from trainer.aape.generator import Generator
+from trainer.aape.generator import build_generator
 from trainer.training import uniform
 
 Head = Literal["residual", "literal", "full", "none"]
@@ -51,13 +51,16 @@ class Classifier(nn.Module):
         head: `residual` w_c + V relu(A w_c + B h(x)), `literal` the same without w_c, `full` relu(A w_c + B h(x)) with
             A and B in full width, or `none` (table 5: h(x) itself is matched against w_c).
         image: False sets h(x) = 0 and leaves h out.
+        steps: generators of the chain that is h.
         rng: source of the start values.
     """
 
-    def __init__(self, *, width: int, hidden: int, head: Head, image: bool, rng: torch.Generator) -> None:
+    def __init__(
+        self, *, width: int, hidden: int, head: Head, image: bool, rng: torch.Generator, steps: int = 1
+    ) -> None:
         super().__init__()
         self.head = head
-        self.h = Generator(width=width, hidden=hidden, rng=rng) if image else None
+        self.h = build_generator(width=width, hidden=hidden, steps=steps, rng=rng) if image else None
         if head == "none":
             return
         rows = width if head == "full" else hidden

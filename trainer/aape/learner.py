@@ -62,6 +62,7 @@ class AAPELearner(Learner):
         self.joint = targets if isinstance(targets, PromptTargets) else None
         self.aggregator = None if self.joint is None else self.joint.aggregator
         self.near: float | None = None
+        self.aligned = settings.align
         if settings.distill_by == "image":
             self.most = max(1, STEP_ENTRIES // (len(weights) * settings.hidden))
 
@@ -92,7 +93,8 @@ class AAPELearner(Learner):
         settings = self.settings
         generated = self.classifier.generate(batch.embeddings)
         cosines = self.classifier.cosines(batch.embeddings, generated, self.classifier.text_side(self.weights))
-        task = cross_entropy(cosines * self.log_scale.exp(), batch.labels)
+        logits = cosines * self.log_scale.exp()
+        task = cross_entropy(logits, batch.labels)
         distill = reward = task.new_zeros(())
         if self.targets is not None and generated is not None:
             if isinstance(self.targets, PromptTargets):
@@ -104,7 +106,11 @@ class AAPELearner(Learner):
                 generated, target = (class_means(each, batch.labels) for each in (generated, target))
             distill = distillation_loss(generated, target, settings.distill)
         loss = task + settings.lambda_ * distill - settings.reward_weight * reward
-        return {"loss": loss, "loss_task": task, "loss_distill": distill}
+        found = {"loss": loss, "loss_task": task, "loss_distill": distill}
+        if self.aligned:
+            zero_shot = (batch.embeddings @ self.weights.T / self.start).softmax(1)
+            found["loss_general"] = cross_entropy(logits, zero_shot)
+        return found
 
     def measure(self, val: Images) -> Score:
         """Accuracy, and the likelihood at the temperature that suits these images best.
@@ -157,6 +163,7 @@ class Learners:
             hidden=settings.hidden,
             head=settings.head,
             image=settings.image,
+            steps=settings.chain,
             rng=torch.Generator().manual_seed(self.seed),
         )
         return AAPELearner(classifier.to(self.weights.device), self.weights, self.tau, targets, settings)

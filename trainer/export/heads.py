@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from stages.errors import UserError
 from trainer.aape.classifier import Classifier
 from trainer.aape.cosines import SMALLEST_SQUARE
+from trainer.aape.generator import Chain
 from trainer.aape_plus import similarity
 from trainer.aape_plus.attention import SMALLEST_SQUARE as SMALLEST_SHARE
 from trainer.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ from trainer.methods.awt import SOFTNESS, AWTPredictor, weights_of_prompts, with
 from trainer.methods.base import Predictor
 from trainer.methods.clip_adapter import AdapterPredictor
 from trainer.methods.common import one_hot
+from trainer.methods.family.dapt import ShiftedPredictor
 from trainer.methods.gda import GDAPredictor
 from trainer.methods.linear import LinearPredictor
 from trainer.methods.proker import ProKeRPredictor
@@ -145,6 +147,25 @@ class AdapterHead(Head):
         return normalize(self.ratio * adapted + (1 - self.ratio) * images, dim=-1) @ self.weight.T
 
 
+class ShiftedHead(Head):
+    """DAPT: the cosine of the shifted image to each class's embedding, over tau."""
+
+    shift: Tensor
+    weight: Tensor
+    lines = (
+        'h = x + head["shift"]',
+        'scores = h / np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12) @ head["weight"].T',
+    )
+
+    def __init__(self, weight: Float[Tensor, "C D"], shift: Float[Tensor, " D"]) -> None:
+        super().__init__()
+        self.keep(weight=weight, shift=shift)
+
+    def forward(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """Scores."""
+        return normalize(images + self.shift, dim=-1) @ self.weight.T
+
+
 class QueryHead(Head):
     """Head `none`: cos(h(x), w_c) / tau."""
 
@@ -177,10 +198,15 @@ class GeneratedHead(Head):
 
     def __init__(self, classifier: Classifier, text_side: Tensor | None, tau: float) -> None:
         super().__init__()
+        self.tau = tau
+        self.keep(a=text_side)
+        self.keep_generator(classifier)
+
+    def keep_generator(self, classifier: Classifier) -> None:
+        """B U2 in one."""
         assert classifier.h is not None
         assert classifier.b is not None
-        self.tau = tau
-        self.keep(down=classifier.h.down, inner=classifier.b @ classifier.h.up, a=text_side)
+        self.keep(down=classifier.h.down, inner=classifier.b @ classifier.h.up)
 
     def generated(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
         """B h(x)."""
@@ -195,7 +221,7 @@ class BottleneckHead(GeneratedHead):
     gram: Tensor
     ww: Tensor
     weight: Tensor
-    lines = (
+    lines: ClassVar[tuple[str, ...]] = (
         GeneratedHead.first_line,
         'r = np.maximum(head["a"] + b[:, None], 0)',
         'square = (r * (r @ head["gram"] + 2 * head["vw"])).sum(-1) + head["ww"]',
@@ -217,6 +243,37 @@ class BottleneckHead(GeneratedHead):
         square = (r * (r @ self.gram + 2 * self.vw)).sum(-1) + self.ww
         dot = images @ self.weight.T + (r * (images @ self.v)[:, None]).sum(-1)
         return dot * torch.rsqrt(square.clamp_min(SMALLEST_SQUARE)) / self.tau
+
+
+class ChainedHead(BottleneckHead):
+    """`BottleneckHead` whose h is a chain: `trainer.aape.generator.Chain`, then B h(x)."""
+
+    up: Tensor
+    gate: Tensor
+    step: Tensor
+    b: Tensor
+    lines: ClassVar[tuple[str, ...]] = (
+        'h = np.maximum(x @ head["down"][0].T, 0) @ head["up"][0].T',
+        'for down, up, gate, step in zip(head["down"][1:], head["up"][1:], head["gate"], head["step"]):',
+        "    s = 1 / (1 + np.exp(-(x @ gate + step)))[:, None]",
+        "    h = (1 - s) * h + s * (np.maximum((x + h) @ down.T, 0) @ up.T)",
+        'b = h @ head["b"].T',
+        *BottleneckHead.lines[1:],
+    )
+
+    def keep_generator(self, classifier: Classifier) -> None:
+        """Every step, its gate, and B."""
+        h = classifier.h
+        assert isinstance(h, Chain)
+        self.keep(down=h.down, up=h.up, gate=h.gate, step=h.bias, b=classifier.b)
+
+    def generated(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
+        """B h(x)."""
+        h = torch.relu(images @ self.down[0].T) @ self.up[0].T
+        for down, up, gate, step in zip(self.down[1:], self.up[1:], self.gate, self.step, strict=True):
+            share = torch.sigmoid(images @ gate + step)[:, None]
+            h = (1 - share) * h + share * (torch.relu((images + h) @ down.T) @ up.T)
+        return h @ self.b.T
 
 
 class FullHead(GeneratedHead):
@@ -375,6 +432,8 @@ def head_of(found: Checkpoint) -> Head:
             return CacheHead(weight, predictor.keys, values, beta=predictor.beta)
         case AWTPredictor():
             return WeightedHead(predictor, text)
+        case ShiftedPredictor():
+            return ShiftedHead(predictor.weight, predictor.shift)
         case AdapterPredictor():
             return AdapterHead(predictor, class_weights(text, "ensemble"))
         case AAPEPlusPredictor():
@@ -385,7 +444,8 @@ def head_of(found: Checkpoint) -> Head:
                 predictor.weight, predictor.keys, predictor.values, beta=predictor.sharpness, bias=predictor.bias
             )
         case AAPEPredictor():
-            return _of_aape(predictor, text)
+            if not (isinstance(predictor.classifier.h, Chain) and predictor.classifier.head in ("none", "full")):
+                return _of_aape(predictor, text)
     raise UserError(f"{found.path}: a {type(predictor).__name__} cannot be exported: export another --method")
 
 
@@ -422,6 +482,8 @@ def _of_aape(predictor: AAPEPredictor, text: ClassText) -> Head:
         return QueryHead(classifier, weights, tau)
     if classifier.head == "full":
         return FullHead(classifier, weights, tau)
+    if isinstance(classifier.h, Chain):
+        return ChainedHead(classifier, weights, base, tau)
     return BottleneckHead(classifier, weights, base, tau)
 
 

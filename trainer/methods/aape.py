@@ -90,7 +90,7 @@ class AAPE:
     """AAPE or one of its variants.
 
     Args:
-        name: a key of VARIANTS.
+        name: a key of VARIANTS, or of a system that is AAPE with other settings.
         settings: the `train:` section; the variant's own fields override it.
     """
 
@@ -99,9 +99,9 @@ class AAPE:
     serves_new_classes: bool = True
 
     @classmethod
-    def variant(cls, name: str, settings: TrainParams) -> AAPE:
-        """The variant of this name under these settings."""
-        fields = settings.model_dump(by_alias=True) | VARIANTS[name]
+    def variant(cls, name: str, settings: TrainParams, **changed: Any) -> AAPE:
+        """The variant of this name under these settings, with what VARIANTS or `changed` says."""
+        fields = settings.model_dump(by_alias=True) | VARIANTS.get(name, changed)
         if fields["head"] != "residual":
             fields["max_steps"] = max(settings.max_steps, FROM_SCRATCH_STEPS)
         return cls(name, TrainParams.model_validate(fields))

@@ -288,8 +288,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "aape": {},
     "aape-mean": {"aggregator": "mean"},
     "aape-no-distill": {"lambda": 0.0},
+    "aape-chain": {"chain": 3},
 }
-"""Fields that a variant changes: p^a is the mean of the captions (table 4), and no L_distill."""
+"""Fields that a variant changes: p^a is the mean of the captions (table 4), no L_distill, and a chain of generators in
+the place of h (`trainer.aape.generator.Chain`).
+"""
 
 
 def _aape(name: str, settings: TrainParams) -> FromCaptions:
@@ -301,6 +304,7 @@ CAPTION_METHODS: dict[str, Callable[[TrainParams], CaptionMethod]] = {
     "aape": lambda settings: _aape("aape", settings),
     "aape-mean": lambda settings: _aape("aape-mean", settings),
     "aape-no-distill": lambda settings: _aape("aape-no-distill", settings),
+    "aape-chain": lambda settings: _aape("aape-chain", settings),
     "aape-blend": lambda settings: Blend("aape-blend", _aape("aape", settings)),
     "ridge": lambda _: Ridge(),
     "ridge-blend": lambda _: Blend("ridge-blend", Ridge()),
@@ -309,7 +313,8 @@ CAPTION_METHODS: dict[str, Callable[[TrainParams], CaptionMethod]] = {
 }
 """A method by name, made from the `train:` settings."""
 GROUPS = {
-    "all": tuple(CAPTION_METHODS),
+    "all": tuple(name for name in CAPTION_METHODS if name != "aape-chain"),
+    "family": ("zero-shot", "aape", "aape-no-distill", "aape-chain"),
     "standard": ("aape", "aape-no-distill", "aape-blend", "ridge", "ridge-blend", "zero-shot", "caption-mean"),
 }
 """Names that stand for several methods."""

@@ -9,11 +9,18 @@ from collections.abc import Callable
 
 from stages.training import TrainParams
 from trainer.methods.base import Method
+from trainer.methods.family.chain import aape_chain
 from trainer.methods.family.cones import ConES
+from trainer.methods.family.dapt import DAPT
+from trainer.methods.family.prograd import ProGrad, aape_prograd
 
 __all__ = ["FAMILY"]
 
 FAMILY: dict[str, Callable[[TrainParams], Method]] = {
     "cones": lambda _: ConES(),
+    "prograd": lambda _: ProGrad(),
+    "aape-prograd": aape_prograd,
+    "dapt": lambda _: DAPT(),
+    "aape-chain": aape_chain,
 }
 """A method by name, made from the `train:` settings; `trainer.methods.METHODS` holds them too."""
