@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from tests.trainer.small_tasks import small_images, small_task, unit
+from tests.trainer.small_tasks import small_images, small_task, small_text, unit
+from trainer.data import Images
 from trainer.methods.family.cones import ConES
 from trainer.methods.family.dapt import Dispersed, between, within
 from trainer.methods.family.embeddings import Embeddings
+from trainer.methods.family.shared import Shared, SharedShift
 from trainer.methods.linear import LinearPredictor
 from trainer.training import Candidate, Schedule, descend
 
@@ -86,3 +88,27 @@ def test_dapt_spreads_the_classes_and_gathers_the_images_where_plain_descent_doe
     plain, both = spreads(0, 0), spreads(10, 100)
     assert both[0] < plain[0]
     assert both[1] < plain[1]
+
+
+def test_a_shared_shift_moves_all_classes_alike_and_new_ones_too() -> None:
+    task = small_task()
+    found = SharedShift().fit(task, seed=1)
+    x, text = small_images(draw=30).embeddings[:5], small_text(4, seed=50)
+    for i in range(5):
+        for c in range(4):
+            moved = text.template[c] + found.shift
+            cosine = float(x[i] @ moved / torch.linalg.vector_norm(moved))
+            assert float(found.logits(x, text)[i, c]) == pytest.approx(cosine / found.tau, abs=1e-4)
+    assert found.info["n_parameters"] == 24
+
+
+def test_wrong_labels_pull_less_at_one_shift_than_at_an_embedding_a_class() -> None:
+    images, text = small_images(6, 16), small_task().text.template
+    wrong = Images(images.embeddings, (images.labels + 1) % 6)
+    made = (partial(Shared, text, 0.05), partial(Embeddings, text, 6, 0.05))
+    right = []
+    for learner in made:
+        found = descend(Candidate(Schedule("adam", 1e-2, 30, 96), learner), wrong, None, seed=1).learner
+        with torch.no_grad():
+            right.append(float((found(images.embeddings).argmax(1) == images.labels).double().mean()))
+    assert right[0] > right[1] + 0.2

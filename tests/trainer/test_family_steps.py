@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, kl_div
 
 from stages.training import TrainParams
+from tests.trainer.small_captions import SMALL, some_pairs
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, unit
+from trainer.aape.captions import CaptionAAPE
 from trainer.aape.generator import Chain, Generator, build_generator
 from trainer.alignment import General, aligned
 from trainer.data import Images
@@ -17,6 +19,9 @@ from trainer.methods.aape import AAPEPredictor
 from trainer.methods.family.chain import aape_chain
 from trainer.methods.family.embeddings import Embeddings
 from trainer.methods.family.prograd import Aligned, aape_prograd
+from trainer.packing import pack, unpack
+from trainer.pairs import CaptionTask
+from trainer.retrieval import CAPTION_METHODS
 from trainer.training import Candidate, Schedule, descend
 
 QUICK = TrainParams.model_validate({"epochs": 8, "aggregator_steps": 5, "lr_grid": [0.02]})
@@ -174,3 +179,14 @@ def test_what_they_learn_is_still_better_than_zero_shot_and_serves_new_classes(c
     cosines = found.logits(held.embeddings, renamed) * found.tau
     assert float(cosines.abs().max()) <= 1.0001
     assert cosine_similarity(weights, found.class_weights(renamed)[0]).min() > 0.999
+
+
+def test_in_retrieval_the_chain_is_the_query_and_comes_back_from_a_file() -> None:
+    settings = TrainParams.model_validate({"captions": SMALL, "aggregator_steps": 3})
+    found = CAPTION_METHODS["aape-chain"](settings).fit(CaptionTask(some_pairs([2] * 24), some_pairs([2] * 6)), seed=1)
+    assert isinstance(found, CaptionAAPE)
+    assert isinstance(found.h, Chain)
+    assert found.h.down.shape == (3, SMALL["hidden"], 16)
+    images = unit(4, 16, seed=3)
+    torch.testing.assert_close(found.embed(images).norm(dim=1), torch.ones(4))
+    assert torch.equal(unpack(*pack(found)).embed(images), found.embed(images))

@@ -30,6 +30,7 @@ from trainer.methods.base import Predictor
 from trainer.methods.clip_adapter import AdapterPredictor
 from trainer.methods.common import one_hot
 from trainer.methods.family.dapt import ShiftedPredictor
+from trainer.methods.family.shared import SharedPredictor
 from trainer.methods.gda import GDAPredictor
 from trainer.methods.linear import LinearPredictor
 from trainer.methods.proker import ProKeRPredictor
@@ -420,7 +421,7 @@ def head_of(found: Checkpoint) -> Head:
         case TextPredictor():
             weights = class_weights(text, predictor.source)
             return LinearHead(weights / predictor.tau, weights.new_zeros(len(weights)))
-        case GDAPredictor() | ShuffledPredictor():
+        case GDAPredictor() | ShuffledPredictor() | SharedPredictor():
             return _affine(predictor, text)
         case CachePredictor() | APEPredictor() | APETrainedPredictor():
             _require_fitted(found, predictor.names)

@@ -13,10 +13,12 @@ from trainer.methods.family.chain import aape_chain
 from trainer.methods.family.cones import ConES
 from trainer.methods.family.dapt import DAPT
 from trainer.methods.family.prograd import ProGrad, aape_prograd
+from trainer.methods.family.shared import SharedShift
 
 __all__ = ["FAMILY"]
 
 FAMILY: dict[str, Callable[[TrainParams], Method]] = {
+    "shared-shift": lambda _: SharedShift(),
     "cones": lambda _: ConES(),
     "prograd": lambda _: ProGrad(),
     "aape-prograd": aape_prograd,
