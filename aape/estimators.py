@@ -128,6 +128,8 @@ class AAPEClassifier(_OneMethod):
         warmup_lr: float = 1e-5,
         head: Literal["residual", "literal", "full", "none"] = "residual",
         classwise: bool = False,
+        chain: int = 1,
+        align: float = 0.0,
         image: bool = True,
         hidden: int = 32,
         distill: Literal["squared", "cosine"] = "squared",
@@ -163,6 +165,8 @@ class AAPEClassifier(_OneMethod):
         self.warmup_lr = warmup_lr
         self.head = head
         self.classwise = classwise
+        self.chain = chain
+        self.align = align
         self.image = image
         self.hidden = hidden
         self.distill = distill

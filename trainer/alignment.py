@@ -24,7 +24,8 @@ def aligned(task: Float[Tensor, "*shape"], general: Float[Tensor, "*shape"], sha
     general = general / general.abs().max().clamp_min(tiny)  # squares of what rounding leaves near zero-shot are 0
     unit = general / torch.linalg.vector_norm(general).clamp_min(tiny)
     against: Tensor = (task * unit).sum().clamp_max(0)
-    return task - share * against * unit
+    kept: Tensor = task - share * against * unit
+    return kept
 
 
 class General:

@@ -118,7 +118,7 @@ def _require_able(found: Checkpoint) -> None:
     from trainer.methods import METHODS, methods
 
     name = found.provenance.get("method")
-    able = [method.name for method in methods(["all"], settings=TrainParams()) if method.serves_new_classes]
+    able = [method.name for method in methods(list(METHODS), settings=TrainParams()) if method.serves_new_classes]
     if found.text.is_text and (name not in METHODS or name in able):
         return
     why = f"{name} knows no class but its own" if found.text.is_text else "it was trained without class text"

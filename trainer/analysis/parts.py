@@ -15,6 +15,8 @@ from trainer.methods.aape_plus import AAPEPlusPredictor
 from trainer.methods.ape import APEPredictor, APETrainedPredictor
 from trainer.methods.base import Predictor
 from trainer.methods.clip_adapter import AdapterPredictor
+from trainer.methods.family.dapt import ShiftedPredictor
+from trainer.methods.family.shared import SharedPredictor
 from trainer.methods.gda import GDAPredictor
 from trainer.methods.linear import LinearPredictor
 from trainer.methods.proker import ProKeRPredictor
@@ -25,6 +27,10 @@ from trainer.text import class_weights
 TEXT, IMAGES = "text", "images"
 BESIDE_TEXT = (CachePredictor, APEPredictor, APETrainedPredictor, ProKeRPredictor, GDAPredictor)
 """Zero-shot cosines over tau, and what the shots add."""
+OF_COSINES = (
+    AAPEPredictor, TextPredictor, ShuffledPredictor, AdapterPredictor, ShiftedPredictor, SharedPredictor
+)  # fmt: skip
+"""Their logits are cosines over tau."""
 
 
 @torch.no_grad()
@@ -48,9 +54,10 @@ def class_cosines(predictor: Predictor, images: Float[Tensor, "B D"], text: Clas
     """The cosine with the vector that stands for a class; None where there is none.
 
     AAPE: w_c(x), of head `none` cos(h(x), w_c). AAPE+: the attended prompts. CLIP-Adapter: the adapted image with the
-    class text. A linear classifier without bias: its weights (a centroid, an adapted text). Else the class text.
+    class text. DAPT: the shifted image with the learned embedding. A linear classifier without bias: its weights (a
+    centroid, an adapted text). Else the class text.
     """
-    if isinstance(predictor, AAPEPredictor | TextPredictor | ShuffledPredictor | AdapterPredictor):
+    if isinstance(predictor, OF_COSINES):
         return predictor.logits(images, text) * predictor.tau
     if isinstance(predictor, AAPEPlusPredictor):
         return predictor.text_head.logits(images, text) * predictor.text_head.tau

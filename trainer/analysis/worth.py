@@ -2,6 +2,7 @@
 
     python -m trainer.analysis.worth caltech101 eurosat --features cache/ --encoder lite
     python -m trainer.analysis.worth caltech101 --features cache/ --encoder lite --no-text
+    python -m trainer.analysis.worth caltech101 --features cache/ --encoder lite --beside dapt prograd
 
 The test split is not read. Training and validation images are pooled; a seed draws the shots, min(shots, 4) images a
 class to choose by (fewer where one would not be left over), and judges on the rest.
@@ -10,8 +11,9 @@ class to choose by (fewer where one would not be left over), and judges on the r
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +24,12 @@ from torch.nn.functional import normalize
 
 from stages.command import table
 from stages.errors import UserError
-from trainer.aape_plus import calibrated
+from stages.training import TrainParams
+from trainer.aape_plus import calibrated, weigh
 from trainer.data import ClassText, Images, Task
 from trainer.draws import MOST_TO_CHOOSE_BY, split_off
 from trainer.features import load_features
+from trainer.methods import methods
 from trainer.methods.aape_plus import AAPEPlus, Part, choose_text_head
 from trainer.methods.common import class_sums
 from trainer.methods.gda import GDA
@@ -68,6 +72,22 @@ def variants(task: Task, x: Float[Tensor, "B D"], *, shots: int, seed: int) -> I
         yield "tried: `aape-plus` with these", AAPEPlus().fit(replace(task, text=weighed), seed=seed).logits(x, weighed)
 
 
+def beside(task: Task, x: Float[Tensor, "B D"], names: Sequence[str], *, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Name and logits of other methods, and of AAPE+ with each as one more voice.
+
+    How loud the two are is stacked on the validation images, which neither was fitted on.
+    """
+    plus = AAPEPlus().fit(task, seed=seed)
+    for method in methods(names, settings=TrainParams()):
+        other = method.fit(task, seed=seed)
+        heard = [each.logits(task.val.embeddings, task.text) for each in (plus, other)]
+        _, weights = weigh([each - each.mean(1, keepdim=True) for each in heard], task.val.labels)
+        logits = other.logits(x, task.text)
+        yield f"`{method.name}`", logits
+        own = plus.logits(x, task.text)
+        yield f"`aape-plus` beside `{method.name}`", weights[0] * own + weights[1] * logits
+
+
 def agreeing(task: Task) -> ClassText:
     """One prompt a class: its prompts weighed by their cosine with the class's mean shot, as in TIMO.
 
@@ -102,6 +122,7 @@ def main() -> None:
     parser.add_argument("--features", type=Path, default=Path("cache"))
     parser.add_argument("--encoder", default="lite")
     parser.add_argument("--shots", type=int, nargs="+", default=SHOTS)
+    parser.add_argument("--beside", nargs="+", default=[], metavar="METHOD", help="and AAPE+ with each as a voice")
     parser.add_argument("--no-text", action="store_true", help="the images alone")
     asked = parser.parse_args()
     for dataset in asked.datasets:
@@ -113,7 +134,8 @@ def main() -> None:
         for shots in asked.shots:
             for seed in SEEDS:
                 task, left = draw(images, text, shots=shots, seed=seed)
-                for name, logits in variants(task, left.embeddings, shots=shots, seed=seed):
+                steps = variants(task, left.embeddings, shots=shots, seed=seed)
+                for name, logits in chain(steps, beside(task, left.embeddings, asked.beside, seed=seed)):
                     columns = found.setdefault(name, [[] for _ in asked.shots])
                     right = (logits.argmax(1) == left.labels).double().mean()
                     columns[asked.shots.index(shots)].append(100 * float(right))

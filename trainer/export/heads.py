@@ -256,8 +256,7 @@ class ChainedHead(BottleneckHead):
     lines: ClassVar[tuple[str, ...]] = (
         'h = np.maximum(x @ head["down"][0].T, 0) @ head["up"][0].T',
         'for down, up, gate, step in zip(head["down"][1:], head["up"][1:], head["gate"], head["step"]):',
-        "    s = 1 / (1 + np.exp(-(x @ gate + step)))[:, None]",
-        "    h = (1 - s) * h + s * (np.maximum((x + h) @ down.T, 0) @ up.T)",
+        "    h = h + (np.maximum((x + h) @ down.T, 0) @ up.T - h) / (1 + np.exp(-(x @ gate + step)))[:, None]",
         'b = h @ head["b"].T',
         *BottleneckHead.lines[1:],
     )
@@ -434,7 +433,7 @@ def head_of(found: Checkpoint) -> Head:
         case AWTPredictor():
             return WeightedHead(predictor, text)
         case ShiftedPredictor():
-            return ShiftedHead(predictor.weight, predictor.shift)
+            return ShiftedHead(predictor.weight / predictor.tau, predictor.shift)
         case AdapterPredictor():
             return AdapterHead(predictor, class_weights(text, "ensemble"))
         case AAPEPlusPredictor():

@@ -77,11 +77,16 @@ class Dispersed(Embeddings):
 
 @dataclass
 class ShiftedPredictor:
-    """cos(x + shift, w_c), w_c with 1 / tau in it, for a fixed list of classes."""
+    """cos(x + shift, w_c) / tau for a fixed list of classes.
+
+    Attributes:
+        weight: unit rows.
+    """
 
     names: tuple[str, ...]
     weight: Float[Tensor, "C D"]
     shift: Float[Tensor, " D"]
+    tau: float
     history: list[dict[str, float]] = field(default_factory=list)
     info: Info = field(default_factory=dict)
 
@@ -93,7 +98,7 @@ class ShiftedPredictor:
             UserError: `text` names other classes.
         """
         require_fitted(self.names, text)
-        return normalize(images.float() + self.shift, dim=-1) @ self.weight.T
+        return normalize(images.float() + self.shift, dim=-1) @ self.weight.T / self.tau
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,6 @@ class DAPT:
         ]
         best = chosen(candidates, start, seed=seed)
         assert isinstance(best.learner, Dispersed)
-        weight, shift = best.learner.unit().detach() / start.tau, best.learner.shift.detach()
+        weight, shift = best.learner.unit().detach(), best.learner.shift.detach()
         info = start.info(n_parameters=weight.numel() + shift.numel(), val=best.val, **best.info)
-        return ShiftedPredictor(start.names, weight, shift, best.history, info)
+        return ShiftedPredictor(start.names, weight, shift, start.tau, best.history, info)
