@@ -35,7 +35,8 @@ def user_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{error.filename or path}: {mend}") from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the disk keep a file, or the names in a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -53,17 +54,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
     work = path.with_name(f".{path.name}.{os.getpid()}.part")
     with user_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_rests(path)
+        remove_rests(path)
         try:
             yield work
-            _sync(work)
+            sync(work)
             work.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             work.unlink(missing_ok=True)
 
 
-def _remove_rests(path: Path) -> None:
+def remove_rests(path: Path) -> None:
     """Remove what writers of `path` that were killed left beside it; those that still run keep theirs."""
     for rest in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         writer = rest.name.split(".")[-2]
@@ -104,7 +105,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
             if place.exists():
                 place.rename(old)
             work.rename(place)
-            _sync(place.parent)
+            sync(place.parent)
         finally:
             remove_tree(work)
         remove_tree(old)

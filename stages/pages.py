@@ -6,6 +6,7 @@ stores are written uncompressed, plain and without nulls, so the numbers of a pa
 """
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,16 @@ def embedding_pages(file: Path, *, width: int) -> EmbeddingPages | None:
         groups.append(pages)
         sealed.append(bodies)
     return EmbeddingPages(width, dtype, groups, sealed)
+
+
+def joined(files: Iterable[EmbeddingPages | None]) -> EmbeddingPages | None:
+    """The pages of several files, one after the other; None where those of any are of another kind."""
+    found = list(files)
+    known = [pages for pages in found if pages is not None]
+    if len(known) < len(found) or not known or len({(pages.width, pages.dtype) for pages in known}) > 1:
+        return None
+    groups = [group for pages in known for group in pages.groups]
+    return EmbeddingPages(known[0].width, known[0].dtype, groups, [each for pages in known for each in pages.sealed])
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,12 @@
-"""The finished parts of an unfinished store: they lie in `cache/.work/` until it is complete, then become one file."""
+"""The finished pieces of an unfinished store: they lie in `cache/.work/` until it is complete, then become its parts.
+
+One process joins them (`Parts.finish`), or several do (`Parts.finish_by`): the store is the same, byte for byte.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,8 +15,45 @@ import pyarrow.parquet as pq
 from stages.artifacts import Store
 from stages.files import atomic_file, remove_tree
 from stages.provenance import EmbeddingProvenance, Provenance
+from stages.store import PartsWriter
 
 LEFT_OUT = b"left_out"
+
+
+@dataclass(frozen=True)
+class Joining:
+    """Writes any one part of a store from finished pieces; goes to other processes as it is.
+
+    Attributes:
+        cuts: for each part the rows that it takes: file, first row, rows.
+    """
+
+    writer: PartsWriter
+    cuts: tuple[tuple[tuple[Path, int, int], ...], ...]
+
+    def __call__(self, index: int) -> None:
+        """Write part `index`."""
+        self.writer.write(index, (_read(file).slice(first, rows) for file, first, rows in self.cuts[index]))
+
+
+def cuts_of(files: Iterable[tuple[Path, int]], part_rows: int) -> tuple[tuple[tuple[Path, int, int], ...], ...]:
+    """Files and their rows, cut into parts of `part_rows` rows, the last one of what is left; at least one part."""
+    cuts: list[list[tuple[Path, int, int]]] = [[]]
+    room = part_rows
+    for file, rows in files:
+        first = 0
+        while first < rows:
+            if not room:
+                cuts.append([])
+                room = part_rows
+            taken = min(room, rows - first)
+            cuts[-1].append((file, first, taken))
+            first, room = first + taken, room - taken
+    return tuple(map(tuple, cuts))
+
+
+def _read(file: Path) -> pa.Table:
+    return pq.read_table(file, partitioning=None, page_checksum_verification=True)
 
 
 class Parts:
@@ -53,7 +94,7 @@ class Parts:
 
     def read(self, index: int) -> pa.Table:
         """A finished part as it was saved."""
-        return pq.read_table(self.part(index), partitioning=None, page_checksum_verification=True)
+        return _read(self.part(index))
 
     def tables(self, parts: int) -> Iterator[pa.Table]:
         """The finished parts, one after the other."""
@@ -64,12 +105,34 @@ class Parts:
 
         Memory does not grow with the number of tables.
         """
-        precision = provenance.precision if isinstance(provenance, EmbeddingProvenance) else "float16"
-        with self.store.writing(provenance, precision=precision) as writer:
+        with self.store.writing(provenance, precision=_precision(provenance)) as writer:
             for table in tables:
                 writer.add(table)
         remove_tree(self.folder.parent)
         return writer.provenance
+
+    def finish_by(
+        self, run: Callable[[Joining, range], object], *, parts: int, provenance: Provenance,
+        part_rows: int | None = None,
+    ) -> Provenance:  # fmt: skip
+        """As `finish` of all finished parts, with the files of the store written by several processes at once.
+
+        Args:
+            run: calls the first for every number of the second, in any process and any order, and waits for all; e.g.
+                `lambda join, numbers: list(pool.map(join, numbers))`.
+            parts: finished parts, `save`d from 0 on.
+            part_rows: rows of a file of the store, at most; default `Store.part_rows`.
+        """
+        files = [self.part(i) for i in range(parts)]
+        cuts = cuts_of(((file, pq.read_metadata(file).num_rows) for file in files), part_rows or self.store.part_rows)
+        with self.store.writing_parts(provenance, parts=len(cuts), precision=_precision(provenance)) as writer:
+            run(Joining(writer, cuts), range(len(cuts)))
+        remove_tree(self.folder.parent)
+        return self.store.provenance()
+
+
+def _precision(provenance: Provenance) -> str:
+    return provenance.precision if isinstance(provenance, EmbeddingProvenance) else "float16"
 
 
 def is_current(store: Store, provenance: Provenance) -> bool:

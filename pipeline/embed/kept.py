@@ -4,7 +4,6 @@ When an image store is complete, a hard link to it and to its manifest stays in 
 while the store is there, survives DVC, which deletes outputs before it makes them again, and can always be deleted.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
 from stages import ImageProvenance, ImageStore, ManifestStore, UserError
-from stages.files import remove_tree
+from stages.files import remove_tree, replaced_folder
 
 ALIKE = (
     "encoder", "encoder_fingerprint", "width", "precision", "views", "seed", "settings", "code_version",
@@ -49,15 +48,13 @@ class Kept:
 def keep(store: ImageStore, manifest: ManifestStore) -> None:
     """Leave links to a complete image store and its manifest; where the disk has no links, nothing is kept."""
     try:
-        for each in (store, manifest):
-            place = _place(store) / each.file.relative_to(store.cache)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            work = place.with_name(f".{place.name}.{os.getpid()}.part")
-            work.unlink(missing_ok=True)
-            work.hardlink_to(each.file)
-            work.replace(place)
-            work.unlink(missing_ok=True)  # both names of one file: then nothing was renamed
-    except OSError:
+        with replaced_folder(_place(store)) as folder:
+            for each in (store, manifest):
+                for file in {each.file, *each.files()}:
+                    link = folder / file.relative_to(store.cache)
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.hardlink_to(file)
+    except (OSError, UserError):
         remove_tree(_place(store))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.verify.checks import Fault, parents
 from pipeline.verify.commands import command_for, readable_origin
-from pipeline.verify.places import ASIDE
+from pipeline.verify.places import aside, files_of
 from pipeline.verify.report import Inspection, Report, verify
 from stages import Provenance, UserError
 from stages.artifacts import STORES, Store
@@ -52,15 +52,15 @@ def fix(cache: Path, params: Params, run: Run, dataset: str | None = None) -> Fi
     left: list[str] = []
     for kind in STORES:
         _mend(inspection.kind(kind), inspection, params, run, done, left)
-    _mend(inspection.encoders(), inspection, params, run, done, left, aside=False)
+    _mend(inspection.encoders(), inspection, params, run, done, left, put_aside=False)
     return Fixed(done, left, verify(cache, dataset))
 
 
 def _mend(
     faults: list[Fault], inspection: Inspection, params: Params, run: Run, done: list[str], left: list[str], *,
-    aside: bool = True,
+    put_aside: bool = True,
 ) -> None:  # fmt: skip
-    """Run the command of each faulty store once; `aside` where the command would take the store for a good one."""
+    """Run the command of each faulty store once; `put_aside` where the command would take the store for a good one."""
     damaged = {store.file for fault in faults if not fault.sound for store in fault.stores}
     jobs: dict[tuple[str, ...], list[Store]] = {}
     for store in {store.file: store for fault in faults for store in fault.stores}.values():
@@ -76,7 +76,7 @@ def _mend(
         say(f"fix: {line}")
         before = {store.file: readable_origin(store) for store in stores}
         try:
-            with _put_aside([store for store in stores if aside and store.file in damaged]):
+            with _put_aside([store for store in stores if put_aside and store.file in damaged]):
                 run(words)
         except Exception as error:  # whatever it is, the other stores can still be mended
             left += [f"{store.file}: not made again: `{line}` failed: {error}" for store in stores]
@@ -91,18 +91,22 @@ def _mend(
 @contextmanager
 def _put_aside(stores: list[Store]) -> Iterator[None]:
     """Take the files of stores out of the way; those without a successor in the end come back."""
-    moved = [(store.file, store.folder / ASIDE) for store in stores if store.exists()]
+    moved = [(store, files_of(store)) for store in stores if store.exists()]
     try:
-        for file, aside in moved:
-            with user_errors(file):
-                file.replace(aside)
+        for _, files in moved:
+            for file in files:
+                with user_errors(file):
+                    if file.exists():  # a part may be what is missing
+                        file.replace(aside(file))
         yield
     finally:
-        for file, aside in moved:
-            if file.exists():
-                aside.unlink(missing_ok=True)
-            elif aside.exists():
-                aside.replace(file)
+        for store, files in moved:
+            done = store.exists()
+            for file in reversed(files):
+                if done:
+                    aside(file).unlink(missing_ok=True)
+                elif aside(file).exists():
+                    aside(file).replace(file)
 
 
 def _changes(before: Provenance | None, store: Store) -> str:

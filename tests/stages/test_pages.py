@@ -37,7 +37,7 @@ def test_pages_equal_pyarrow(
     tmp_path_factory: pytest.TempPathFactory, rows: int, width: int, precision: str, group: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.artifacts.ROW_GROUP", group)
+        patch.setattr("stages.store.ROW_GROUP", group)
         store, vectors = written(tmp_path_factory.mktemp("cache"), rows, width, precision)
     pages = embedding_pages(store.file, width=width)
     assert pages is not None

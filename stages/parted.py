@@ -1,0 +1,236 @@
+"""Partitions of many parts: `part-00000.parquet`, ... and a list of them, put in their place in one step.
+
+The list is `_common_metadata`, a Parquet file without rows: its footer has the schema, the provenance of the whole
+store, and for each part its rows and their hash. Other readers pass over it. A partition of one part is
+`part-0.parquet` alone. New parts lie in `cache/.work/` until all are there; then the two folders change places.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.columns import DAMAGE, first_line
+from stages.command import say
+from stages.errors import UserError
+from stages.files import remove_rests, remove_tree, sync, user_errors
+from stages.provenance import FOOTER_KEY, Provenance
+from stages.text import counted
+from stages.writing import Part
+
+PART = "part-0.parquet"
+"""The file of a partition of one part."""
+LIST = "_common_metadata"
+"""The list of a partition of many parts."""
+PARTS_KEY = b"aape.parts"
+NEW, OLD = "new", "old"
+"""Folders of parts that are being written, and that are being replaced, below the store's work folder."""
+_NAME = re.compile(r"part-\d{5,9}\.parquet")
+_EXCHANGE = 2  # of renameat2(2)
+
+
+def part_name(index: int) -> str:
+    """The file name of one of many parts."""
+    return f"part-{index:05d}.parquet"
+
+
+def is_part(name: str) -> bool:
+    """Whether a file name is that of a part, of one or of many."""
+    return name == PART or _NAME.fullmatch(name) is not None
+
+
+def holds_store(folder: Path) -> bool:
+    """Whether a partition, or any below it, has been written."""
+    return any(True for name in (PART, LIST) for _ in folder.rglob(name))
+
+
+def write_list(folder: Path, schema: pa.Schema, provenance: Provenance, parts: Sequence[Part]) -> None:
+    """Write the list of the parts that lie in a folder."""
+    listed = [{"file": part_name(i), "rows": part.rows, "content": part.content} for i, part in enumerate(parts)]
+    noted = {**provenance.to_footer(), PARTS_KEY: json.dumps(listed).encode()}
+    pq.write_metadata(schema.with_metadata(noted), folder / LIST)
+
+
+def read_list(file: Path) -> list[tuple[Path, Part]]:
+    """The parts that a list names, in order; whether they are there is another question.
+
+    Raises:
+        UserError: the list makes no sense.
+    """
+    try:
+        listed = json.loads((pq.read_metadata(file).metadata or {})[PARTS_KEY])
+        found = [(str(each["file"]), Part(int(each["rows"]), str(each["content"]))) for each in listed]
+        if not found or [name for name, _ in found] != [part_name(i) for i in range(len(found))]:
+            raise ValueError("other file names than part-00000.parquet and those after it")
+    except (*DAMAGE, LookupError, TypeError) as error:
+        raise UserError(f"{file}: unreadable list of parts ({first_line(error)}); write the store again") from error
+    return [(file.with_name(name), part) for name, part in found]
+
+
+def check_part(file: Path, part: Part, schema: pa.Schema, origin: Provenance) -> None:
+    """Refuse a part that is not the one that the list names; reads its footer alone.
+
+    Raises:
+        UserError: it is missing, cut short, of other rows or of another origin.
+    """
+    again = "write the store again, or bring back the whole folder"
+    try:
+        found = pq.ParquetFile(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: missing, though {LIST} beside it names it: {again}") from error
+    except DAMAGE as error:
+        raise UserError(f"{file}: not a readable Parquet file ({first_line(error)}): {again}") from error
+    with found:
+        metadata, columns = found.metadata, found.schema_arrow
+    mine = Provenance.from_footer({FOOTER_KEY: (metadata.metadata or {}).get(FOOTER_KEY, b"")}, where=str(file))
+    if (metadata.num_rows, mine.content) != (part.rows, part.content) or mine.made_from != origin.made_from:
+        raise UserError(f"{file}: a part of another store, or of another state of this one: {again}")
+    if not columns.remove_metadata().equals(schema.remove_metadata()):
+        raise UserError(f"{file}: its columns are not those of {LIST}: {again}")
+
+
+class Draft:
+    """Files that are to become a partition; one writer at a time, who holds the store's lock where there are many.
+
+    Args:
+        folder: of the partition.
+        work: a folder on the same file system, for what is not published yet.
+    """
+
+    def __init__(self, folder: Path, work: Path) -> None:
+        self.folder, self.new, self._old = folder, work / NEW, work / OLD
+        self._first = folder / f".{PART}.{os.getpid()}.part"
+        self._begun, self._many = False, False
+
+    def begin(self) -> Path:
+        """Make room for one part beside the partition's file; the path to write it to."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._begun = True
+        remove_rests(self.folder / PART)
+        return self._first
+
+    def begin_many(self) -> Path:
+        """Make an empty folder for many parts, and say what of a dead writer had to go for it."""
+        if self._old.is_dir() and not self.folder.exists():  # it died between two renames
+            self._old.rename(self.folder)
+            say(f"{self.folder}: put back in its place: a command that was to replace it was killed")
+        rest = len(list(self.new.glob("*.parquet")))
+        if rest:
+            say(f"{self.new}: removed {counted(rest, 'part')} of a command that was killed")
+        remove_tree(self.new)
+        remove_tree(self._old)
+        self.new.mkdir(parents=True)
+        self._many = True
+        return self.new
+
+    def second(self) -> None:
+        """There will be many parts after all: move the first to where the others come."""
+        self.begin_many()
+        self._first.rename(self.new / part_name(0))
+
+    def publish(self, schema: pa.Schema, provenance: Provenance, parts: Sequence[Part]) -> None:
+        """Put the parts in the partition's place, all in one step; what was there before goes."""
+        if len(parts) == 1:
+            whole = self._first if self._first.exists() else self.new / part_name(0)
+            sync(whole)
+            if not (self.folder / LIST).exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                whole.replace(self.folder / PART)
+                sync(self.folder)
+                return
+            if whole == self._first:
+                self.begin_many()
+            whole.rename(self.new / PART)
+        else:
+            write_list(self.new, schema, provenance, parts)
+            for file in self.new.iterdir():
+                sync(file)
+        sync(self.new)
+        self._swap()
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        if self._begun:
+            self._first.unlink(missing_ok=True)
+        if self._many:
+            remove_tree(self.new)
+            with suppress(OSError):  # what else is unfinished stays
+                self.new.parent.rmdir()
+
+    def _swap(self) -> None:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        if not self.folder.exists():
+            self.new.rename(self.folder)
+        else:
+            self._first.unlink(missing_ok=True)
+            exchange(self.new, self.folder, aside=self._old)
+            self._count_unlisted()
+            for file in list(self.new.iterdir()):  # what is not ours stays where it was
+                if not is_part(file.name) and file.name != LIST and file.suffix != ".part":
+                    file.rename(self.folder / file.name)
+            remove_tree(self.new)
+        sync(self.folder.parent)
+
+    def _count_unlisted(self) -> None:
+        """Say how many parts go that were not the store's, now that `new` is what was there before."""
+        try:
+            listed = {file.name for file, _ in read_list(self.new / LIST)}
+        except UserError:
+            return
+        others = [file for file in self.new.iterdir() if is_part(file.name) and file.name not in listed]
+        if others:
+            say(f"{self.folder}: removed {counted(len(others), 'part')} that {LIST} did not name")
+
+
+@contextmanager
+def draft(folder: Path, work: Path) -> Iterator[Draft]:
+    """Files that become a partition when they are published; whatever is not is removed when the block ends.
+
+    Raises:
+        UserError: the disk is full or read-only; what was in the place is untouched.
+    """
+    begun = Draft(folder, work)
+    with user_errors(folder / PART):
+        try:
+            yield begun
+        finally:
+            begun.discard()
+
+
+def exchange(one: Path, other: Path, *, aside: Path) -> None:
+    """Let two folders change places in one step (Linux); where the system cannot, in three renames through `aside`.
+
+    Raises:
+        OSError: a folder cannot be renamed.
+    """
+    if _renameat2(one, other):
+        return
+    other.rename(aside)
+    try:
+        one.rename(other)
+    except OSError:
+        aside.rename(other)
+        raise
+    aside.rename(one)
+
+
+def _renameat2(one: Path, other: Path) -> bool:
+    """Whether the system and the file system could exchange two paths."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # not Linux, or another C library
+        return False
+    here = -100  # AT_FDCWD
+    if call(here, os.fsencode(one), here, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # NFS, and old kernels
+        return False
+    raise OSError(number, os.strerror(number), str(other))
