@@ -23,10 +23,10 @@ from stages.files import atomic_file
 from stages.lock import require_free, store_lock
 from stages.names import dataset_name, slug
 from stages.pages import EmbeddingPages, embedding_pages, joined
-from stages.parted import LIST, PART, Part, check_part, draft, holds_store, part_name, read_list
+from stages.parted import LIST, PART, check_part, draft, holds_store, part_name, read_list
 from stages.provenance import Provenance
 from stages.text import counted
-from stages.writing import Layout, Order, PartWriter, StoreWriter
+from stages.writing import Layout, Order, Part, PartWriter, StoreWriter
 
 ROW_GROUP = 16_384
 """Rows of a Parquet row group, and of a piece that is read or written at once."""
