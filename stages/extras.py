@@ -20,6 +20,7 @@ EXTRAS = {
     "onnxscript": "onnx",
     "open_clip": "encoders",
     "openai": "llm",
+    "ray": "ray",
     "starlette": "serve",
     "timm": "encoders",
     "tokenizers": "encoders",

@@ -173,6 +173,34 @@ class EmbedParams(_Section):
     seed: Seed = Field(1, description="seed of the augmentations")
 
 
+class ClusterParams(_Section):
+    """Where the models of stage one run: in this process, or in workers of a Ray cluster (docs/scale.md)."""
+
+    engine: Literal["local", "ray"] = Field("local", description="ray: several workers, on one machine or on many")
+    address: str | None = Field(
+        None,
+        min_length=1,
+        description="HOST:PORT of a running Ray cluster that this machine belongs to, or auto; null = one of its own, "
+        "on this machine's loopback address, for as long as the command runs",
+    )
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=65_536)] = Field(
+        "auto", description="processes that hold the model; auto = as many as the cluster has room for"
+    )
+    gpus: Literal["auto"] | Annotated[Number, Field(ge=0, le=1024)] = Field(
+        "auto",
+        description="GPUs a worker, below 1 a share of one; auto = 1 where the cluster has any (a language model: "
+        "--tensor-parallel-size), else 0",
+    )
+    cpus: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = Field(
+        "auto",
+        description="CPU cores a worker; without a GPU the threads that it computes with, of which the last bits of an "
+        "embedding depend; auto = this process's own number of threads, beside GPUs an equal share of the cores",
+    )
+    batch: Count = Field(256, description="pictures that a worker gets at once, rounded up to whole embed.batch")
+    ahead: int = Field(2, ge=1, le=1000, description="batches that each worker has at hand, the one in work included")
+    wait: Positive = Field(300.0, le=86_400, description="longest wait for a first worker, seconds")
+
+
 class EvaluationParams(_Section):
     """Which protocols and methods `trainer run` takes."""
 
@@ -272,6 +300,7 @@ class Params(_Section):
     prompts: PromptParams = PromptParams()
     imports: list[ImportParams] = Field([], description="sentences from elsewhere")
     embed: EmbedParams = EmbedParams()
+    cluster: ClusterParams = ClusterParams()
     evaluation: EvaluationParams = EvaluationParams()
     train: TrainParams = TrainParams()
 

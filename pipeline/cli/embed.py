@@ -1,24 +1,44 @@
 """`pipeline embed-text` and `pipeline embed-images`."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.app import CACHE, app, list_some, say_note, take_from_arrays
+from pipeline.cli.app import CACHE, AddressOption, EngineOption, app, list_some, say_note, settings_on, take_from_arrays
 from stages import command
 from stages.command import CacheOption, DatasetOption, EncoderOption, JsonOption, ParamsOption, say
 from stages.datasets import chosen
 from stages.errors import UserError
 
 if TYPE_CHECKING:
+    from pipeline.embed.base import Mapper
     from stages.params import Params
 
 
 def _encoder(settings: "Params", device: str, precision: str) -> Any:
     from pipeline.encoders import load_encoder
 
-    return load_encoder(settings.encoder, device=device, precision=precision)
+    # Workers of a cluster do the work: this process only has to know what they should hold.
+    here = "cpu" if settings.cluster.engine == "ray" else device
+    return load_encoder(settings.encoder, device=here, precision=precision)
+
+
+@contextmanager
+def _mapping(settings: "Params", model: Any, device: str, precision: str) -> "Iterator[Mapper | None]":
+    """Where a model's embeddings are computed; None: in this process."""
+    if model is None or settings.cluster.engine == "local":
+        yield None
+        return
+    from pipeline.cluster import ClusterEncoder
+
+    mapper = ClusterEncoder(model, settings.cluster, device=device, precision=precision)
+    try:
+        yield mapper
+    finally:
+        mapper.close()
 
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
@@ -33,6 +53,8 @@ def embed_text(
     cache: CacheOption = CACHE,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    engine: EngineOption = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Embed the templates and the kept prompts of every source."""
@@ -40,7 +62,7 @@ def embed_text(
     from stages import ManifestStore, TextStore
     from stages.artifacts import NO_LLM
 
-    settings = command.settings(params, {"encoder": encoder})
+    settings = settings_on(params, engine, address, {"encoder": encoder})
     names = take_from_arrays(
         chosen(dataset, settings, cache=cache, variants=True), "text", settings, cache, asked=encoder
     )
@@ -50,16 +72,17 @@ def embed_text(
     model: Any = _encoder(settings, device, precision) if names else None
     done: list[dict[str, Any]] = []
     faults: list[str] = []
-    for name in names:
-        for summary in run(name, model, data=settings.of(name), embed=settings.embed, cache=cache):
-            done.append(asdict(summary))
-            if summary.fault:
-                faults.append(summary.fault)
-                continue
-            own = ", ".join(f"{count} {kind}s" for kind, count in summary.kinds.items()) or "no text"
-            what = own if summary.llm == NO_LLM else f"{summary.rows} sentences of {summary.llm}"
-            again = " (up to date)" if summary.skipped else ""
-            say(f"{name}: {what} embedded with {summary.encoder}{again}")
+    with _mapping(settings, model, device, precision) as mapper:
+        for name in names:
+            for summary in run(name, model, data=settings.of(name), embed=settings.embed, cache=cache, mapper=mapper):
+                done.append(asdict(summary))
+                if summary.fault:
+                    faults.append(summary.fault)
+                    continue
+                own = ", ".join(f"{count} {kind}s" for kind, count in summary.kinds.items()) or "no text"
+                what = own if summary.llm == NO_LLM else f"{summary.rows} sentences of {summary.llm}"
+                again = " (up to date)" if summary.skipped else ""
+                say(f"{name}: {what} embedded with {summary.encoder}{again}")
     if model is not None:
         say_note(model.note)
     if as_json:
@@ -77,6 +100,8 @@ def embed_images(
     views: Annotated[int | None, typer.Option(min=0, help="Seeded augmentations an image, beside its crop.")] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    engine: EngineOption = None,
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Embed every image, or take over the embeddings of a data set that came without pixels."""
@@ -84,7 +109,7 @@ def embed_images(
     from pipeline.ingest.exported import import_images
     from stages import ImageStore, ManifestStore
 
-    settings = command.settings(params, {"encoder": encoder, "embed.views": views})
+    settings = settings_on(params, engine, address, {"encoder": encoder, "embed.views": views})
     wanted = settings.encoder
     names = take_from_arrays(
         chosen(dataset, settings, cache=cache, variants=True), "images", settings, cache, asked=encoder
@@ -92,28 +117,34 @@ def embed_images(
     for name in names:
         ImageStore(cache, name, wanted).require_free()
     model: Any = None
+    mapper: Mapper | None = None
     done: list[dict[str, Any]] = []
-    for name in names:
-        manifest = ManifestStore(cache, name).provenance()
-        features = manifest.features
-        if features is not None:
-            own = manifest.encoder or wanted
-            store = ImageStore(cache, name, own)
-            with store.locked("pipeline embed-images"):
-                rows = import_images(store, features, encoder=own, manifest=manifest)
-            say(f"{name}: {rows} image embeddings of {own} taken from {features}")
-            say_note(store.provenance().note)
-            done.append({"dataset": name, "store": "images", "encoder": own, "rows": rows, "imported": features})
-            continue
-        model = model or _encoder(settings, device, precision)
-        summary = run(name, model, embed=settings.embed, cache=cache, max_missing=settings.of(name).max_missing)
-        again = " (up to date)" if summary.skipped else ""
-        again = f" ({summary.reused} of them before)" if summary.reused else again
-        drawn = f", each with {summary.views} augmented views," if summary.views else ""
-        say(f"{name}: {summary.rows} images{drawn} embedded with {summary.encoder}{again}")
-        list_some("unreadable when they were ingested, not embedded", summary.unreadable)
-        list_some("could not be read now, not embedded; the next embed-images tries them again", summary.left_out)
-        say_note(model.note)
-        done.append(asdict(summary))
+    with ExitStack() as stack:
+        for name in names:
+            manifest = ManifestStore(cache, name).provenance()
+            features = manifest.features
+            if features is not None:
+                own = manifest.encoder or wanted
+                store = ImageStore(cache, name, own)
+                with store.locked("pipeline embed-images"):
+                    rows = import_images(store, features, encoder=own, manifest=manifest)
+                say(f"{name}: {rows} image embeddings of {own} taken from {features}")
+                say_note(store.provenance().note)
+                done.append({"dataset": name, "store": "images", "encoder": own, "rows": rows, "imported": features})
+                continue
+            if model is None:
+                model = _encoder(settings, device, precision)
+                mapper = stack.enter_context(_mapping(settings, model, device, precision))
+            summary = run(
+                name, model, embed=settings.embed, cache=cache, max_missing=settings.of(name).max_missing, mapper=mapper
+            )
+            again = " (up to date)" if summary.skipped else ""
+            again = f" ({summary.reused} of them before)" if summary.reused else again
+            drawn = f", each with {summary.views} augmented views," if summary.views else ""
+            say(f"{name}: {summary.rows} images{drawn} embedded with {summary.encoder}{again}")
+            list_some("unreadable when they were ingested, not embedded", summary.unreadable)
+            list_some("could not be read now, not embedded; the next embed-images tries them again", summary.left_out)
+            say_note(model.note)
+            done.append(asdict(summary))
     if as_json:
         command.show(done, as_json=True, text=str)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.app import CACHE, app, take_from_arrays
+from pipeline.cli.app import CACHE, AddressOption, EngineOption, app, settings_on, take_from_arrays
 from stages import command
 from stages.command import CacheOption, DatasetOption, JsonOption, ParamsOption, say
 from stages.datasets import chosen
@@ -15,7 +15,8 @@ from stages.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder
-    from pipeline.prompts.engines import Engine
+    from pipeline.prompts.engines import Engine, EngineOptions
+    from pipeline.prompts.llms import ResolvedLLM
     from pipeline.prompts.summary import PromptSummary
     from stages.params import Params
 
@@ -34,6 +35,8 @@ def generate_prompts(
     server: Annotated[
         str | None, typer.Option(help="OpenAI-compatible server, such as http://localhost:8000/v1.", metavar="URL")
     ] = None,
+    engine: EngineOption = None,
+    address: AddressOption = None,
     revision: Annotated[str | None, typer.Option(help="Hub revision of the LLM.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Weights of the LLM: auto, bfloat16, float16, float32.")] = None,
     tensor_parallel_size: Annotated[int | None, typer.Option(min=1, help="GPUs to spread the LLM over.")] = None,
@@ -63,19 +66,25 @@ def generate_prompts(
     from contextlib import ExitStack
     from functools import cache as once
 
-    from pipeline.prompts.engines import EngineOptions, find_llm, load_engine
+    from pipeline.prompts.engines import EngineOptions, find_llm
     from pipeline.prompts.generate import drops_near, generate, questions_of, reads_text
     from pipeline.prompts.process import before_torch
     from pipeline.prompts.questions import as_file
 
-    settings = command.settings(
-        params,
+    settings = settings_on(
+        params, engine, address,
         {
             "prompts.llm": llm, "prompts.server.url": server, "prompts.contrast": contrast, "prompts.keep": keep,
             "prompts.ask_again_worst": ask_again_worst,
         },
     )  # fmt: skip
     prompts = settings.prompts
+    if settings.cluster.engine == "ray" and prompts.server.url is not None:
+        raise UserError(
+            f"the server at {prompts.server.url} computes the answers, and has its own workers: leave --engine ray or "
+            "--server away",
+            exit_code=2,
+        )
     options = EngineOptions(
         **_given(
             revision=revision, dtype=dtype, tensor_parallel_size=tensor_parallel_size, max_model_len=max_model_len,
@@ -97,15 +106,15 @@ def generate_prompts(
         with ExitStack() as stack:
 
             @once
-            def engine() -> "Engine":
-                loaded = load_engine(model, options)
+            def loaded_engine() -> "Engine":
+                loaded = _engine(settings, model, options)
                 stack.callback(loaded.close)
                 return loaded
 
             for name in names:
                 summary = generate(
-                    name, model, data=settings.of(name), prompts=prompts, cache=cache, engine=engine, encoder=encoder,
-                    options=options, again=again, score=score,
+                    name, model, data=settings.of(name), prompts=prompts, cache=cache, engine=loaded_engine,
+                    encoder=encoder, options=options, again=again, score=score,
                 )  # fmt: skip
                 _say(summary)
                 done.append(summary)
@@ -201,6 +210,17 @@ def _encoder(settings: "Params") -> "Encoder":
     from pipeline.encoders import load_encoder
 
     return load_encoder(settings.encoder, device="cpu")
+
+
+def _engine(settings: "Params", llm: "ResolvedLLM", options: "EngineOptions") -> "Engine":
+    """The language model in this process, on its server, or in the workers of a cluster."""
+    if settings.cluster.engine == "ray":
+        from pipeline.cluster import ClusterEngine
+
+        return ClusterEngine(llm, options, settings.llms, settings.cluster)
+    from pipeline.prompts.engines import load_engine
+
+    return load_engine(llm, options)
 
 
 def _finish(done: "list[PromptSummary]", *, as_json: bool, faults: Sequence[UserError] = ()) -> None:

@@ -1,12 +1,29 @@
 """What embedding images and embedding sentences share."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.encoders.base import Encoder
+    from stages.params import EmbedParams
+
+
+class Mapper(Protocol):
+    """Where images and sentences become embeddings: in this process, or elsewhere (`pipeline.cluster`)."""
+
+    def images(self, root: Path, rows: "pa.Table", embed: "EmbedParams") -> "Iterator[np.ndarray | str]":
+        """Yield the embeddings (1 + views, D) of each image, in order, or why it cannot be read."""
+        ...
+
+    def texts(self, chunks: Iterable[list[str]]) -> Iterator[np.ndarray]:
+        """Yield the embeddings (N, D) of each list of sentences, in order."""
+        ...
 
 
 @dataclass(frozen=True)

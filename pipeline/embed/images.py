@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int
 
-from pipeline.embed.base import EmbedSummary, facts_of, no_vectors
+from pipeline.embed.base import EmbedSummary, Mapper, facts_of, no_vectors
 from pipeline.embed.kept import Kept, find_kept, keep
 from pipeline.embed.reading import read_picture
 from stages import ImageProvenance, ImageStore, ManifestStore, UserError
@@ -33,8 +33,9 @@ MAX_MISSING = DataParams().max_missing
 
 
 def embed_images(
-    dataset: str, encoder: "Encoder", *, embed: EmbedParams, cache: Path, max_missing: float = MAX_MISSING
-) -> EmbedSummary:
+    dataset: str, encoder: "Encoder", *, embed: EmbedParams, cache: Path, max_missing: float = MAX_MISSING,
+    mapper: Mapper | None = None,
+) -> EmbedSummary:  # fmt: skip
     """Embed every readable image of a data set: view 0, the centre crop, then `embed.views` seeded augmentations.
 
     An image that the manifest could read and that cannot be read now (missing, unreadable, undecodable) is left out of
@@ -44,6 +45,7 @@ def embed_images(
 
     Args:
         max_missing: share of the readable images that may be left out.
+        mapper: where the images are embedded; None: in this process.
 
     Raises:
         UserError: no manifest yet, the image folder is gone, no image can be read, or too many cannot; what could be
@@ -77,7 +79,9 @@ def embed_images(
         if not root.exists():
             raise UserError(f"image folder {root} is gone: bring it back, or run `pipeline ingest {dataset}` again")
         with store.locked("pipeline embed-images"):
-            left_out, reused = _embed(store, encoder, origin, rows, root=root, embed=embed, max_missing=max_missing)
+            left_out, reused = _embed(
+                store, encoder, origin, rows, root=root, embed=embed, max_missing=max_missing, mapper=mapper
+            )
             keep(store, manifest_store)
     assert left_out is not None
     _require_most(dataset, rows, left_out, max_missing)
@@ -97,7 +101,7 @@ def embed_images(
 
 def _embed(
     store: ImageStore, encoder: "Encoder", origin: ImageProvenance, rows: pa.Table, *, root: Path, embed: EmbedParams,
-    max_missing: float,
+    max_missing: float, mapper: Mapper | None,
 ) -> tuple[dict[str, str], int]:  # fmt: skip
     """Write the store, or add to the one that is there what it lacks; image_id -> why it was left out, and how many
     embeddings were taken from an earlier store.
@@ -115,7 +119,7 @@ def _embed(
     parts = Parts(store, key, part_rows=a_part)
     cuts = [wanted.slice(start, a_part) for start in range(0, len(wanted), a_part)]
     kept = None if again else find_kept(store, origin, wanted)
-    _fill(parts, cuts, encoder, root=root, embed=embed, earlier=kept)
+    _fill(parts, cuts, encoder, root=root, embed=embed, earlier=kept, mapper=mapper)
     left_out = {image_id: why for part in range(len(cuts)) for image_id, why in parts.left_out(part).items()}
     _require_most(store.dataset, rows, left_out, max_missing)
     tables = parts.tables(len(cuts))
@@ -126,8 +130,9 @@ def _embed(
 
 
 def _fill(
-    parts: Parts, cuts: list[pa.Table], encoder: "Encoder", *, root: Path, embed: EmbedParams, earlier: Kept | None
-) -> None:
+    parts: Parts, cuts: list[pa.Table], encoder: "Encoder", *, root: Path, embed: EmbedParams, earlier: Kept | None,
+    mapper: Mapper | None,
+) -> None:  # fmt: skip
     """Embed the parts that are not complete, and save each with what had to be left out of it."""
     have = _places(cuts, earlier)
     todo = [part for part in range(len(cuts)) if not parts.has(part) or parts.left_out(part)]
@@ -136,7 +141,7 @@ def _fill(
     dataset = parts.store.dataset
     lacking = [cuts[part].filter(pa.array(have[part] < 0)) for part in todo]
     wanted = pa.concat_tables(lacking or [cuts[0].slice(0, 0)])
-    stream = _vectors(encoder, root, wanted, embed)
+    stream = vectors(encoder, root, wanted, embed) if mapper is None else mapper.images(root, wanted, embed)
     told = keeping(lambda: f"{kept} of {total} images of {dataset} are kept")
     with told, progress_bar(f"images {dataset}", total=len(wanted), unit="image") as bar, ThreadPoolExecutor(1) as pool:
         saving = None
@@ -223,7 +228,7 @@ def worker_count(asked: int | str, *, cpu: bool) -> int:
     return 0 if cpu else max(1, min(16, _cores() - 1))
 
 
-def _vectors(encoder: "Encoder", root: Path, rows: pa.Table, embed: EmbedParams) -> Iterator[np.ndarray | str]:
+def vectors(encoder: "Encoder", root: Path, rows: pa.Table, embed: EmbedParams) -> Iterator[np.ndarray | str]:
     """Yield the embeddings (1 + views, D) of each image, in order, or why it cannot be read."""
     import torch
 
@@ -239,9 +244,9 @@ def _vectors(encoder: "Encoder", root: Path, rows: pa.Table, embed: EmbedParams)
     for pixels, errors in _batches(pictures, encoder, max(1, embed.batch // each), embed.workers):
         with torch.inference_mode():
             found = encoder.encode_images(pixels).numpy() if pixels is not None else no_vectors(encoder.width)
-        vectors = iter(found.reshape(-1, each, encoder.width))
+        read = iter(found.reshape(-1, each, encoder.width))
         for error in errors:
-            yield error or next(vectors)
+            yield error or next(read)
 
 
 def _batches(pictures: "Pictures", encoder: "Encoder", size: int, asked: int | str) -> "Iterator[Batch]":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.embed.base import EmbedSummary, facts_of, no_vectors
+from pipeline.embed.base import EmbedSummary, Mapper, facts_of, no_vectors
 from pipeline.prompts.commands import pasteable, remake
 from stages import (
     ManifestProvenance,
@@ -33,12 +33,16 @@ ROWS = pa.schema([(name, kind) for name, kind in TextStore.columns if name != "e
 
 
 def embed_text(
-    dataset: str, encoder: "Encoder", *, data: DataParams, embed: EmbedParams, cache: Path
-) -> list[EmbedSummary]:
+    dataset: str, encoder: "Encoder", *, data: DataParams, embed: EmbedParams, cache: Path,
+    mapper: Mapper | None = None,
+) -> list[EmbedSummary]:  # fmt: skip
     """Embed what a data set says: templates, captions, questions and answers, and the kept prompts of every source.
 
     A source that cannot be read, or was written for other classes or images, is left out, and its summary says so
     (`fault`); the others are embedded.
+
+    Args:
+        mapper: where the sentences are embedded; None: in this process.
 
     Raises:
         UserError: no manifest yet.
@@ -55,7 +59,7 @@ def embed_text(
     own = TextStore(cache, dataset, encoder.name, NO_LLM)
     common = {"dataset": dataset, "content": "", "precision": embed.precision, **facts_of(encoder)}
     origin = TextProvenance(**common, inputs=inputs, templates=templates)
-    done = [_embed_rows(own, origin, rows, encoder, embed)]
+    done = [_embed_rows(own, origin, rows, encoder, embed, mapper)]
     now = {**classes, "manifest": manifest.content}
     for source in partition_values(cache, PromptStore, "llm", dataset=dataset):
         try:
@@ -73,7 +77,7 @@ def embed_text(
             llm_fingerprint=found.llm_fingerprint,
             llm_note=found.note,
         )
-        done.append(_embed_rows(text, origin, rows, encoder, embed))
+        done.append(_embed_rows(text, origin, rows, encoder, embed, mapper))
     return done
 
 
@@ -123,8 +127,9 @@ def _of_images(store: ManifestStore) -> Iterator[dict[str, Any]]:
 
 
 def _embed_rows(
-    store: TextStore, origin: TextProvenance, rows: pa.Table, encoder: "Encoder", embed: EmbedParams
-) -> EmbedSummary:
+    store: TextStore, origin: TextProvenance, rows: pa.Table, encoder: "Encoder", embed: EmbedParams,
+    mapper: Mapper | None,
+) -> EmbedSummary:  # fmt: skip
     source = origin.llm or NO_LLM
     kinds = dict(sorted(Counter(rows["kind"].to_pylist()).items()))
     about = store.dataset, "text", encoder.name, len(rows), encoder.note
@@ -141,11 +146,13 @@ def _embed_rows(
     told = keeping(lambda: f"{kept} of {len(rows)} sentences of {store.dataset}/{source} are kept")
     with store.locked("pipeline embed-text"), told, bar:
         done = Parts(store, origin, part_rows=embed.part)
-        for part in parts:
-            chunk = rows.slice(part * embed.part, embed.part)
+        chunks = [rows.slice(part * embed.part, embed.part) for part in parts]
+        todo = (chunk["text"].to_pylist() for part, chunk in zip(parts, chunks, strict=True) if not done.has(part))
+        wanted = filter(None, todo)
+        stream = (encoder.encode_text(texts).numpy() for texts in wanted) if mapper is None else mapper.texts(wanted)
+        for part, chunk in zip(parts, chunks, strict=True):
             if not done.has(part):
-                texts = chunk["text"].to_pylist()
-                vectors = encoder.encode_text(texts).numpy() if texts else no_vectors(encoder.width)
+                vectors = next(stream) if len(chunk) else no_vectors(encoder.width)
                 filled = chunk.append_column("encoder_name", pa.array([encoder.name] * len(chunk), pa.string()))
                 filled = filled.append_column("embedding", embedding_array(vectors, precision=embed.precision))
                 done.save(part, filled.select(schema.names))

@@ -8,7 +8,7 @@ without text for good. The same command then asks about these classes alone, a r
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline.prompts.clean import SURPLUS, Seen, clean, mark_duplicates, says_nothing, storable
 from pipeline.prompts.empty import no_answer, nothing_kept
-from pipeline.prompts.engines import Engine, EngineOptions, Sampling
+from pipeline.prompts.engines import Answer, Engine, EngineOptions, Sampling, answered
 from pipeline.prompts.engines.limits import check_room, fitted
 from pipeline.prompts.importing import import_prompts
 from pipeline.prompts.llms import ResolvedLLM
@@ -299,9 +299,11 @@ class _Asking:
         count, about = sum(request.n for request in requests), len({request.class_id for request in requests})
         say(f"{self._dataset}: {step}, {count} answers of {self._llm} about {about} classes")
         rows: list[Row] = []
-        for batch in batches(requests, self._prompts.batch):
+        cut = list(batches(requests, self._prompts.batch))
+        asked = self._ask([batch for part, batch in enumerate(cut, self.part) if not self._parts.has(part)])
+        for _ in cut:
             saved = self._parts.has(self.part)
-            table = self._parts.read(self.part) if saved else self._ask(batch)
+            table = self._parts.read(self.part) if saved else next(asked)
             new = table.to_pylist()
             rows += new
             self._has_heard = self._has_heard or saved or not all(says_nothing(row["answer"]) for row in new)
@@ -324,10 +326,15 @@ class _Asking:
             rows = [row for _, table in self._unsaved for row in table.to_pylist()]
             raise UserError(no_answer(self._dataset, self._llm, rows, max_tokens=self._prompts.max_tokens))
 
-    def _ask(self, batch: Sequence[ClassRequest]) -> pa.Table:
+    def _ask(self, batches: Sequence[Sequence[ClassRequest]]) -> Iterator[pa.Table]:
+        """The rows of each batch; nothing is asked, and no model loaded, before the first ones are wanted."""
         prompts, engine = self._prompts, self._engine()
         sampling = Sampling(temperature=prompts.temperature, top_p=prompts.top_p, max_tokens=prompts.max_tokens)
-        answered = engine.generate([request.as_request(prompts.seed) for request in batch], sampling)
+        asked = ([request.as_request(prompts.seed) for request in batch] for batch in batches)
+        for batch, answers in zip(batches, answered(engine, asked, sampling), strict=True):
+            yield self._table(batch, answers, engine)
+
+    def _table(self, batch: Sequence[ClassRequest], found: Sequence[Sequence[Answer]], engine: Engine) -> pa.Table:
         self.has_asked = True
         if self._chats and not engine.chats:
             raise UserError(
@@ -335,7 +342,7 @@ class _Asking:
                 "prompts.phrasing=completion, or questions of your own"
             )
         rows = []
-        for request, answers in zip(batch, answered, strict=True):
+        for request, answers in zip(batch, found, strict=True):
             if len(answers) != request.n:
                 raise UserError(
                     f"LLM {self._llm} gave {len(answers)} answers where {request.n} were asked for "

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pipeline.prompts.engines.base import Answer, Engine, Request, Sampling
+from pipeline.prompts.engines.base import Answer, Engine, Request, Sampling, answered
 from pipeline.prompts.engines.options import EngineOptions
 
 if TYPE_CHECKING:
     from pipeline.prompts.llms import ResolvedLLM
     from stages.params import ServerParams
 
-__all__ = ["Answer", "Engine", "EngineOptions", "Request", "Sampling", "find_llm", "load_engine"]
+__all__ = ["Answer", "Engine", "EngineOptions", "Request", "Sampling", "answered", "find_llm", "load_engine"]
 
 DEFAULT = EngineOptions()
 

@@ -1,8 +1,8 @@
 """What an LLM engine is: questions in, answers out, in the same order, one seed a request."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +56,19 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the model and its memory."""
         ...
+
+
+@runtime_checkable
+class ManyAtOnce(Protocol):
+    """An engine that has several batches answered at once, each by another of its workers."""
+
+    def generate_each(self, batches: Iterable[Sequence[Request]], sampling: Sampling) -> Iterator[list[list[Answer]]]:
+        """Answer batch by batch, in their order, as `Engine.generate` does."""
+        ...
+
+
+def answered(engine: Engine, batches: Iterable[Sequence[Request]], sampling: Sampling) -> Iterator[list[list[Answer]]]:
+    """The answers to each batch, in their order."""
+    if isinstance(engine, ManyAtOnce):
+        return engine.generate_each(batches, sampling)
+    return (engine.generate(batch, sampling) for batch in batches)

@@ -1,0 +1,208 @@
+"""What stage one hands to a cluster, in the place of its own encoder and its own language model."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.cluster.workers import Workers
+from pipeline.embed.base import no_vectors
+from pipeline.prompts.engines import Answer, EngineOptions, Request, Sampling
+from pipeline.prompts.llms import ResolvedLLM
+from stages.errors import UserError
+from stages.params import ClusterParams, EmbedParams
+
+if TYPE_CHECKING:
+    from pipeline.encoders.base import Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderJob:
+    """A worker that holds an encoder."""
+
+    what: str
+    fingerprint: str
+    name: str
+    device: str
+    precision: str
+
+    def load(self, threads: int | None) -> "Encoder":
+        """The encoder, on the worker's GPU, or computing with so many threads."""
+        import torch
+
+        from pipeline.encoders import load_encoder
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return load_encoder(self.name, device=self.device if threads is None else "cpu", precision=self.precision)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Some images of a manifest, whole batches of the encoder."""
+
+    root: Path
+    rows: pa.Table
+    embed: EmbedParams
+
+    def mapped(self, encoder: "Encoder") -> tuple[np.ndarray, list[str | None]]:
+        """Embeddings (readable, 1 + views, D), and of each image why it could not be read."""
+        from pipeline.embed.images import vectors
+
+        if not self.root.exists():
+            raise UserError(f"image folder {self.root} is not there: every node has to see it under this name")
+        found = list(vectors(encoder, self.root, self.rows, self.embed))
+        read = [each for each in found if not isinstance(each, str)]
+        stacked = np.stack(read) if read else no_vectors(encoder.width)
+        return stacked, [each if isinstance(each, str) else None for each in found]
+
+    def __str__(self) -> str:
+        return f"{len(self.rows)} images from {self.rows['path'][0].as_py()} on"
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Some sentences."""
+
+    texts: list[str]
+
+    def mapped(self, encoder: "Encoder") -> np.ndarray:
+        """Embeddings (N, D)."""
+        return encoder.encode_text(self.texts).numpy()
+
+    def __str__(self) -> str:
+        return f"{len(self.texts)} sentences from {self.texts[0][:60]!r} on"
+
+
+class ClusterEncoder:
+    """Maps images and sentences to embeddings with the workers of a cluster (`pipeline.embed.base.Mapper`).
+
+    Args:
+        encoder: as this process has it; the workers' fingerprints are compared with its own.
+        device: of the workers, where they have GPUs.
+    """
+
+    def __init__(self, encoder: "Encoder", params: ClusterParams, *, device: str, precision: str) -> None:
+        import torch
+
+        job = EncoderJob(
+            what=f"encoder {encoder.name}", fingerprint=encoder.fingerprint, name=encoder.name, device=device,
+            precision=precision,
+        )  # fmt: skip
+        self._params = params
+        self._workers = Workers(params, job, threads=torch.get_num_threads())
+
+    def images(self, root: Path, rows: pa.Table, embed: EmbedParams) -> Iterator[np.ndarray | str]:
+        """Yield the embeddings (1 + views, D) of each image, in order, or why it cannot be read."""
+        at_once = max(1, embed.batch // (1 + embed.views))
+        size = max(1, -(-self._params.batch // at_once)) * at_once
+        # A worker decodes with threads: processes would have to be started for every item.
+        own = embed.model_copy(update={"workers": 0})
+        rows = rows.select(["path", "image_id"])
+        items = (Pictures(root, _alone(rows.slice(top, size)), own) for top in range(0, len(rows), size))
+        for found, errors in self._workers.map(items):
+            vectors = iter(found)
+            for error in errors:
+                yield error or next(vectors)
+
+    def texts(self, chunks: Iterable[list[str]]) -> Iterator[np.ndarray]:
+        """Yield the embeddings (N, D) of each list of sentences."""
+        yield from self._workers.map(map(Sentences, chunks))
+
+    def close(self) -> None:
+        """End the workers."""
+        self._workers.close()
+
+
+def _alone(rows: pa.Table) -> pa.Table:
+    """The rows without the table that they are a part of: a slice would be sent with all of it."""
+    return rows.take(pa.array(range(len(rows)))).combine_chunks()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineJob:
+    """A worker that holds a language model in vLLM."""
+
+    what: str
+    fingerprint: str
+    name: str
+    revision: str | None
+    aliases: Mapping[str, str]
+    options: EngineOptions
+
+    def load(self, threads: int | None) -> Any:
+        """The engine; on a CPU it computes with so many threads."""
+        import os
+
+        from pipeline.prompts.engines.vllm import VLLMEngine
+        from pipeline.prompts.llms import resolve_llm
+        from pipeline.prompts.process import before_torch
+
+        before_torch()
+        if threads is not None and threads < len(os.sched_getaffinity(0)):
+            # Left alone, vLLM binds its threads to all cores, the same ones in every worker.
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        llm = resolve_llm(self.name, revision=self.revision, aliases=self.aliases)
+        if llm.fingerprint != self.fingerprint:  # before minutes of loading
+            return llm
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        return VLLMEngine(llm, self.options)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """One batch of requests: an answer leans a little on its batch."""
+
+    requests: Sequence[Request]
+    sampling: Sampling
+
+    def mapped(self, engine: Any) -> list[list[Answer]]:
+        """The answers to each request."""
+        found: list[list[Answer]] = engine.generate(self.requests, self.sampling)
+        return found
+
+    def __str__(self) -> str:
+        return f"{len(self.requests)} questions from {self.requests[0].question[:60]!r} on"
+
+
+class ClusterEngine:
+    """A language model that the workers of a cluster hold; implements `pipeline.prompts.engines.Engine`.
+
+    Args:
+        llm: as this process found it; the workers' fingerprints are compared with its own.
+    """
+
+    def __init__(
+        self, llm: ResolvedLLM, options: EngineOptions, aliases: Mapping[str, str], params: ClusterParams
+    ) -> None:
+        import torch
+
+        self.name, self.fingerprint, self.note = llm.name, llm.fingerprint, llm.note
+        self.chats = True  # until a worker has loaded it
+        self.refused: Sequence[str] = ()
+        job = EngineJob(
+            what=f"LLM {llm.name}", fingerprint=llm.fingerprint, name=llm.name,
+            # A commit, so that all have the same; a folder has none.
+            revision=llm.revision or options.revision, aliases=dict(aliases), options=options,
+        )  # fmt: skip
+        self._workers = Workers(params, job, gpus=options.tensor_parallel_size, threads=torch.get_num_threads())
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
+        """Answer all requests, in their order, each `n` times; one call is one batch."""
+        return next(self.generate_each([requests], sampling), [])
+
+    def generate_each(self, batches: Iterable[Sequence[Request]], sampling: Sampling) -> Iterator[list[list[Answer]]]:
+        """Answer batch by batch, in their order, several at once."""
+        for answers in self._workers.map(Questions(batch, sampling) for batch in batches):
+            self.chats = bool(self._workers.facts["chats"])
+            yield answers
+
+    def close(self) -> None:
+        """End the workers."""
+        self._workers.close()
