@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.app import CACHE, AddressOption, EngineOption, app, list_some, say_note, settings_on, take_from_arrays
+from pipeline.cli.app import CACHE, app, list_some, say_note, take_from_arrays
+from pipeline.cli.cluster import AddressOption, EngineOption, settings_on
 from stages import command
 from stages.command import CacheOption, DatasetOption, EncoderOption, JsonOption, ParamsOption, say
 from stages.datasets import chosen
@@ -32,7 +33,7 @@ def _mapping(settings: "Params", model: Any, device: str, precision: str) -> "It
     if model is None or settings.cluster.engine == "local":
         yield None
         return
-    from pipeline.cluster import ClusterEncoder
+    from pipeline.cluster.encoding import ClusterEncoder
 
     mapper = ClusterEncoder(model, settings.cluster, device=device, precision=precision)
     try:

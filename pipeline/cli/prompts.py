@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.app import CACHE, AddressOption, EngineOption, app, settings_on, take_from_arrays
+from pipeline.cli.app import CACHE, app, take_from_arrays
+from pipeline.cli.cluster import AddressOption, EngineOption, settings_on
 from stages import command
 from stages.command import CacheOption, DatasetOption, JsonOption, ParamsOption, say
 from stages.datasets import chosen
@@ -215,7 +216,7 @@ def _encoder(settings: "Params") -> "Encoder":
 def _engine(settings: "Params", llm: "ResolvedLLM", options: "EngineOptions") -> "Engine":
     """The language model in this process, on its server, or in the workers of a cluster."""
     if settings.cluster.engine == "ray":
-        from pipeline.cluster import ClusterEngine
+        from pipeline.cluster.asking import ClusterEngine
 
         return ClusterEngine(llm, options, settings.llms, settings.cluster)
     from pipeline.prompts.engines import load_engine
