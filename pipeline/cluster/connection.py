@@ -7,16 +7,22 @@ asks for Ray's token. A cluster that cannot be used is one line within seconds; 
 import logging
 import os
 import re
+import secrets
+import signal
 import socket
+import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pipeline
 import stages
 from stages.errors import UserError
 from stages.params import ClusterParams
+from stages.stopping import SIGNALS
 
 SECONDS = 3.0
 """A cluster that is silent for longer is none."""
@@ -58,15 +64,11 @@ def connected(params: ClusterParams) -> Iterator[Any]:
     """The module `ray`, connected while the block runs.
 
     Raises:
-        UserError: Ray is not installed, or the cluster cannot be used; the line says which version, address or token.
+        UserError: the cluster cannot be used; the line says which version, address or token is the wrong one.
     """
     check_address(params)
     own = params.address is None
-    quiet = dict.fromkeys(("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"), "0")
-    # Ray's own switch for machines that are no cluster: all its servers then listen on the loopback address.
-    shut = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"} if own else {}
-    for name, value in (quiet | shut).items():
-        os.environ.setdefault(name, value)
+    _set_up(own=own)
     import ray
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
@@ -76,14 +78,53 @@ def connected(params: ClusterParams) -> Iterator[Any]:
     else:
         code = [str(Path(each.__file__ or "").parent) for each in (stages, pipeline)]
         settings |= {"address": params.address, "runtime_env": {"py_modules": code, "env_vars": _environment()}}
-    try:
-        ray.init(**settings)
-    except Exception as error:
-        raise UserError(_refusal(params.address, str(error))) from error
+    with tempfile.TemporaryFile() as said, _signals_kept(), _stderr_to(said):
+        try:
+            ray.init(**settings)
+        except Exception as error:
+            said.seek(0)
+            raise UserError(_refusal(params.address, f"{error}\n{said.read().decode(errors='replace')}")) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _set_up(*, own: bool) -> None:
+    """What Ray reads when it is imported, unless the user has set it."""
+    wanted = dict.fromkeys(("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"), "0")
+    wanted["RAY_NUM_REDIS_GET_RETRIES"] = "5"  # seconds that it tries to connect
+    if own:
+        # Ray's own switch for machines that are no cluster: all its servers then listen on the loopback address.
+        wanted["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and would end the command without a word."""
+    kept = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _stderr_to(file: IO[bytes]) -> Iterator[None]:
+    """Keep what Ray's native code says while it connects: a line a second where it cannot."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def node_names(ray: Any) -> dict[str, str]:
@@ -110,8 +151,8 @@ def _refusal(address: str | None, text: str) -> str:
             f"{where} has Ray {their_ray} and Python {their_python}, this command Ray {our_ray} and Python "
             f"{our_python}: install the same versions on both"
         )
-    if "auth" in text.lower() and "token" in text.lower():
-        return f"{where} asks for another token, or for none (RAY_AUTH_MODE, ~/.ray/auth_token): take those of its head"
+    if "AuthToken" in text or ("auth" in text.lower() and "token" in text.lower()):
+        return f"{where} asks for its token: RAY_AUTH_MODE=token, and ~/.ray/auth_token or RAY_AUTH_TOKEN of its head"
     if address == "auto":
         return f"no Ray cluster runs on this machine: {START}"
     first = next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")

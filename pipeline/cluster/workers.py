@@ -101,7 +101,7 @@ class Workers:
         """Join the cluster and start the workers.
 
         Raises:
-            UserError: the cluster has no room for one worker, or not for as many as are asked for.
+            UserError: the cluster has no room for one worker, or this machine not for as many as are asked for.
         """
         self._ray = self._stack.enter_context(connected(self._params))
         has = self._ray.cluster_resources()
@@ -113,9 +113,11 @@ class Workers:
         self._need = f"a worker takes {cpus} CPU cores" + (f" and {gpus:g} GPUs" if gpus else "")
         offers = f"the cluster has {has.get('CPU', 0):g} cores and {has.get('GPU', 0):g} GPUs on {len(nodes)} nodes"
         self._count = room if asked.workers == "auto" else asked.workers
-        if not 0 < self._count <= room:
-            wanted = "one" if asked.workers == "auto" else f"{asked.workers} of them"
-            raise UserError(f"{self._need}, and {offers}: no room for {wanted}; see cluster.workers, .cpus and .gpus")
+        short = f"{self._need}, and {offers}: room for {room} of them (cluster.workers, .cpus, .gpus)"
+        if not self._count or (self._count > room and asked.address is None):
+            raise UserError(short)
+        if self._count > room:  # a cluster may grow
+            say(f"{short}; the others start when there is more")
         actor = self._ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD")
         threads = None if gpus else cpus
         if gpus:  # one item is decoded while another is computed
