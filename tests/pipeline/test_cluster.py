@@ -6,9 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +19,12 @@ import torch
 from safetensors.torch import save_file
 from test_embed import TINY
 
-from pipeline.cli.cluster import settings_on
-from pipeline.cluster.connection import connected
-from pipeline.cluster.encoding import ClusterEncoder
 from pipeline.cluster.workers import Workers
-from pipeline.embed import embed_images, embed_text
-from pipeline.encoders import load_encoder
-from pipeline.encoders.base import Encoder
-from pipeline.ingest import ingest
 from pipeline.torchvision_mend import mend_torchvision
-from stages import ImageStore, TextStore, UserError
+from stages import UserError
 from stages.extras import installed
 from stages.files import atomic_file
-from stages.params import ClusterParams, DataParams, EmbedParams
+from stages.params import ClusterParams, EmbedParams
 
 pytestmark = pytest.mark.skipif(not installed("ray"), reason="Ray is not installed")
 EMBED = EmbedParams(batch=4, workers=0, part=8)
