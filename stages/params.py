@@ -224,7 +224,9 @@ class EvaluationParams(_Section):
         description="data set -> seeds of its own in place of seeds: more where few classes leave wide intervals; "
         "--seeds and --set evaluation.seeds hold for all",
     )
-    noise: Fraction = Field(0.25, description="label-noise: share of wrong labels, fraction")
+    noise: Fraction | Annotated[list[Fraction], Field(min_length=1)] = Field(
+        0.25, description="label-noise: share of wrong labels, fraction; a list runs each share"
+    )
     targets: list[str] = Field([], description="cross-dataset: data sets to test on; [] = the others under datasets")
     shifts: dict[str, list[str]] = Field(
         {}, description="domain-generalization: data set -> its shifted variants to test on"
@@ -281,6 +283,11 @@ class EvaluationParams(_Section):
     def shot_numbers(self) -> list[Shots]:
         """The numbers of shots as a list."""
         return self.shots if isinstance(self.shots, list) else [self.shots]
+
+    @property
+    def noise_shares(self) -> list[float]:
+        """The shares of wrong labels as a list."""
+        return self.noise if isinstance(self.noise, list) else [self.noise]
 
 
 def is_folder(place: str) -> bool:

@@ -51,6 +51,7 @@ class ProtocolRecord(_Part):
         name: as on the command line.
         up_to: whether a class with fewer images gives what it has.
         headline: the metrics that pictures show.
+        noise: share of wrong labels, where there is one.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ProtocolRecord(_Part):
     up_to: bool = False
     title: str
     headline: tuple[str, ...]
+    noise: float | None = None
 
     @property
     def amount(self) -> str:

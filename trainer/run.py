@@ -221,7 +221,12 @@ def _record(
         classes=len(known.class_names),
         protocols={
             each.key: ProtocolRecord(
-                name=each.name, shots=each.shots, up_to=each.up_to, title=each.title, headline=each.headline
+                name=each.name,
+                shots=each.shots,
+                up_to=each.up_to,
+                title=each.title,
+                headline=each.headline,
+                noise=getattr(each, "noise", None),
             )
             for each in protocols
         },

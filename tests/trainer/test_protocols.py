@@ -15,6 +15,7 @@ from trainer.features import load_features
 from trainer.inputs import Inputs, load_inputs
 from trainer.protocols.label_noise import wrong_labels
 from trainer.record import summarize
+from trainer.report.figures import by_noise
 from trainer.run import run
 
 METHODS = ["zero-shot", "nearest-centroid", "aape"]
@@ -152,3 +153,22 @@ def test_fewer_prompts_are_each_questions_first(tmp_path: Path) -> None:
     assert all_of_them.text["llm"].mask.sum(1).tolist() == [5] * CLASSES  # type: ignore[union-attr]
     assert two.text["llm"].mask.sum(1).tolist() == [2] * CLASSES  # type: ignore[union-attr]
     assert torch.equal(two.text["llm"].prompts[:, :2], all_of_them.text["llm"].prompts[:, :2])  # type: ignore[index]
+
+
+def test_several_shares_of_wrong_labels_are_a_protocol_each_and_a_picture(tmp_path: Path) -> None:
+    make_stores(tmp_path / "cache", per_split={"train": 20, "val": 8, "test": 30})
+    features = load_features(tmp_path / "cache", "w", "lite")
+    settings = fast(protocols=["label-noise"], shots=[4, 16], noise=[0.0, 0.5], methods=["nearest-centroid"])
+    record = run(settings, Inputs(features))
+    keys = ["label-noise-4-0", "label-noise-4-0.5", "label-noise-16-0", "label-noise-16-0.5"]
+    assert list(record.protocols) == keys
+    assert [about.noise for about in record.protocols.values()] == [0.0, 0.5, 0.0, 0.5]
+    accuracy = {fit.protocol: fit.metrics["accuracy"] or 0 for fit in record.fits}
+    assert accuracy["label-noise-16-0"] > accuracy["label-noise-16-0.5"]
+    assert not any("no label is wrong" in note for note in record.notes), "0 is asked for"
+    picture = tmp_path / "noise.png"
+    by_noise(record, picture)
+    assert picture.stat().st_size > 10_000
+    picture.unlink()
+    by_noise(run(fast(protocols=["label-noise"], noise=[0.5], methods=["zero-shot"]), Inputs(features)), picture)
+    assert not picture.exists(), "one share is no line"

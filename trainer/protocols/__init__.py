@@ -55,5 +55,8 @@ def settled(asked: EvaluationParams, others: Mapping[str, Sequence[Any]]) -> lis
             if shots == 0 and not each.without_shots:
                 raise UserError(f"--shots 0: {each.name} learns from at least 1 image a class", exit_code=2)
             key = each.name if len(numbers) == 1 else f"{each.name}-{shots}"
-            found.append(each.settle(shots, key, asked, others.get(each.name, ())))
+            found += [
+                each.settle(shots, key + end, own, others.get(each.name, ()))
+                for end, own in each.several(asked).items()
+            ]
     return found

@@ -142,6 +142,11 @@ class Protocol(ABC):
         return []
 
     @classmethod
+    def several(cls, asked: EvaluationParams) -> Mapping[str, EvaluationParams]:
+        """End of the key -> settings that it is run under: one, unless a setting of its own has several values."""
+        return {"": asked}
+
+    @classmethod
     def settle(cls, shots: Shots, key: str, asked: EvaluationParams, others: Sequence[Any]) -> Self:
         """The protocol with all that it takes from the settings; `others` are the data sets of `tests_on`."""
         return cls(shots, key, up_to=asked.up_to)

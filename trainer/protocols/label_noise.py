@@ -4,7 +4,7 @@ Training and validation images are mislabelled alike, since whoever labelled the
 method sees tells it which labels are right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -31,9 +31,16 @@ class LabelNoise(FewShot):
     noise: float
 
     @classmethod
+    def several(cls, asked: EvaluationParams) -> Mapping[str, EvaluationParams]:
+        """One run a share; with several the key tells which."""
+        if not isinstance(asked.noise, list):
+            return {"": asked}
+        return {f"-{share:g}": asked.model_copy(update={"noise": share}) for share in asked.noise_shares}
+
+    @classmethod
     def settle(cls, shots: Shots, key: str, asked: EvaluationParams, others: Sequence[Features]) -> Self:
         """With the settings' share of wrong labels."""
-        return cls(shots, key, asked.noise, up_to=asked.up_to)
+        return cls(shots, key, asked.noise_shares[0], up_to=asked.up_to)
 
     @property
     def title(self) -> str:
@@ -42,6 +49,8 @@ class LabelNoise(FewShot):
 
     def caveats(self, features: Features) -> list[str]:
         """Too few shots for the share to be anything."""
+        if not self.noise:
+            return []
         counts = features.train.images.labels.bincount(minlength=len(features.class_names)).tolist()
         clean = [count for count in counts if int(self.noise * min(count, most(self.shots))) == 0]
         if not clean:

@@ -39,7 +39,7 @@ from trainer.report.tables import (
 
 __all__ = ["report", "text_tables", "text_verdict"]
 
-KINDS = ("comparison", "shots", "loss", "confusion")
+KINDS = ("comparison", "shots", "noise", "loss", "confusion")
 """What `figures/` has of a data set."""
 MOST_CLASSES = 1000
 """Of a picture of the confusion: with more, a class is less than a dot wide, and the matrix fills the memory."""
@@ -134,6 +134,7 @@ def _draw(record: RunRecord, curves: list[Curve], predictions: list[Prediction],
     name = record.dataset
     figures.comparison(record, results / "figures" / f"comparison-{name}.png")
     figures.by_shots(record, results / "figures" / f"shots-{name}.png")
+    figures.by_noise(record, results / "figures" / f"noise-{name}.png")
     figures.losses(name, curves, results / "figures" / f"loss-{name}.png")
     names = sorted({line.actual for line in predictions} | {line.predicted for line in predictions})
     if len(names) > MOST_CLASSES:

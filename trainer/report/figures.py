@@ -3,6 +3,7 @@
 import io
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,59 @@ def by_shots(record: RunRecord, path: Path) -> None:
         f"Mean over {record.seeds_text}; whiskers: 95 % interval. Grey: baselines. Orange: AAPE's controls, which may "
         "lie below the picture. At each number the methods stand side by side.",
     )
+    save(figure, path)
+
+
+NOISE_COLOURS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "learned prompts": (OURS, ("shared-shift", "cones", "prograd", "dapt", "aape", "aape-prograd", "aape-chain")),
+    "adapters": (CONTROL, ("clip-adapter", "tip-adapter", "tip-adapter-f", "taskres", "ape", "ape-t", "proker")),
+    "linear probes": ("#a03050", ("logistic", "lp++", "clap", "cross-modal", "nearest-centroid", "gda")),
+    "AAPE+": (PLUS, ("aape-plus", "aape-plus-no-text")),
+}
+"""What a line over the share of wrong labels stands for, its colour, and the methods; grey is text alone."""
+
+
+def by_noise(record: RunRecord, path: Path) -> None:
+    """Accuracy by the share of wrong labels, one line a method; drawn where label-noise was run with several shares.
+
+    Of several numbers of shots the largest. Methods stand side by side at each share, so that equal ones do not hide
+    each other.
+    """
+    noisy = {key: about for key, about in record.protocols.items() if about.noise is not None}
+    shots = max((about.shots for about in noisy.values()), key=most, default=None)
+    keys = {about.noise: key for key, about in noisy.items() if about.shots == shots}
+    shares = sorted(share for share in keys if share is not None)
+    if len(shares) < 2:
+        return
+    estimates = summarize(record)
+    figure = Figure(figsize=(8.4, 5.2), layout=ConstrainedLayoutEngine(rect=(0, 0.06, 1, 0.94)))
+    axis = figure.subplots()
+    methods = list(estimates[keys[shares[0]]])
+    room = 25 * min(high - low for low, high in pairwise(shares))  # a quarter of the closest distance, in percent
+    for number, (method, label) in enumerate(zip(methods, labels(methods), strict=True)):
+        entries = [(share, estimates[keys[share]].get(method, {}).get("accuracy")) for share in shares]
+        points = [(100 * share, e.mean, e.ci95 or 0) for share, e in entries if e and e.mean is not None]
+        if not points:
+            continue
+        at, mean, half = np.array(points).T * [[1], [100], [100]]
+        name = method.split("@")[0]
+        colour = next((colour for colour, those in NOISE_COLOURS.values() if name in those), REFERENCE)
+        whiskers = [half.clip(max=mean), half.clip(max=100 - mean)]
+        axis.errorbar(
+            at + room * ((number + 0.5) / len(methods) - 0.5), mean, yerr=whiskers, label=label, color=colour,
+            marker=MARKERS[number % len(MARKERS)], ls=DASHES[number % len(DASHES)], lw=1.4, ms=4.5, elinewidth=0.8,
+            capsize=2,
+        )  # fmt: skip
+    axis.set_xticks([100 * share for share in shares])
+    title = plain(f"{record.dataset}: accuracy by wrong labels, {noisy[keys[shares[0]]].amount}, "
+                  f"encoder {record.encoder}", 90)  # fmt: skip
+    axis.set(title=title, xlabel="wrong labels among training and validation images (percent)",
+             ylabel="accuracy on test images, whose labels are right (percent)")  # fmt: skip
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    told = {OURS: "Blue", CONTROL: "orange", "#a03050": "red", PLUS: "green"}
+    of = "; ".join(f"{told[colour]}: {what}" for what, (colour, _) in NOISE_COLOURS.items())
+    _caption(figure, f"Mean over {record.seeds_text}; whiskers: 95 % interval. {of}; grey: text alone.")
     save(figure, path)
 
 

@@ -26,7 +26,7 @@ SHARES = (1.0, 0.8)
 """Of what goes against zero-shot: the release drops all of it, and 0.8 on flowers, textures and satellite images with 8
 and 16 shots.
 """
-MOVES = (0.01, 0.1)
+MOVES = (0.1, 1.0)
 """Rates, as about how far a first step of plain descent moves a logit: a logit is a cosine over tau, the mean loss of a
 batch gives a class a C-th of its gradient, so the rate is this times C tau^2.
 """
