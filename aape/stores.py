@@ -14,6 +14,7 @@ from aape.classes import Classes
 from stages import ImageStore, TextStore, UserError
 from stages.artifacts import NO_LLM, partition_values
 from stages.numbers import Shots
+from stages.remote import mirror, remote
 from trainer.data import Images
 from trainer.draws import few_shot
 from trainer.features import Features, Split, load_features
@@ -142,7 +143,7 @@ def open_features(
     """Read the stores of a data set and check that they belong together.
 
     Args:
-        cache: folder of the stores.
+        cache: folder of the stores, or `s3://BUCKET/FOLDER`.
         dataset: its name.
         encoder: `lite`, `open_clip:ARCH/PRETRAINED`, ...; None: the only one there is.
         sources: prompt sources to load, the main one first; None: all there are.
@@ -151,9 +152,9 @@ def open_features(
         ValueError: a store is missing, of another origin or damaged; or there are several encoders and none is named.
     """
     with plain_errors():
-        loaded = load_features(
-            Path(cache), dataset, encoder or _only(Path(cache), dataset), sources=sources, device="cpu"
-        )
+        url = remote(cache)
+        folder = Path(cache) if url is None else mirror(url)
+        loaded = load_features(folder, dataset, encoder or _only(folder, dataset), sources=sources, device="cpu")
     return StoredFeatures(
         dataset=loaded.dataset,
         encoder=loaded.encoder,

@@ -58,13 +58,13 @@ def connect(cache: Path, encoder: str) -> Any:
         if not mine:
             continue
         for store in mine:
+            store.check_schema()  # a damaged file, or another store's, is told in one line
             for file in (store.file, *store.files()):
                 if not file.resolve().is_relative_to(inside):
                     raise UserError(
                         f"{file}: a link that leads out of {cache}: put the file itself there (where DVC made the "
                         "link: `dvc config cache.type reflink,hardlink,copy`, then `dvc checkout --relink`)"
                     )
-            store.check_schema()  # a damaged file, or another store's, is told in one line
         columns = "*"
         if mine[0].embedded:
             columns = f"* REPLACE (embedding::FLOAT[{mine[0].provenance().width}] AS embedding)"

@@ -49,25 +49,33 @@ _CHANGES: ContextVar[tuple[str, ...]] = ContextVar("changes", default=())
 
 
 class App(typer.Typer):
-    """A command line whose every command takes --params and --set; `settings` answers for both."""
+    """A command line whose every command takes --params and --set; `settings` answers for both.
 
-    def __init__(self, *, help: str) -> None:
+    Args:
+        reads: whether its commands only read the cache, which may then lie on an object store (`stages.remote`); a
+            command can say otherwise for itself.
+    """
+
+    def __init__(self, *, help: str, reads: bool = False) -> None:
+        self.reads = reads
         super().__init__(
             add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=help
         )
 
-    def command(self, name: str | None = None, **options: Any) -> Callable[[Function], Function]:
+    def command(
+        self, name: str | None = None, *, reads: bool | None = None, **options: Any
+    ) -> Callable[[Function], Function]:
         """As in Typer; the function itself stays as it is."""
         declare = super().command(name, **options)
 
         def decorate(function: Function) -> Function:
-            declare(_with_settings(function))
+            declare(_with_settings(function, reads=self.reads if reads is None else reads))
             return function
 
         return decorate
 
 
-def _with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
+def _with_settings(function: Callable[..., Any], *, reads: bool) -> Callable[..., Any]:
     """The function with --set, and with --params where it has none of its own."""
     own = inspect.signature(function)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -82,6 +90,7 @@ def _with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
             file = kwargs["params"]
             if set_ or (file is not None and "params" not in own.parameters):
                 settings(file)  # a wrong one is refused by every command, before anything is done
+            kwargs = _local(kwargs, reads=reads and not kwargs.get("fix"))
             return function(*args, **{k: v for k, v in kwargs.items() if k in own.parameters})
         finally:
             _CHANGES.reset(token)
@@ -89,6 +98,28 @@ def _with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
     run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
     run.__annotations__ = {**function.__annotations__, **{each.name: each.annotation for each in added}}
     return run
+
+
+def _local(kwargs: dict[str, Any], *, reads: bool) -> dict[str, Any]:
+    """The arguments of a command, with a local folder in place of a cache on an object store.
+
+    Raises:
+        UserError: the command writes there, another folder than the cache is to lie there, or it cannot be read.
+    """
+    for name, value in kwargs.items():
+        if not isinstance(value, Path) or not str(value).startswith("s3:/"):
+            continue
+        from stages.remote import mirror, remote
+
+        url = remote(value)
+        if url is None or name not in ("cache", "features") or not reads:
+            raise UserError(
+                f"{url or value}: an object store is only read, and this command writes there: write to a local folder "
+                "and copy it, e.g. with `aws s3 sync` or `rclone sync`",
+                exit_code=2,
+            )
+        kwargs = {**kwargs, name: mirror(url)}
+    return kwargs
 
 
 def settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> "Params":

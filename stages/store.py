@@ -32,6 +32,8 @@ ROW_GROUP = 16_384
 """Rows of a Parquet row group, and of a piece that is read or written at once."""
 PART_ROWS = 64 * ROW_GROUP
 """Rows of a part, at most: up to here a store is one file."""
+OBJECTS = ".objects"
+"""Folder in a cache that stands for one on an object store (`stages.remote`)."""
 NO_LLM = "none"
 """The `llm` partition of text that no language model wrote: templates, captions, questions, answers."""
 
@@ -230,6 +232,7 @@ class Store:
             UserError: the store is missing, truncated or not ours.
         """
         self.require()
+        self._fetch()
         file = self.file
         if file.name == LIST and (self.folder / PART).exists():
             raise UserError(
@@ -242,6 +245,13 @@ class Store:
         origin = Provenance.from_footer(metadata, where=str(file))
         self._check_place(origin)
         return origin
+
+    def _fetch(self) -> None:
+        """Bring the files here first, where the cache stands for one on an object store."""
+        if (self.cache / OBJECTS).is_dir():
+            from stages.remote import fetch
+
+            fetch(self.cache, self.folder)
 
     def _check_place(self, origin: Provenance) -> None:
         """Refuse a file that was written for another place and copied here."""
@@ -359,6 +369,7 @@ class Store:
         Raises:
             UserError: as `check_schema`, or another command replaced them.
         """
+        self._fetch()
         before = self._marks()
         changed = UserError(f"{self.file}: another command replaced it while it was being read: run this again")
         try:

@@ -144,3 +144,12 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         return subprocess.CompletedProcess(words, code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Any]:
+    """An S3 server (`s3_server.Server`)."""
+    from s3_server import serving
+
+    with serving() as server:
+        yield server

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CsvOption = Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")]
 
 
-@app.command()
+@app.command(reads=True)
 def sql(
     query: Annotated[str, typer.Argument(metavar="SELECT", help="One SELECT statement.")],
     encoder: EncoderOption = None,
@@ -62,7 +62,7 @@ class Target(StrEnum):
     prompts = "prompts"
 
 
-@app.command()
+@app.command(reads=True)
 def search(
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="A sentence, such as 'a photo of a dog'.")] = None,
     image: Annotated[

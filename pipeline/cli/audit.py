@@ -11,7 +11,7 @@ from stages.command import CacheOption, DatasetOption, EncoderOption, JsonOption
 from stages.errors import UserError
 
 
-@app.command()
+@app.command(reads=True)
 def audit(
     dataset: DatasetOption = None,
     out: Annotated[

@@ -11,7 +11,7 @@ from stages.command import CacheOption, ParamsOption, say
 from stages.errors import UserError
 
 
-@app.command("control-sentences")
+@app.command("control-sentences", reads=True)
 def control_sentences(
     kind: Annotated[Literal["waffle", "shuffled", "names"], typer.Argument(help="What the sentences are to be.")],
     out: Annotated[Path, typer.Option(help="JSON that is written, for `import-prompts --file`.", metavar="FILE")],

@@ -140,7 +140,7 @@ def ingest(
         command.show(done, as_json=True, text=str)
 
 
-@app.command("export-features")
+@app.command("export-features", reads=True)
 def export_features(
     to: Annotated[Path, typer.Option(help="Folder to write manifest.parquet and images.parquet to.", metavar="DIR")],
     dataset: DatasetOption = None,

@@ -21,7 +21,7 @@ from stages.command import (
 RESULTS = Path("results")
 
 
-@app.command()
+@app.command(reads=True)
 def verify(
     dataset: DatasetOption = None,
     params: ParamsOption = None,

@@ -10,11 +10,15 @@ from stages.errors import UserError
 
 app = App(
     help="Stage two: cached features to a trained prompt aggregator and generator, baselines, tables and predictions.",
+    reads=True,
 )
 
 CACHE, RESULTS = Path("cache"), Path("results")
 FeaturesOption = Annotated[
-    Path, typer.Option("--features", "--cache", help="Folder of the stores that pipeline wrote.", metavar="DIR")
+    Path,
+    typer.Option(
+        "--features", "--cache", help="Folder of the stores that pipeline wrote, or s3://BUCKET/FOLDER.", metavar="DIR"
+    ),
 ]
 MethodsOption = Annotated[str | None, typer.Option("--methods", help="Method names with commas, or all.")]
 ShotsOption = Annotated[
