@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PARAMS = Path("params.yaml")
 Function = TypeVar("Function", bound=Callable[..., Any])
+Place = Callable[[str, Path, bool], Path]
 
 ParamsOption = Annotated[
     Path | None, typer.Option("--params", help="Settings file; default params.yaml where there is one.", metavar="FILE")
@@ -52,12 +53,13 @@ class App(typer.Typer):
     """A command line whose every command takes --params and --set; `settings` answers for both.
 
     Args:
-        reads: whether its commands only read the cache, which may then lie on an object store (`stages.remote`); a
-            command can say otherwise for itself.
+        place: gives what a folder that is named `s3://...` stands for here: argument, folder, whether the command only
+            reads the cache (`stages.remote.local`).
+        reads: whether its commands only read the cache; a command can say otherwise for itself.
     """
 
-    def __init__(self, *, help: str, reads: bool = False) -> None:
-        self.reads = reads
+    def __init__(self, *, help: str, place: Place | None = None, reads: bool = False) -> None:
+        self.place, self.reads = place, reads
         super().__init__(
             add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=help
         )
@@ -69,13 +71,13 @@ class App(typer.Typer):
         declare = super().command(name, **options)
 
         def decorate(function: Function) -> Function:
-            declare(_with_settings(function, reads=self.reads if reads is None else reads))
+            declare(_with_settings(function, place=self.place, reads=self.reads if reads is None else reads))
             return function
 
         return decorate
 
 
-def _with_settings(function: Callable[..., Any], *, reads: bool) -> Callable[..., Any]:
+def _with_settings(function: Callable[..., Any], *, place: Place | None, reads: bool) -> Callable[..., Any]:
     """The function with --set, and with --params where it has none of its own."""
     own = inspect.signature(function)
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -90,7 +92,9 @@ def _with_settings(function: Callable[..., Any], *, reads: bool) -> Callable[...
             file = kwargs["params"]
             if set_ or (file is not None and "params" not in own.parameters):
                 settings(file)  # a wrong one is refused by every command, before anything is done
-            kwargs = _local(kwargs, reads=reads and not kwargs.get("fix"))
+            for name, value in kwargs.items():
+                if place is not None and isinstance(value, Path) and str(value).startswith("s3:/"):
+                    kwargs = {**kwargs, name: place(name, value, reads and not kwargs.get("fix"))}
             return function(*args, **{k: v for k, v in kwargs.items() if k in own.parameters})
         finally:
             _CHANGES.reset(token)
@@ -98,28 +102,6 @@ def _with_settings(function: Callable[..., Any], *, reads: bool) -> Callable[...
     run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
     run.__annotations__ = {**function.__annotations__, **{each.name: each.annotation for each in added}}
     return run
-
-
-def _local(kwargs: dict[str, Any], *, reads: bool) -> dict[str, Any]:
-    """The arguments of a command, with a local folder in place of a cache on an object store.
-
-    Raises:
-        UserError: the command writes there, another folder than the cache is to lie there, or it cannot be read.
-    """
-    for name, value in kwargs.items():
-        if not isinstance(value, Path) or not str(value).startswith("s3:/"):
-            continue
-        from stages.remote import mirror, remote
-
-        url = remote(value)
-        if url is None or name not in ("cache", "features") or not reads:
-            raise UserError(
-                f"{url or value}: an object store is only read, and this command writes there: write to a local folder "
-                "and copy it, e.g. with `aws s3 sync` or `rclone sync`",
-                exit_code=2,
-            )
-        kwargs = {**kwargs, name: mirror(url)}
-    return kwargs
 
 
 def settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> "Params":

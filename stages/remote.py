@@ -21,8 +21,7 @@ from urllib.parse import urlsplit
 from stages.command import progress_bar, say
 from stages.errors import UserError
 from stages.files import atomic_file, remove_tree, user_errors, write_text
-from stages.parted import LIST, PART, is_part, read_list
-from stages.store import OBJECTS
+from stages.parted import LIST, OBJECTS, PART, is_part, read_list
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -39,6 +38,28 @@ def remote(path: Path | str) -> str | None:
     """`s3://BUCKET/FOLDER` where that is what a path means; `Path` takes one of the two slashes away."""
     found = re.fullmatch(r"s3:/+(.+?)/*", str(path))
     return f"s3://{found[1]}" if found else None
+
+
+def local(name: str, path: Path, reads: bool) -> Path:
+    """An argument of a command, or the local folder in place of a cache on an object store.
+
+    Args:
+        name: of the argument.
+        reads: whether the command only reads the cache.
+
+    Raises:
+        UserError: it writes, another folder than the cache is to lie there, or the cache cannot be read.
+    """
+    url = remote(path)
+    if url is None:
+        return path
+    if name in ("cache", "features") and reads:
+        return mirror(url)
+    raise UserError(
+        f"{url}: an object store is only read, and this command writes there: write to a local folder and copy it, "
+        "e.g. with `aws s3 sync` or `rclone sync`",
+        exit_code=2,
+    )
 
 
 def mirror(url: str) -> Path:

@@ -23,7 +23,7 @@ from stages.files import atomic_file
 from stages.lock import require_free, store_lock
 from stages.names import dataset_name, slug
 from stages.pages import EmbeddingPages, embedding_pages, joined
-from stages.parted import LIST, PART, check_part, draft, holds_store, part_name, read_list
+from stages.parted import LIST, OBJECTS, PART, check_part, draft, holds_store, part_name, read_list
 from stages.provenance import Provenance
 from stages.text import counted
 from stages.writing import Layout, Order, Part, PartWriter, StoreWriter
@@ -32,8 +32,6 @@ ROW_GROUP = 16_384
 """Rows of a Parquet row group, and of a piece that is read or written at once."""
 PART_ROWS = 64 * ROW_GROUP
 """Rows of a part, at most: up to here a store is one file."""
-OBJECTS = ".objects"
-"""Folder in a cache that stands for one on an object store (`stages.remote`)."""
 NO_LLM = "none"
 """The `llm` partition of text that no language model wrote: templates, captions, questions, answers."""
 

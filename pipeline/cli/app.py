@@ -11,7 +11,15 @@ from stages.errors import UserError, nearest
 if TYPE_CHECKING:
     from stages.params import Params
 
+
+def _place(name: str, path: Path, reads: bool) -> Path:
+    from stages.remote import local
+
+    return local(name, path, reads)
+
+
 app = App(
+    place=_place,
     help="Stage one: images, questions, a language model and an image-text encoder to Parquet stores in cache/.",
 )
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app as pipeline_app
 from stages import ImageStore, ManifestProvenance, ManifestStore, UserError
+from stages.parted import OBJECTS
 from stages.remote import mirror, remote
-from stages.store import OBJECTS
 
 URL = "s3://bucket/some/cache"
 

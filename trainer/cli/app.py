@@ -8,7 +8,15 @@ import typer
 from stages.command import App, say
 from stages.errors import UserError
 
+
+def _place(name: str, path: Path, reads: bool) -> Path:
+    from stages.remote import local
+
+    return local(name, path, reads)
+
+
 app = App(
+    place=_place,
     help="Stage two: cached features to a trained prompt aggregator and generator, baselines, tables and predictions.",
     reads=True,
 )
