@@ -51,6 +51,17 @@ class EmbeddingPages:
                     return True
         return False
 
+    def damaged_at(self, index: Int[np.ndarray, " M"]) -> bool:
+        """Whether a byte has changed in the pages that hold any of these rows; no other page is read."""
+        size = self.width * self.dtype.itemsize
+        bodies = [sealed for group in self.sealed for sealed in group]
+        starts = np.cumsum([0, *(len(page) for group in self.groups for page in group)])
+        left = np.asarray(index, np.int64) * size
+        first, last = (np.searchsorted(starts, at, side="right") - 1 for at in (left, left + size - 1))
+        touched = np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)] or [first]))
+        found = (bodies[page] for page in touched)
+        return any(crc is not None and zlib.crc32(body.data) != crc for body, crc in found)
+
     def group(self, index: int) -> Float[np.ndarray, "rows D"]:
         """The embeddings of one row group."""
         return self._joined(self.groups[index])

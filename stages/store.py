@@ -278,10 +278,14 @@ class Store:
         """
         wanted = [*dict.fromkeys([*columns, *(where or {})])] if columns else None
         how = {"columns": wanted, "partitioning": None, "page_checksum_verification": True}
+        found = []
         with self._steady() as files:
-            table = pa.concat_tables([_guarded(pq.read_table, file, **how) for file in files])
-        for name, values in (where or {}).items():
-            table = table.filter(pc.is_in(table[name], value_set=pa.array(list(values), table[name].type)))
+            for file in files:
+                part = _guarded(pq.read_table, file, **how)
+                for name, values in (where or {}).items():
+                    part = part.filter(pc.is_in(part[name], value_set=pa.array(list(values), part[name].type)))
+                found.append(part)
+        table = pa.concat_tables(found)
         return table.select(list(columns)) if columns else table
 
     def batches(self, columns: Sequence[str] | None = None) -> "Iterator[pa.Table]":
@@ -320,20 +324,57 @@ class Store:
         found = pages.rows(first, stop)  # one split and one view lie together: then nothing has to be picked
         return found if stop - first == len(where) else found[where - first]
 
-    def rows(self) -> "Callable[[Int[np.ndarray, ' M']], Float[np.ndarray, 'M D']]":
+    def rows(self, *, check_all: bool = True) -> "Callable[[Int[np.ndarray, ' M']], Float[np.ndarray, 'M D']]":
         """Gives the embeddings of any rows, in any order; from the file as it is asked where its pages allow that.
 
-        All pages are compared with their checksums first.
+        Args:
+            check_all: compare all pages with their checksums first; else those that hold the rows, each time.
 
         Raises:
             UserError: the store is missing, unreadable, damaged, or not of this schema.
         """
         pages = self._pages()
-        if pages is not None:
+        if pages is not None and check_all:
             self._refuse_damage(pages, 0, len(pages), check=True)
             return pages.gather
+        if pages is not None:
+            known = pages
+
+            def gather(index: Int[np.ndarray, " M"]) -> Float[np.ndarray, "M D"]:
+                if known.damaged_at(index):
+                    self._refuse_damage(known, 0, len(known), check=True)
+                return known.gather(index)
+
+            return gather
         matrix = self.embeddings()
         return lambda index: np.asarray(matrix[index])
+
+    def at(self, rows: Int[np.ndarray, " M"], columns: Sequence[str]) -> pa.Table:
+        """Some columns of any rows, in this order; no row group is read that holds none of them.
+
+        Raises:
+            UserError: the store is missing, unreadable, or not of this schema.
+        """
+        rows, first = np.asarray(rows, np.int64), 0
+        found: list[pa.Table] = []
+        places: list[Int[np.ndarray, " M"]] = []
+        with self._steady() as files:
+            for file in files:
+                try:
+                    with pq.ParquetFile(file, page_checksum_verification=True) as opened:
+                        for group in range(opened.num_row_groups):
+                            stop = first + opened.metadata.row_group(group).num_rows
+                            here = np.flatnonzero((rows >= first) & (rows < stop))
+                            if len(here):
+                                table = opened.read_row_group(group, columns=list(columns))
+                                found.append(table.take(pa.array(rows[here] - first)).replace_schema_metadata(None))
+                                places.append(here)
+                            first = stop
+                except DAMAGE as error:
+                    raise _damaged(file, error) from error
+        if not found:
+            return _guarded(pq.read_schema, self.file).empty_table().select(list(columns)).replace_schema_metadata(None)
+        return pa.concat_tables(found).take(pa.array(np.argsort(np.concatenate(places))))
 
     def pieces(self, columns: Sequence[str]) -> "Iterator[tuple[pa.Table, Float[np.ndarray, 'N D']]]":
         """Some columns and the embeddings, row group by row group, for stores that need not fit into memory.

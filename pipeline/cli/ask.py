@@ -78,8 +78,15 @@ def search(
     split: Annotated[str | None, typer.Option(help="Images of train, val or test alone.", metavar="SPLIT")] = None,
     to: Annotated[Target, typer.Option(help="Find images, or the sentences of the text stores.")] = Target.images,
     approximate: Annotated[
-        bool, typer.Option("--approximate", help="Through a FAISS index, built first, which may miss some.")
+        bool, typer.Option("--approximate", help="Through a FAISS index in memory, built first, which may miss some.")
     ] = False,
+    index: Annotated[
+        bool | None,
+        typer.Option(
+            "--index/--no-index",
+            help="Through a FAISS index on disk, built once, which may miss some; default where a store is large.",
+        ),
+    ] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of the images.", metavar="FILE.png")] = None,
     encoder: EncoderOption = None,
     params: ParamsOption = None,
@@ -96,8 +103,10 @@ def search(
             "give a sentence, or a picture with --image FILE, or an image of the stores with --like ID: one of them",
             exit_code=2,
         )
-    if to is Target.prompts and (split or sheet or approximate):
-        raise UserError("--split, --sheet and --approximate are for images, not for --to prompts", exit_code=2)
+    if to is Target.prompts and (split or sheet or approximate or index):
+        raise UserError("--split, --sheet, --approximate and --index are for images, not for --to prompts", exit_code=2)
+    if approximate and index:
+        raise UserError("--approximate or --index, not both", exit_code=2)
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet {sheet}: the name must end in .png", exit_code=2)
     if sheet is not None and image is not None and sheet.resolve() == image.resolve():
@@ -144,7 +153,7 @@ def search(
         return
     stores = image_stores(cache, wanted, dataset)
     vector, note = embedded(stores)
-    hits = find_images(stores, vector, top=top, split=split, approximate=approximate)
+    hits = find_images(stores, vector, top=top, split=split, approximate=approximate, index=index)
     if sheet is not None and not any(hit.root for hit in hits):
         say("no sheet: the images found came without image files, as embeddings alone")
     elif sheet is not None:

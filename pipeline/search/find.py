@@ -174,11 +174,13 @@ def find_images(
     top: int,
     split: str | None = None,
     approximate: bool = False,
+    index: bool | None = False,
 ) -> list[ImageHit]:
     """The images (view 0) of highest cosine over all stores, best first.
 
     Args:
-        approximate: through a FAISS index, which is built first and may miss some.
+        approximate: through a FAISS index in memory, which is built first and may miss some.
+        index: through one on disk, which is built where there is none and may miss some; None: where a store is large.
 
     Raises:
         UserError: a store is missing or damaged, or FAISS is not installed.
@@ -194,6 +196,10 @@ def find_images(
             from pipeline.search.approximate import Approximate
 
             rows = Approximate(store, split=split).nearest_rows(query, top=top)
+        elif index or (index is None and _is_large(store)):
+            from pipeline.search.indexed import Indexed
+
+            rows = Indexed(store).nearest_rows(query, top=top, split=split)
         else:
             rows = nearest_rows(store, query, top=top, keep=keep)
         best += [(store, row) for row in rows.to_pylist()]
@@ -224,6 +230,12 @@ def find_images(
         )
         for rank, (store, row) in enumerate(best, 1)
     ]
+
+
+def _is_large(store: ImageStore) -> bool:
+    from pipeline.search.indexed import LARGE, size_of
+
+    return size_of(store) >= LARGE
 
 
 def find_sentences(stores: Sequence[TextStore], query: Float32[np.ndarray, " D"], *, top: int) -> list[SentenceHit]:
