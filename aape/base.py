@@ -31,7 +31,7 @@ from stages.errors import nearest
 from stages.training import TrainParams
 from trainer.confidence import Calibration, unseen
 from trainer.data import ClassText, Images, Task
-from trainer.methods import METHODS, Method, Predictor, methods
+from trainer.methods import FITS_ALONE, Method, Predictor, methods
 from trainer.packing import canonical
 
 PROTOTYPES = "image prototypes"
@@ -386,8 +386,8 @@ def make_method(name: str, settings: Mapping[str, Any]) -> Method:
     Raises:
         ValueError: an unknown name, or a setting that is none or out of range.
     """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; {nearest(name, list(METHODS))}")
+    if name not in FITS_ALONE:
+        raise ValueError(f"unknown method {name!r}; {nearest(name, list(FITS_ALONE))}")
     given = {key: plain(value) for key, value in settings.items()}
     try:
         params = TrainParams.model_validate(given)

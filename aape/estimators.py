@@ -15,7 +15,7 @@ from aape.base import Classifier, RandomState
 from aape.saving import read
 from stages.errors import nearest
 from stages.training import TrainParams
-from trainer.methods import METHODS
+from trainer.methods import FITS_ALONE, METHODS
 from trainer.methods.aape import AAPE
 
 WORDS = {
@@ -211,7 +211,7 @@ def class_name(method: str) -> str:
 def _generated() -> dict[str, type[Classifier]]:
     """A class for each method of the registry."""
     found: dict[str, type[Classifier]] = {"aape": AAPEClassifier, "aape-plus": AAPEPlusClassifier}
-    for name, make in METHODS.items():
+    for name, make in ((name, METHODS[name]) for name in FITS_ALONE):
         if name in found:
             continue
         method = make(TrainParams())
@@ -238,7 +238,7 @@ def classifier(name: str, **arguments: Any) -> Classifier:
         ValueError: an unknown name; suggests the nearest.
     """
     if name not in CLASSES:
-        raise ValueError(f"unknown method {name!r}; {nearest(name, list(METHODS))}")
+        raise ValueError(f"unknown method {name!r}; {nearest(name, list(FITS_ALONE))}")
     return CLASSES[name](**arguments)
 
 

@@ -40,6 +40,7 @@ def able_methods(features: Features, names: Sequence[str], *, settings: TrainPar
 
 
 TEXT, PROMPTS, VIEWS = "embedded class text", "embedded prompts", "augmented views of the images"
+STUDENT = "embeddings by a second encoder"
 
 
 def _lacks(features: Features, method: Method) -> str | None:
@@ -48,11 +49,15 @@ def _lacks(features: Features, method: Method) -> str | None:
         return PROMPTS
     if getattr(method, "reads_views", False) and features.train.images.views is None:
         return VIEWS
+    if getattr(method, "reads_student", False) and features.train.images.student is None:
+        return STUDENT
     named = features.has_templates or (method.uses_prompts and features.sources)
     return None if method.needs == "images" or named else TEXT
 
 
 def _mend(features: Features, what: str) -> str:
+    if what == STUDENT:
+        return f"run `pipeline embed-images --dataset {features.dataset}` with it, then name it with --student-encoder"
     if what == VIEWS and not features.embedded_elsewhere:
         return f"run `pipeline embed-images --dataset {features.dataset} --views 10`"
     if features.embedded_elsewhere:

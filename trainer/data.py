@@ -6,7 +6,7 @@ Shapes: B images, C classes, N prompts of a class (padded), D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,11 +28,13 @@ class Images:
         embeddings: unit rows, float16 or float32; methods cast to float32.
         labels: position of each image's class in the task's class list, 0..C-1.
         views: unit embeddings of V augmentations of each image; None where the store has none.
+        student: unit embeddings of the same images by a second encoder; None where none was asked for.
     """
 
     embeddings: Float[Tensor, "B D"]
     labels: Int[Tensor, " B"]
     views: Float[Tensor, "B V D"] | None = None
+    student: Float[Tensor, "B E"] | None = None
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -44,22 +46,33 @@ class Images:
 
     def float32(self) -> Images:
         """The same images with float32 embeddings, which every method computes in."""
-        return Images(self.embeddings.float(), self.labels, None if self.views is None else self.views.float())
+        return self._each(self.labels, lambda rows: rows.float())
 
     def centre_crops(self) -> Images:
         """The same images without augmentations."""
-        return Images(self.embeddings, self.labels)
+        return replace(self, views=None)
 
     @staticmethod
     def join(first: Images, second: Images) -> Images:
-        """These images, then those; with views where both have some."""
-        both = None if first.views is None or second.views is None else torch.cat([first.views, second.views])
+        """These images, then those; with views, and with a second encoder's embeddings, where both have some."""
+        views, student = (
+            None if one is None or other is None else torch.cat([one, other])
+            for one, other in ((first.views, second.views), (first.student, second.student))
+        )
         embeddings = torch.cat([first.embeddings, second.embeddings])
-        return Images(embeddings, torch.cat([first.labels, second.labels]), both)
+        return Images(embeddings, torch.cat([first.labels, second.labels]), views, student)
 
     def take(self, rows: Int[Tensor, " M"]) -> Images:
         """The images at these rows, in this order."""
-        return Images(self.embeddings[rows], self.labels[rows], None if self.views is None else self.views[rows])
+        return self._each(self.labels[rows], lambda of: of[rows])
+
+    def labelled(self, labels: Int[Tensor, " B"]) -> Images:
+        """The same images with other labels."""
+        return replace(self, labels=labels)
+
+    def _each(self, labels: Int[Tensor, " M"], change: Callable[[Tensor], Tensor]) -> Images:
+        views, student = (None if of is None else change(of) for of in (self.views, self.student))
+        return Images(change(self.embeddings), labels, views, student)
 
     def draw(self, rows: Int[Tensor, " M"], rng: torch.Generator) -> Images:
         """One view of each of these images, drawn by seed among the centre crop and the augmentations."""
@@ -69,6 +82,34 @@ class Images:
         views = torch.cat([taken.embeddings[:, None], taken.views], dim=1)
         drawn = torch.randint(views.shape[1], (len(taken),), generator=rng).to(views.device)
         return Images(views[torch.arange(len(taken), device=views.device), drawn], taken.labels)
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Images of which nobody says what they show: of a class nothing is in reach.
+
+    Attributes:
+        embeddings, views, student: as those of `Images`.
+    """
+
+    embeddings: Float[Tensor, "U D"]
+    views: Float[Tensor, "U V D"] | None = None
+    student: Float[Tensor, "U E"] | None = None
+
+    def __len__(self) -> int:
+        return self.embeddings.shape[0]
+
+    @classmethod
+    def of(cls, images: Images) -> Unlabelled:
+        """These images without their labels."""
+        return cls(images.embeddings, images.views, images.student)
+
+    def labelled(self, rows: Int[Tensor, " M"], labels: Int[Tensor, " M"]) -> Images:
+        """The images at these rows under labels that a method gave them."""
+        whole = Images(
+            self.embeddings, self.embeddings.new_zeros(len(self), dtype=torch.long), self.views, self.student
+        )
+        return whole.take(rows).float32().labelled(labels)
 
 
 @dataclass(frozen=True)
@@ -164,13 +205,23 @@ class Task:
 
     Attributes:
         text: the classes that are learned.
-        train: the k-shot draw.
+        train: the k-shot draw; empty where nothing is labelled.
         val: images for choices (learning rate, epoch, regularisation); may be empty.
+        unlabelled: further images without labels, where the protocol gives some.
+        transductive: whether the images that are judged may be seen before they are, all at once and without labels,
+            by `split_logits` of a predictor.
     """
 
     text: ClassText
     train: Images
     val: Images
+    unlabelled: Unlabelled | None = None
+    transductive: bool = False
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any image is labelled; else there are unlabelled ones, or they come when they are judged."""
+        return len(self.train) > 0 or (self.unlabelled is None and not self.transductive)
 
 
 def check_task(task: Task) -> None:
@@ -195,7 +246,12 @@ def check_task(task: Task) -> None:
     if task.text.prompts is not None:
         check_width(width, task.text.prompts.shape[-1], "the template embeddings are", "the prompt embeddings")
         check_unit(task.text.prompts, name="prompt embeddings", where=task.text.mask)
+    if task.unlabelled is not None:
+        check_width(task.unlabelled.embeddings.shape[1], width, "the unlabelled images are", "the text embeddings")
+        check_unit(task.unlabelled.embeddings, name="unlabelled image embeddings")
     counts = torch.bincount(task.train.labels, minlength=classes).tolist()
+    if not task.has_labels:
+        return
     missing = [name for name, count in zip(task.text.names, counts, strict=True) if count == 0]
     if missing:
         raise UserError(f"no training image of class {missing[0]!r} ({len(missing)} of {classes} classes have none)")

@@ -22,7 +22,7 @@ from stages.text import counted
 from trainer.data import Images, Task
 
 if TYPE_CHECKING:
-    from trainer.features import Features
+    from trainer.features import Features, Split
     from trainer.indices import Indices
 
 MOST_TO_CHOOSE_BY = 4
@@ -139,11 +139,13 @@ def drawn(features: Features, shots: Shots, *, seed: int, up_to: bool = False) -
 def left_over(features: Features, shots: Shots, *, seed: int, up_to: bool = False) -> Images:
     """The labelled images of train and val that `few_shot` draws neither to learn from nor to choose by."""
     used = drawn(features, shots, seed=seed, up_to=up_to)
-    rest = []
-    for split, source in (("train", features.train), ("val", features.val)):
-        taken = {row for each, rows in used.values() if each == split for row in rows.tolist()}
-        rest.append(source.take(np.array([i for i in range(len(source.image_ids)) if i not in taken], dtype=np.int64)))
-    return Images.join(*(images.centre_crops() for images in rest))
+    return Images.join(*(not_drawn(getattr(features, split), split, used) for split in ("train", "val")))
+
+
+def not_drawn(source: Split, name: str, used: Drawn) -> Images:
+    """The images of a split that a task has neither to learn from nor to choose by."""
+    taken = {row for each, rows in used.values() if each == name for row in rows.tolist()}
+    return source.take(np.array([i for i in range(len(source.image_ids)) if i not in taken], dtype=np.int64))
 
 
 def split_off(images: Images, count: int | Sequence[int], *, seed: int) -> tuple[Images, Images]:

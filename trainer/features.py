@@ -274,7 +274,7 @@ def _read_split(
     _check_unit(embeddings, store)
     augmented = None
     drawn = int(view.max(initial=0))
-    if (views or split == "train") and drawn:  # rows lie image by image, view by view
+    if (views or split != "test") and drawn:  # rows lie image by image, view by view
         augmented = torch.from_numpy(store.embeddings(own & (view > 0), check=True)).reshape(len(table), drawn, -1)
         _check_unit(augmented, store)
         augmented = augmented.to(device)

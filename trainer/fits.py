@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from stages.files import write_bytes
-from trainer.data import Images, Task
+from trainer.data import Images, Task, Unlabelled
 from trainer.features import StoredFeatures
 from trainer.packing import canonical, pack, unpack
 from trainer.pairs import CaptionTask
@@ -51,7 +51,9 @@ class FinishedFits:
         else:
             digest.update(json.dumps([task.text.names, task.text.is_text]).encode())
             text = [task.text.template, task.text.templates, task.text.prompts, task.text.mask]
-            for tensor in [*text, *_tensors(task.train), *_tensors(task.val)]:
+            further = [] if task.unlabelled is None else _tensors(task.unlabelled)
+            digest.update(b"transductive" if task.transductive else b"")
+            for tensor in [*text, *_tensors(task.train), *_tensors(task.val), *further]:
                 digest.update(b"-" if tensor is None else f"{tensor.dtype}{tuple(tensor.shape)}".encode())
                 if tensor is not None:
                     digest.update(_bytes(tensor))
@@ -167,5 +169,6 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def _tensors(images: Images) -> list[torch.Tensor | None]:
-    return [images.embeddings, images.labels, images.views]
+def _tensors(images: Images | Unlabelled) -> list[torch.Tensor | None]:
+    labels = [images.labels] if isinstance(images, Images) else []
+    return [images.embeddings, *labels, images.views, images.student]

@@ -8,10 +8,8 @@ from trainer.features import Features, Split
 from trainer.inputs import Inputs
 from trainer.planned import Planned
 from trainer.protocols import Score, TestSplits, scores
-from trainer.record import (
-    RunRecord,
-    Validation,
-)
+from trainer.record import RunRecord, Validation
+from trainer.scoring import remembering
 
 
 @dataclass(frozen=True)
@@ -64,12 +62,13 @@ def judge(fitted: Fitted, inputs: Inputs, tests: TestSplits) -> Judged:
         return Judged(**vars(fitted), score=score, seen=None)
     text = features.text[plan.source]
     new_classes = plan.method.serves_new_classes and text.is_text
-    score = plan.protocol.score(fitted.predictor, features, plan.source, tests, new_classes=new_classes)
+    predictor = remembering(fitted.predictor)
+    score = plan.protocol.score(predictor, features, plan.source, tests, new_classes=new_classes)
     seen = None
     if plan.protocol.judges_all:
         test = tests.of(features).images
         before, seen = (
-            observe(scores(fitted.predictor, test, text), test.labels, temperature=temperature)
+            observe(scores(predictor, test, text), test.labels, temperature=temperature)
             for temperature in (1.0, temperature_of(fitted))
         )
         confidence = measures(seen) | {f"uncalibrated_{name}": value for name, value in measures(before).items()}

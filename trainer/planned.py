@@ -76,6 +76,8 @@ def planned(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tu
             notes += lacking
         else:
             chosen = protocol.methods(own, features, settings=params.trained)
+        chosen, unfit = _taught(protocol, chosen)
+        notes += unfit
         able = [method for method in chosen if not protocol.serves_new_classes or method.serves_new_classes]
         if len(able) < len(chosen):
             names = ", ".join(method.name for method in chosen if method not in able)
@@ -87,6 +89,23 @@ def planned(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tu
             for source, key in _sources(features, method)
         ]
     return plan, list(dict.fromkeys(notes))
+
+
+def _taught(protocol: Protocol, chosen: Sequence[Any]) -> tuple[list[Any], list[str]]:
+    """The methods that a protocol gives all they learn from, and lines on the others."""
+    labels = [m for m in chosen if not protocol.gives_labels and not getattr(m, "without_labels", False)]
+    images = [m for m in chosen if not protocol.gives_unlabelled and getattr(m, "reads_unlabelled", False)]
+    lines = []
+    if labels:
+        names = ", ".join(method.name for method in labels)
+        lines.append(f"{protocol.name}: no image is labelled: left out are methods that learn from labels: {names}")
+    if images:
+        names = ", ".join(method.name for method in images)
+        lines.append(
+            f"{protocol.name}: left out are methods that learn from images without labels, of which it gives none: "
+            f"{names} (--protocols semi-supervised, unsupervised or transductive)"
+        )
+    return [method for method in chosen if method not in labels and method not in images], lines
 
 
 def tasks_of(inputs: Inputs, plan: Sequence[Planned]) -> dict[tuple[str, int, str], Any]:

@@ -50,6 +50,20 @@ def calibrate_tau(cosines: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> f
     return round(taus[losses.index(min(losses))], 6)
 
 
+SPREAD = 2.9
+"""Standard deviation over the classes of CLIP's cosines with ImageNet's, divided by its own temperature of 0.01."""
+
+
+def label_free_tau(cosines: Float[Tensor, "B C"]) -> float:
+    """The temperature in TAU_RANGE at which logits spread over the classes as CLIP's do; CLIP's own without an image.
+
+    Nothing says without labels how sure a classifier may be. What is chosen by its order alone, the class of an image
+    or the surest images of a class, hardly depends on it.
+    """
+    low, high = TAU_RANGE
+    return round(min(max(float(cosines.std(1).mean()) / SPREAD, low), high), 6) if len(cosines) else low
+
+
 def choose_class_text(
     text: ClassText, images: Images, *, source: Literal["auto"] | TextSource = "auto", tau: float | None = None
 ) -> tuple[TextSource, float]:

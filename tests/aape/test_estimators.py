@@ -22,7 +22,7 @@ from aape import AAPEClassifier, AAPEPlusClassifier, Classes, MethodClassifier, 
 from aape.estimators import CLASSES
 from stages.training import TrainParams
 from trainer.checkpoint import save_checkpoint
-from trainer.methods import METHODS
+from trainer.methods import FITS_ALONE
 
 ROOT = Path(__file__).parents[2]
 FAST: dict[str, Any] = {"epochs": 3, "lr": 0.05, "aggregator_steps": 1, "hidden": 8, "heads": 1, "feed_forward": 8}
@@ -49,7 +49,7 @@ def test_scikit_learn_finds_nothing_to_complain_of_but_what_is_listed(name: str)
     assert sum(each["status"] == "passed" for each in found) > 45
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(FITS_ALONE))
 def test_every_method_of_the_registry_fits_predicts_and_comes_back(name: str, tmp_path: Path) -> None:
     made = fast(name).fit(DATA.X, DATA.y, **DATA.text, X_val=DATA.X_new[::5], y_val=DATA.y_new[::5])
     assert made.text_source_ == "templates and prompts"

@@ -17,7 +17,7 @@ from trainer import features as trainer_features
 from trainer.confidence import fit_temperature
 from trainer.data import Task
 from trainer.draws import few_shot
-from trainer.methods import METHODS, methods
+from trainer.methods import FITS_ALONE, methods
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -137,7 +137,7 @@ def test_every_snippet_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_table_of_estimators_is_that_of_the_registry() -> None:
     rows = []
-    for name in METHODS:
+    for name in FITS_ALONE:
         method = CLASSES[name]()._method()
         reads = "images" if name in IMAGES_ALONE else "prompts, templates" if method.uses_prompts else "templates"
         serves = "yes" if method.serves_new_classes else "no"

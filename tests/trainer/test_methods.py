@@ -13,7 +13,7 @@ from stages.training import TrainParams
 from tests.trainer.baselines import shorten
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, small_text, unit
 from trainer.data import Images, Task
-from trainer.methods import GROUPS, METHODS, Method, Predictor, methods
+from trainer.methods import FITS_ALONE, GROUPS, METHODS, Method, Predictor, methods
 from trainer.methods.linear import LogisticRegression, fit_logistic, search_strength
 from trainer.training import judge
 
@@ -37,7 +37,7 @@ def fitted(name: str) -> Predictor:
     return method(name).fit(small_task(), seed=1)
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(FITS_ALONE))
 def test_every_method_gives_finite_scores_and_its_records(name: str) -> None:
     task, held = small_task(), small_images(draw=30)
     predictor = fitted(name)
@@ -48,7 +48,7 @@ def test_every_method_gives_finite_scores_and_its_records(name: str) -> None:
     assert {"n_parameters", "fit_seconds"} <= predictor.info.keys()
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(FITS_ALONE))
 def test_new_classes_are_served_or_refused_in_one_line(name: str) -> None:
     chosen, new = method(name), small_text(4, seed=50)
     predictor = fitted(name)
@@ -59,7 +59,7 @@ def test_new_classes_are_served_or_refused_in_one_line(name: str) -> None:
             predictor.logits(unit(3, WIDTH), new)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if not method(name).uses_prompts])
+@pytest.mark.parametrize("name", [name for name in FITS_ALONE if not method(name).uses_prompts])
 def test_a_method_that_says_it_uses_no_prompts_works_without_them(name: str) -> None:
     task = small_task()
     bare = replace(task, text=replace(task.text, prompts=None, mask=None))

@@ -18,7 +18,7 @@ from stages.params import Params
 from stages.training import TrainParams
 from trainer.data import ClassText, Images, Task
 from trainer.inputs import load_inputs
-from trainer.methods import METHODS, methods
+from trainer.methods import FITS_ALONE, methods
 from trainer.pairs import Held, Pairs
 from trainer.ranks import ranks
 from trainer.run import run
@@ -54,7 +54,7 @@ def predict(name: str, task: Task, device: str) -> tuple[float, torch.Tensor]:
     return float((scores.argmax(1).cpu() == held.labels).float().mean()), scores.cpu()
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(FITS_ALONE))
 def test_every_method_is_as_good_on_the_gpu_as_on_the_cpu_and_repeats_to_the_last_bit(name: str) -> None:
     there, scores = predict(name, task_on_gpu(), GPU)
     here, _ = predict(name, small_task(), "cpu")

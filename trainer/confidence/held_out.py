@@ -13,7 +13,7 @@ Three kinds, the first that there is:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from trainer.data import ClassText, Images, Task
 from trainer.draws import select
 from trainer.methods.base import Predictor
 from trainer.record import Validation
+from trainer.scoring import scores
 
 MOST_IMAGES, MOST_ENTRIES = 5000, 2**22
 """Images that are taken, and logits that are held at once (double precision: 32 MB): more are drawn from, by seed."""
@@ -95,22 +96,23 @@ def every_kind(task: Task, left_over: Images, *, seed: int) -> Iterator[Unseen]:
     if selection.val is not None and not selection.held_out:
         yield Unseen(_some(selection.val, classes, seed=seed), CHOSEN_ON, task.train)
         none = task.val.take(torch.arange(0, device=task.val.labels.device))
-        selection = select(Task(task.text, task.train, none), seed=seed)
+        selection = select(replace(task, val=none), seed=seed)
     if selection.val is not None:
         val = _some(selection.val, classes, seed=seed)
-        yield Unseen(val, HELD_OUT, selection.train, Task(task.text, selection.train, selection.val))
+        yield Unseen(val, HELD_OUT, selection.train, replace(task, train=selection.train, val=selection.val))
 
 
 def _some(images: Images, classes: int, *, seed: int) -> Images:
     """As many of them as are enough, in their old order."""
     most = max(1, min(MOST_IMAGES, MOST_ENTRIES // classes))
     if len(images) <= most:
-        return images.centre_crops()
+        return images
     drawn = np.sort(np.random.default_rng(seed).permutation(len(images))[:most])
-    return images.centre_crops().take(torch.from_numpy(drawn).to(images.labels.device))
+    return images.take(torch.from_numpy(drawn).to(images.labels.device))
 
 
 @torch.no_grad()
 def scored(predictor: Predictor, images: Images, text: ClassText) -> tuple[Float[Tensor, "B C"], Int[Tensor, " B"]]:
     """Logits and labels of some images."""
-    return predictor.logits(images.embeddings.float(), text), images.labels
+    found = [logits for _, logits in scores(predictor, images, text)]
+    return torch.cat(found), images.labels

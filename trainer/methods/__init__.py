@@ -17,7 +17,7 @@ from trainer.methods.base import Method, Predictor
 from trainer.methods.clap import CLAP
 from trainer.methods.clip_adapter import ClipAdapter
 from trainer.methods.cross_modal import CrossModal
-from trainer.methods.family import FAMILY
+from trainer.methods.family import FAMILY, WITH_MORE
 from trainer.methods.gda import GDA
 from trainer.methods.linear import LogisticRegression, NearestCentroid
 from trainer.methods.lp_plus_plus import LPPlusPlus
@@ -27,7 +27,17 @@ from trainer.methods.text import ShuffledCuPL, TextMethod
 from trainer.methods.timo import TIMO
 from trainer.methods.tip_adapter import TipAdapter
 
-__all__ = ["CLASSIFIERS", "GROUPS", "METHODS", "Method", "Predictor", "Registry", "check_names", "methods"]
+__all__ = [
+    "CLASSIFIERS",
+    "FITS_ALONE",
+    "GROUPS",
+    "METHODS",
+    "Method",
+    "Predictor",
+    "Registry",
+    "check_names",
+    "methods",
+]
 
 METHODS: dict[str, Callable[[TrainParams], Method]] = {
     **{name: partial(AAPE.variant, name) for name in VARIANTS},
@@ -55,6 +65,8 @@ METHODS: dict[str, Callable[[TrainParams], Method]] = {
     **FAMILY,
 }
 """A method by name, made from the `train:` settings."""
+FITS_ALONE = tuple(name for name in METHODS if name not in WITH_MORE)
+"""The methods that a few labelled images are enough for."""
 GROUPS: dict[str, Sequence[str]] = {
     "all": [name for name in METHODS if name not in FAMILY],
     "family": ["zero-shot", "cupl", "logistic", "aape", "aape-no-distill", "aape-plus", *FAMILY],

@@ -137,6 +137,7 @@ class AWT:
     uses_prompts: bool = True
     serves_new_classes: bool = True
     reads_views: bool = True
+    without_labels: bool = True
 
     def fit(self, task: Task, *, seed: int) -> AWTPredictor:
         """Calibrate tau on the training images; nothing else is learned."""

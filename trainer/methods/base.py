@@ -43,7 +43,10 @@ class Method(Protocol):
         serves_new_classes: whether a predictor can serve classes that it was not fitted on.
 
     A method with a true attribute `reads_views` looks at the augmented views of the images that it judges, through
-    `view_logits` of its predictor, and is left out where the store has none.
+    `view_logits` of its predictor, and is left out where the store has none. Likewise `reads_student`: a second
+    encoder's embeddings, through `student_logits` where it judges by them. `reads_unlabelled` learns from images
+    without labels, which some protocols give; `without_labels` can be fitted where no image has one. A predictor with
+    `split_logits` scores all images of a split together.
     """
 
     @property

@@ -15,8 +15,10 @@ from torch.nn.functional import normalize
 from trainer.data import ClassText, Images, Task, check_task
 from trainer.draws import Selection, select
 from trainer.methods.base import Needs
-from trainer.text import TextSource, choose_class_text, class_weights
+from trainer.text import TextSource, choose_class_text, class_weights, label_free_tau
 from trainer.training import Info, Score
+
+NO_LABELS = "none: no image is labelled, defaults taken"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def prepare(
     task: Task, *, seed: int, source: Literal["auto"] | TextSource = "ensemble", tau: float | None = None,
     needs: Needs = "text",
 ) -> Prepared:  # fmt: skip
-    """Check a task, and calibrate tau.
+    """Check a task, and calibrate tau; without labels it is `trainer.text.label_free_tau`, of the unlabelled images.
 
     Args:
         source: what names the classes; the mean of the templates as in the published code of the baselines.
@@ -76,6 +78,14 @@ def prepare(
         task.text.require_text()
     started = time.perf_counter()
     train = task.train.float32()
+    if not task.has_labels:
+        named: TextSource = "template" if source == "auto" else source
+        weights = class_weights(task.text, named)
+        seen = train.embeddings if task.unlabelled is None else task.unlabelled.embeddings.float()
+        found = label_free_tau(seen @ weights.T) if tau is None else tau
+        return Prepared(
+            task.text.names, train, named, weights, found, Selection(train, None, False, NO_LABELS), started
+        )
     source, tau = choose_class_text(task.text, train, source=source, tau=tau)
     selection = select(Task(task.text, train, task.val.float32()), seed=seed)
     return Prepared(task.text.names, train, source, class_weights(task.text, source), tau, selection, started)

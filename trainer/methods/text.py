@@ -44,6 +44,7 @@ class TextMethod:
     name: str
     source: TextSource
     serves_new_classes: bool = True
+    without_labels: bool = True
 
     @property
     def needs(self) -> Needs:

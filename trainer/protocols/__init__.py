@@ -14,6 +14,7 @@ from trainer.protocols.domain_generalization import DomainGeneralization
 from trainer.protocols.few_shot import FewShot
 from trainer.protocols.label_noise import LabelNoise
 from trainer.protocols.retrieval import Retrieval
+from trainer.protocols.unlabelled import SemiSupervised, Transductive, Unsupervised
 from trainer.protocols.vqa import VQA
 
 __all__ = [
@@ -22,8 +23,11 @@ __all__ = [
 
 PROTOCOLS: dict[str, type[Protocol]] = {
     each.name: each
-    for each in (FewShot, BaseToNew, CrossDataset, DomainGeneralization, LabelNoise, Retrieval, Captioning, VQA)
-}
+    for each in (
+        FewShot, BaseToNew, CrossDataset, DomainGeneralization, LabelNoise, SemiSupervised, Unsupervised, Transductive,
+        Retrieval, Captioning, VQA,
+    )
+}  # fmt: skip
 """Every protocol by its name."""
 
 

@@ -7,13 +7,12 @@ plan, finished fits, seeds, records, checkpoints.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, overload
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from stages import UserError
@@ -25,8 +24,14 @@ from trainer.checkpoint import read_provenance
 from trainer.data import ClassText, Images, Task
 from trainer.draws import few_shot, left_over
 from trainer.features import Features, Split, StoredFeatures
-from trainer.methods import CLASSIFIERS, Predictor, Registry
+from trainer.methods import CLASSIFIERS, Registry
 from trainer.pairs import Pairs
+from trainer.scoring import predict, scores
+
+__all__ = [
+    "AVERAGE", "OWN", "Protocol", "Reads", "Score", "Sheet", "TestSplits", "from_elsewhere", "mean", "only_classes",
+    "predict", "same_weights", "scores", "share_right",
+]  # fmt: skip
 
 OWN, AVERAGE = "source", "average"
 """Metrics of protocols with several test splits: on the data set that was trained on, and the mean of the others."""
@@ -103,6 +108,7 @@ class Protocol(ABC):
         reads: what it needs of a data set.
         by_shots: whether it is run once for each number of shots that is asked for.
         without_shots: whether that number may be 0.
+        gives_unlabelled: whether methods get images without labels beside the labelled ones.
         long_fits: whether a fit takes minutes, so that it is worth a process of its own.
         shots: training images a class; "all" where all training images are used.
         key: as in tables and metrics.json; unlike `name` it tells several numbers of shots apart.
@@ -116,6 +122,7 @@ class Protocol(ABC):
     reads: ClassVar[Reads] = "classes"
     by_shots: ClassVar[bool] = True
     without_shots: ClassVar[bool] = False
+    gives_unlabelled: ClassVar[bool] = False
     long_fits: ClassVar[bool] = False
 
     shots: Shots
@@ -150,6 +157,11 @@ class Protocol(ABC):
     def settle(cls, shots: Shots, key: str, asked: EvaluationParams, others: Sequence[Any]) -> Self:
         """The protocol with all that it takes from the settings; `others` are the data sets of `tests_on`."""
         return cls(shots, key, up_to=asked.up_to)
+
+    @property
+    def gives_labels(self) -> bool:
+        """Whether a task holds labelled images."""
+        return True
 
     @property
     def title(self) -> str:
@@ -200,43 +212,7 @@ def only_classes(images: Images, labels: range) -> Images:
     """The images of a range of classes, labels counted from the range's start."""
     keep = (images.labels >= labels.start) & (images.labels < labels.stop)
     taken = images.take(keep.nonzero()[:, 0])
-    return Images(taken.embeddings, taken.labels - labels.start, taken.views)
-
-
-TILE = 4096
-"""Images scored at once, so that memory does not grow with their number."""
-
-
-def predict(
-    predictor: Predictor, images: Images, text: ClassText, *, columns: Sequence[int] | None = None, tile: int = TILE
-) -> Int[Tensor, " B"]:
-    """The most likely class of each image.
-
-    Args:
-        columns: labels to choose among, all where None; the result counts positions in this list.
-    """
-    found = []
-    for start in range(0, len(images), tile):
-        logits = logits_of(predictor, images, text, start, tile)
-        found.append((logits if columns is None else logits[:, list(columns)]).argmax(dim=-1))
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.long, device=images.labels.device)
-
-
-def scores(predictor: Predictor, images: Images, text: ClassText) -> Iterator[tuple[int, Float[Tensor, "B C"]]]:
-    """The logits of some images at a time, with the position of the first of them."""
-    for start in range(0, len(images), TILE):
-        yield start, logits_of(predictor, images, text, start, TILE)
-
-
-def logits_of(
-    predictor: Predictor, images: Images, text: ClassText, start: int, count: int
-) -> Float[Tensor, "B C"]:  # fmt: skip
-    """The scores of `count` images, with their views where there are some and the predictor looks at them."""
-    some = images.embeddings[start : start + count].float()
-    by_views: Callable[..., Tensor] | None = getattr(predictor, "view_logits", None)
-    if by_views is None or images.views is None:
-        return predictor.logits(some, text)
-    return by_views(torch.cat([some[:, None], images.views[start : start + count].float()], dim=1), text)
+    return taken.labelled(taken.labels - labels.start)
 
 
 def share_right(predictions: Int[Tensor, " B"], labels: Int[Tensor, " B"]) -> float:

@@ -84,4 +84,4 @@ def wrong_labels(images: Images, noise: float, *, classes: int, seed: int) -> Im
         own = np.flatnonzero(images.labels.cpu().numpy() == label)
         chosen = rng.permutation(own)[: int(noise * len(own))]
         labels[chosen] = (label + rng.integers(1, classes, size=len(chosen))) % classes
-    return Images(images.embeddings, torch.as_tensor(labels, device=images.labels.device), images.views)
+    return images.labelled(torch.as_tensor(labels, device=images.labels.device))

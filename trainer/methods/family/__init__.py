@@ -13,9 +13,20 @@ from trainer.methods.family.chain import aape_chain
 from trainer.methods.family.cones import ConES
 from trainer.methods.family.dapt import DAPT
 from trainer.methods.family.prograd import ProGrad, aape_prograd
+from trainer.methods.family.pseudo_labels import FPL, GRIP, IFPL
 from trainer.methods.family.shared import SharedShift
+from trainer.methods.family.unsupervised_cache import TFUP, TFUP_T
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "WITH_MORE"]
+
+WITH_MORE: dict[str, Callable[[TrainParams], Method]] = {
+    "fpl": lambda _: FPL,
+    "ifpl": lambda _: IFPL,
+    "grip": lambda _: GRIP,
+    "tfup": lambda _: TFUP,
+    "tfup-t": lambda _: TFUP_T,
+}
+"""Those of FAMILY that live on more than a few labelled images: images without labels, views, a second encoder."""
 
 FAMILY: dict[str, Callable[[TrainParams], Method]] = {
     "shared-shift": lambda _: SharedShift(),
@@ -24,5 +35,6 @@ FAMILY: dict[str, Callable[[TrainParams], Method]] = {
     "aape-prograd": aape_prograd,
     "dapt": lambda _: DAPT(),
     "aape-chain": aape_chain,
+    **WITH_MORE,
 }
 """A method by name, made from the `train:` settings; `trainer.methods.METHODS` holds them too."""

@@ -1,0 +1,228 @@
+"""Pseudo-labels: CLIP labels images that nobody labelled, and learns from its own surest answers.
+
+    fpl     the K surest images of each class, once
+    ifpl    the same again and again, each time by the classifier that the last pseudo-labels taught
+    grip    the same, with K growing until every image has a label
+
+The choice is balanced: each class gets its K images, however rarely it is the likeliest. By the largest P(c|x) alone
+the classes that zero-shot confuses would stay without, and what is learned would lean to the others further still.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from trainer.data import ClassText, Images, Task, Unlabelled
+from trainer.draws import Selection
+from trainer.methods.base import Needs
+from trainer.methods.common import Prepared, prepare
+from trainer.methods.family.cones import Searched
+from trainer.methods.linear import LinearPredictor, require_fitted
+from trainer.text import label_free_tau
+from trainer.training import Candidate, Info, Schedule, Score, Trained, choose, epochs_within, refit
+
+EACH = 16
+"""K of fpl and ifpl, as published."""
+ROUNDS = 10
+"""Of ifpl and grip, as published."""
+RATES, BATCH, STEPS = (0.0025, 0.025), 256, 100
+"""Of Adam, in parts of 1 / sqrt(D), the size of the entries of a unit embedding: about 1e-4 and 1e-3 in CLIP's
+space. Without a label to choose by, the first: on real CLIP features with few images a class the second learns wrong
+pseudo-labels by heart.
+"""
+
+
+def surest(shares: Float[Tensor, "B C"], each: int) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
+    """The `each` images of every class with the largest shares, no image twice: their rows, ascending, and labels.
+
+    An image that several classes ask for goes to the one of which its share is largest, and the others ask for their
+    next one, until nobody asks for a taken image. The same as going through all shares from the largest down.
+    Of fewer images than that every one is taken.
+    """
+    each = min(each, len(shares))
+    asked = shares.double().clone()
+    while True:
+        rows = asked.topk(each, dim=0).indices
+        wants = torch.zeros_like(asked, dtype=torch.bool).scatter(0, rows, True) & asked.isfinite()
+        held = torch.where(wants, shares.double(), -torch.inf)
+        best = torch.zeros_like(wants).scatter(1, held.argmax(1, keepdim=True), True)
+        lost = wants & ~best
+        if not bool(lost.any()):
+            break
+        asked = asked.masked_fill(lost, -torch.inf)
+    taken = wants.any(1).nonzero()[:, 0]
+    return taken, held.argmax(1)[taken]
+
+
+class SelfTaught(Searched):
+    """Free class embeddings, learned from labelled and from pseudo-labelled images; the two sets weigh the same.
+
+    Args:
+        labelled: how many of the images, the first ones, are labelled.
+    """
+
+    def __init__(
+        self, start: Float[Tensor, "C D"], tau: float, labelled: int, images: Images
+    ) -> None:  # fmt: skip
+        super().__init__(start, len(start), tau, images)
+        guessed = len(images) - labelled
+        share = 0.5 if labelled and guessed else 1.0
+        sizes = torch.tensor([labelled] * labelled + [guessed] * guessed, device=images.device)
+        self.weights = share * len(images) / sizes
+
+    def losses(self, rows: Int[Tensor, " B"], batch: Images, rng: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+        """Cross entropy, each image by its weight."""
+        each = cross_entropy(self(batch.embeddings), batch.labels, reduction="none")
+        return {"loss": (each * self.weights[rows]).mean()}
+
+
+def taught(
+    start: Float[Tensor, "C D"], tau: float, shots: Images, guessed: Images, *, val: Images | None, seed: int,
+    make: Callable[..., Any] = SelfTaught,
+) -> Trained:  # fmt: skip
+    """Class embeddings learned from `start` on shots and pseudo-labelled images, up to the best validation epoch.
+
+    Args:
+        make: `SelfTaught`, or a learner with the same arguments.
+    """
+    both = Images.join(shots, guessed) if len(shots) else guessed
+    epochs = epochs_within(both, batch=BATCH, most_steps=STEPS)
+    learner = partial(make, start, tau, len(shots))
+    rates = [rate / math.sqrt(start.shape[1]) for rate in RATES]
+    candidates = [Candidate(Schedule("adam", rate, epochs, BATCH, warmup_epochs=1), learner) for rate in rates]
+    return choose(candidates, Selection(both, val, False, ""), seed=seed)
+
+
+def round_size(turn: int, *, rounds: int, each: int | None, images: int, classes: int) -> int:
+    """Images a class in a round, counted from 1: `each`, or evenly more up to all images where that is None."""
+    return max(1, -(-images // classes) * turn // rounds) if each is None else each
+
+
+def self_taught(
+    weights: Float[Tensor, "C D"], tau: float, shots: Images, unlabelled: Unlabelled, *, val: Images | None,
+    rounds: int, each: int | None, seed: int,
+) -> tuple[Trained, Images]:  # fmt: skip
+    """The classifier of the last round, and the pseudo-labelled images that taught it.
+
+    Args:
+        weights: unit class text, which labels in the first round and which every round begins at.
+        each: see `round_size`.
+    """
+    now, seen = weights, unlabelled.embeddings.float()
+    for turn in range(1, rounds + 1):
+        size = round_size(turn, rounds=rounds, each=each, images=len(unlabelled), classes=len(weights))
+        guessed = unlabelled.labelled(*surest((seen @ now.T / tau).softmax(1), size))
+        trained = taught(weights, tau, shots, guessed, val=val, seed=seed)
+        assert isinstance(trained.learner, SelfTaught)
+        now = trained.learner.unit().detach()
+    return trained, guessed
+
+
+@dataclass
+class TransductivePredictor:
+    """Zero-shot, until it sees images without labels: `split_logits` learns from all of them, then judges them."""
+
+    names: tuple[str, ...]
+    weights: Float[Tensor, "C D"]
+    tau: float
+    rounds: int
+    each: int | None
+    seed: int
+    shots: Float[Tensor, "M D"]
+    labels: Int[Tensor, " M"]
+    val: Float[Tensor, "K D"] | None = None
+    val_labels: Int[Tensor, " K"] | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    info: Info = field(default_factory=dict)
+
+    @torch.no_grad()
+    def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
+        """Zero-shot scores of the fitted classes."""
+        require_fitted(self.names, text)
+        return images.float() @ self.weights.T / self.tau
+
+    def split_logits(self, images: Unlabelled, text: ClassText) -> Float[Tensor, "B C"]:
+        """Scores of all images, after learning from them without their labels."""
+        require_fitted(self.names, text)
+        tau = self.tau if len(self.shots) else label_free_tau(images.embeddings.float() @ self.weights.T)
+        val = None if self.val is None or self.val_labels is None else Images(self.val, self.val_labels)
+        trained, _ = self_taught(
+            self.weights, tau, Images(self.shots, self.labels), Unlabelled(images.embeddings), val=val,
+            rounds=self.rounds, each=self.each, seed=self.seed,
+        )  # fmt: skip
+        with torch.no_grad():
+            found: Tensor = trained.learner(images.embeddings.float())
+        return found
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """FPL, IFPL and GRIP (Menghini, Delworth, Bach, "Enhancing CLIP with CLIP: Exploring Pseudolabeling for
+    Limited-Label Prompt Tuning", NeurIPS 2023, arXiv 2306.01669).
+
+    K = 16; 10 rounds; every round learns from the start; shots and pseudo-labels weigh the same. With validation images
+    each round keeps its best epoch, as every method does. Deviations: the paper learns textual or visual prompts, here
+    the class embeddings are learned; a class asks for the next image where another has a better claim to it, the paper
+    lets one image stand for several classes or leaves a class short.
+    """
+
+    name: str
+    rounds: int
+    each: int | None
+    needs: Needs = "text"
+    uses_prompts: bool = False
+    serves_new_classes: bool = False
+    reads_unlabelled: bool = True
+    without_labels: bool = True
+
+    def fit(self, task: Task, *, seed: int) -> LinearPredictor | TransductivePredictor:
+        """Label, learn, and label again; where the images come when they are judged, do so then."""
+        start = prepare(task, seed=seed)
+        if task.transductive:
+            return self._waiting(start, task, seed=seed)
+        assert task.unlabelled is not None
+        selection = start.selection
+        trained, guessed = self_taught(
+            start.weights, start.tau, selection.train, task.unlabelled, val=selection.val, rounds=self.rounds,
+            each=self.each, seed=seed,
+        )  # fmt: skip
+        if selection.held_out:
+            trained = taught_on_all(start, guessed, trained, seed=seed)
+        assert isinstance(trained.learner, SelfTaught)
+        weight = trained.learner.weight().detach()
+        score: Score | None = None if selection.val is None else trained.score
+        info = start.info(n_parameters=weight.numel(), val=score, pseudo_labels=len(guessed), **trained.info)
+        return LinearPredictor(task.text.names, weight, weight.new_zeros(len(weight)), trained.history, info)
+
+    def _waiting(self, start: Prepared, task: Task, *, seed: int) -> TransductivePredictor:
+        selection = start.selection
+        info = start.info(n_parameters=start.weights.numel(), val=None)
+        val = None if selection.held_out else selection.val
+        return TransductivePredictor(
+            start.names, start.weights, start.tau, self.rounds, self.each, seed, start.train.embeddings,
+            start.train.labels, None if val is None else val.embeddings, None if val is None else val.labels, info=info,
+        )  # fmt: skip
+
+
+def taught_on_all(
+    start: Prepared, guessed: Images, trained: Trained, *, seed: int, make: Callable[..., Any] = SelfTaught
+) -> Trained:
+    """The same learned from all shots, where some were held out to choose its epoch."""
+    both = Images.join(start.train, guessed)
+    learner = partial(make, start.weights, start.tau, len(start.train))
+    again = replace(trained, candidate=replace(trained.candidate, learner=learner))
+    return refit(again, both, Selection(both, None, True, ""), seed=seed)
+
+
+FPL, IFPL, GRIP = (
+    PseudoLabels("fpl", 1, EACH), PseudoLabels("ifpl", ROUNDS, EACH), PseudoLabels("grip", ROUNDS, None),
+)  # fmt: skip
