@@ -25,7 +25,7 @@ from trainer.data import ClassText, Images, Task, Unlabelled
 from trainer.draws import Selection
 from trainer.methods.base import Needs
 from trainer.methods.common import Prepared, prepare
-from trainer.methods.family.cones import Searched
+from trainer.methods.family.embeddings import Embeddings
 from trainer.methods.linear import LinearPredictor, require_fitted
 from trainer.text import label_free_tau
 from trainer.training import Candidate, Info, Schedule, Score, Trained, choose, epochs_within, refit
@@ -63,7 +63,7 @@ def surest(shares: Float[Tensor, "B C"], each: int) -> tuple[Int[Tensor, " M"], 
     return taken, held.argmax(1)[taken]
 
 
-class SelfTaught(Searched):
+class SelfTaught(Embeddings):
     """Free class embeddings, learned from labelled and from pseudo-labelled images; the two sets weigh the same.
 
     Args:
@@ -198,7 +198,7 @@ class PseudoLabels:
         if selection.held_out:
             trained = taught_on_all(start, guessed, trained, seed=seed)
         assert isinstance(trained.learner, SelfTaught)
-        weight = trained.learner.weight().detach()
+        weight = trained.learner.unit().detach() / start.tau
         score: Score | None = None if selection.val is None else trained.score
         info = start.info(n_parameters=weight.numel(), val=score, pseudo_labels=len(guessed), **trained.info)
         return LinearPredictor(task.text.names, weight, weight.new_zeros(len(weight)), trained.history, info)

@@ -194,7 +194,7 @@ class TrainingFree:
             if selection.held_out:
                 trained = taught_on_all(start, guessed, trained, seed=seed, make=make)
             assert isinstance(trained.learner, EvenlyTaught)
-            weight = trained.learner.weight().detach()
+            weight = trained.learner.unit().detach() / start.tau
             info = start.info(n_parameters=weight.numel(), val=score, pseudo_labels=len(guessed), **trained.info)
             return LinearPredictor(task.text.names, weight, weight.new_zeros(len(weight)), trained.history, info)
         found, score = filled(start.names, start.weights, start.tau, selection.train, guessed), None
