@@ -61,7 +61,7 @@ def check_address(params: ClusterParams) -> None:
 
 @contextmanager
 def connected(params: ClusterParams) -> Iterator[Any]:
-    """The module `ray`, connected while the block runs.
+    """The module `ray`, connected while the block runs; as it is where this process is connected already.
 
     Raises:
         UserError: the cluster cannot be used; the line says which version, address or token is the wrong one.
@@ -71,6 +71,9 @@ def connected(params: ClusterParams) -> Iterator[Any]:
     _set_up(own=own)
     import ray
 
+    if ray.is_initialized():  # a program that is part of a cluster stays so
+        yield ray
+        return
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     settings: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False, "configure_logging": False}
     if own:

@@ -1,7 +1,7 @@
 """Images and sentences to embeddings on a cluster, in the place of the encoder of this process."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from pipeline.cluster.workers import Workers
 from pipeline.embed.base import no_vectors
 from stages.errors import UserError
 from stages.params import ClusterParams, EmbedParams
+from stages.parts import Joining
 
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder
@@ -75,6 +76,24 @@ class Sentences:
         return f"{len(self.texts)} sentences from {self.texts[0][:60]!r} on"
 
 
+@dataclass(frozen=True)
+class StorePart:
+    """One part of a store whose pieces lie in the cache."""
+
+    write: Joining
+    index: int
+
+    def mapped(self, encoder: "Encoder") -> bool:
+        """Whether the part is written: not where the cache cannot be seen."""
+        if not self.write.writer.folder.is_dir():
+            return False
+        self.write(self.index)
+        return True
+
+    def __str__(self) -> str:
+        return f"part {self.index} of {self.write.writer.folder}"
+
+
 class ClusterEncoder:
     """Maps images and sentences to embeddings with the workers of a cluster (`pipeline.embed.base.Mapper`).
 
@@ -100,7 +119,7 @@ class ClusterEncoder:
         # A worker decodes with threads: processes would have to be started for every item.
         own = embed.model_copy(update={"workers": 0})
         rows = rows.select(["path", "image_id"])
-        items = (Pictures(root, _alone(rows.slice(top, size)), own) for top in range(0, len(rows), size))
+        items = (Pictures(root.absolute(), _alone(rows.slice(top, size)), own) for top in range(0, len(rows), size))
         for found, errors in self._workers.map(items):
             vectors = iter(found)
             for error in errors:
@@ -110,9 +129,24 @@ class ClusterEncoder:
         """Yield the embeddings (N, D) of each list of sentences."""
         yield from self._workers.map(map(Sentences, chunks))
 
+    def join(self, write: Joining, parts: range) -> None:
+        """Have every part of a store written by the workers that see the cache, the others by this process."""
+        everywhere = _absolute(write)
+        done = self._workers.map(StorePart(everywhere, index) for index in parts)
+        for index, written in zip(parts, done, strict=True):
+            if not written:
+                write(index)
+
     def close(self) -> None:
         """End the workers."""
         self._workers.close()
+
+
+def _absolute(write: Joining) -> Joining:
+    """The same with paths that hold in other working folders."""
+    writer = replace(write.writer, folder=write.writer.folder.absolute())
+    cuts = tuple(tuple((file.absolute(), first, rows) for file, first, rows in cut) for cut in write.cuts)
+    return Joining(writer, cuts)
 
 
 def _alone(rows: pa.Table) -> pa.Table:

@@ -118,10 +118,11 @@ class Workers:
             raise UserError(short)
         if self._count > room:  # a cluster may grow
             say(f"{short}; the others start when there is more")
-        actor = self._ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD")
         threads = None if gpus else cpus
-        if gpus:  # one item is decoded while another is computed
-            actor = actor.options(max_concurrency=2)
+        # Beside a GPU one item is decoded while another is computed.
+        actor = self._ray.remote(Worker).options(
+            num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD", max_concurrency=2 if gpus else 1
+        )
         if threads not in (None, self._threads):
             say(
                 f"workers compute with {threads} threads, this process with {self._threads}: the last bits may differ "

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.encoders.base import Encoder
+    from stages import Provenance
     from stages.params import EmbedParams
+    from stages.parts import Joining, Parts
 
 
 class Mapper(Protocol):
@@ -24,6 +26,18 @@ class Mapper(Protocol):
     def texts(self, chunks: Iterable[list[str]]) -> Iterator[np.ndarray]:
         """Yield the embeddings (N, D) of each list of sentences, in order."""
         ...
+
+    def join(self, write: "Joining", parts: range) -> None:
+        """Have every part of a store written, in any order."""
+        ...
+
+
+def finish(parts: "Parts", count: int, provenance: "Provenance", mapper: Mapper | None) -> None:
+    """Join the finished parts; those of a large store are written where they were made."""
+    if mapper is not None and parts.rows > parts.store.part_rows:
+        parts.finish_by(mapper.join, parts=count, provenance=provenance)
+    else:
+        parts.finish(parts.tables(count), provenance=provenance)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int
 
-from pipeline.embed.base import EmbedSummary, Mapper, facts_of, no_vectors
+from pipeline.embed.base import EmbedSummary, Mapper, facts_of, finish, no_vectors
 from pipeline.embed.kept import Kept, find_kept, keep
 from pipeline.embed.reading import read_picture
 from stages import ImageProvenance, ImageStore, ManifestStore, UserError
@@ -122,10 +122,12 @@ def _embed(
     _fill(parts, cuts, encoder, root=root, embed=embed, earlier=kept, mapper=mapper)
     left_out = {image_id: why for part in range(len(cuts)) for image_id, why in parts.left_out(part).items()}
     _require_most(store.dataset, rows, left_out, max_missing)
-    tables = parts.tables(len(cuts))
+    made = origin.model_copy(update={"left_out": left_out})
     if again:
-        tables = _joined(store, pa.concat_tables(list(tables)), rows["image_id"].combine_chunks())
-    parts.finish(tables, provenance=origin.model_copy(update={"left_out": left_out}))
+        fresh = pa.concat_tables(list(parts.tables(len(cuts))))
+        parts.finish(_joined(store, fresh, rows["image_id"].combine_chunks()), provenance=made)
+    else:
+        finish(parts, len(cuts), made, mapper)
     return left_out, 0 if kept is None else int((kept.at >= 0).sum())
 
 

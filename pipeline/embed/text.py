@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.embed.base import EmbedSummary, Mapper, facts_of, no_vectors
+from pipeline.embed.base import EmbedSummary, Mapper, facts_of, finish, no_vectors
 from pipeline.prompts.commands import pasteable, remake
 from stages import (
     ManifestProvenance,
@@ -158,5 +158,5 @@ def _embed_rows(
                 done.save(part, filled.select(schema.names))
             kept += len(chunk)
             bar.update(len(chunk))
-        done.finish(done.tables(len(parts)), provenance=origin)
+        finish(done, len(parts), origin, mapper)
     return EmbedSummary(*about, llm=source, kinds=kinds)
