@@ -76,7 +76,7 @@ def test_the_commands_of_the_readme_lead_from_a_folder_to_predictions(project: P
     assert all(row["n_tokens"] <= 50 for row in rows)
     first = project / "cache/prompts/dataset=clothes/llm=smollm2/part-0.parquet"
     first.unlink()
-    command("pipeline", "generate-prompts", "--dataset", "clothes", cwd=project)
+    command("pipeline", "generate-prompts", "--dataset", "clothes", "--engine", "ray", cwd=project)
     again = json.loads(command("pipeline", "sql", "SELECT * FROM prompts", "--json", cwd=project).stdout)
     answers = [{row["prompt_id"]: row["answer"] for row in each if row["sample"] < 2} for each in (rows, again)]
     assert answers[0].keys() == answers[1].keys()

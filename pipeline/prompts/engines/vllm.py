@@ -107,6 +107,7 @@ class VLLMEngine:
         if not requests:
             return []
         prompts, params = self.prepare(requests, sampling)
+        self.llm.reset_prefix_cache()  # what was asked before must not matter: another process may not have been asked
         outputs = self.llm.generate(prompts, params, use_tqdm=_bar)
         drawn = [[_answer(each) for each in output.outputs] for output in outputs]
         return [all_answers(answers, request) for answers, request in zip(drawn, requests, strict=True)]
