@@ -27,12 +27,10 @@ from trainer.training import Candidate, Info, Schedule, epochs_within
 
 SHARPNESS = 2.0
 """t of exp(-t |e_c - e_k|^2), as released."""
-WEIGHTS = ((0.01, 0.01), (0.01, 10.0), (10.0, 100.0))
-"""Of text and images. The release has a pair a data set, of 0.01 to 100: these are ImageNet's, Caltech101's and
-EuroSAT's.
+SETTINGS = ((0.01, 0.01, 1e-3), (0.01, 10.0, 1e-3), (0.01, 10.0, 1e-2), (10.0, 100.0, 1e-2))
+"""Weight of the texts' and of the images' dispersion, and Adam's rate. The release has a pair of weights a data set, of
+0.01 to 100: these are ImageNet's, Caltech101's and EuroSAT's. The rates are those of `cones`.
 """
-RATES = (1e-3, 1e-2)
-"""Of Adam, as `cones`."""
 
 
 def between(unit: Float[Tensor, "C D"]) -> Float[Tensor, ""]:
@@ -105,11 +103,11 @@ class ShiftedPredictor:
 class DAPT:
     """DAPT (Cho, Kim, Kim, "Distribution-Aware Prompt Tuning for Vision-Language Models", ICCV 2023, arXiv 2309.03406).
 
-    Weights of the two dispersions (three released pairs) and rate by validation. Deviations: the paper learns tokens in
-    both towers, so that each image moves as its own content asks; here all images share one shift, which can turn them
-    away from what they have in common and no more. Class embeddings are free, as for `cones`. Adam and CoOp's epochs,
-    at most 300 steps (released: SGD with a rate a data set of 0.02 to 20, for tokens). Only the fitted classes are
-    served.
+    Weights of the two dispersions (three released pairs) and rate by validation, four settings. Deviations: the paper
+    learns tokens in both towers, so that each image moves as its own content asks; here all images share one shift,
+    which can turn them away from what they have in common and no more. Class embeddings are free, as for `cones`. Adam
+    and CoOp's epochs, at most 300 steps (released: SGD with a rate a data set of 0.02 to 20, for tokens). Only the
+    fitted classes are served.
     """
 
     name: str = "dapt"
@@ -127,8 +125,7 @@ class DAPT:
                 partial(Dispersed, start.weights, start.tau, spread, gather),
                 {"text_weight": spread, "image_weight": gather},
             )
-            for rate in RATES
-            for spread, gather in WEIGHTS
+            for spread, gather, rate in SETTINGS
         ]
         best = chosen(candidates, start, seed=seed)
         assert isinstance(best.learner, Dispersed)
