@@ -1,6 +1,7 @@
 """The protocols: what is learned from, what is judged, and where the shots come from."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from trainer.inputs import Inputs, load_inputs
 from trainer.protocols.label_noise import wrong_labels
 from trainer.record import summarize
 from trainer.report.figures import by_noise
+from trainer.report.page.blocks import Table
+from trainer.report.page.sections import noise
 from trainer.run import run
 
 METHODS = ["zero-shot", "nearest-centroid", "aape"]
@@ -166,6 +169,11 @@ def test_several_shares_of_wrong_labels_are_a_protocol_each_and_a_picture(tmp_pa
     accuracy = {fit.protocol: fit.metrics["accuracy"] or 0 for fit in record.fits}
     assert accuracy["label-noise-16-0"] > accuracy["label-noise-16-0.5"]
     assert not any("no label is wrong" in note for note in record.notes), "0 is asked for"
+    shown = noise.section(SimpleNamespace(record=record, estimates=summarize(record)))  # type: ignore[arg-type]
+    assert shown is not None
+    table = shown.blocks[-1]
+    assert isinstance(table, Table)
+    assert [column.title for column in table.columns] == ["method", "0 %", "50 %"]
     picture = tmp_path / "noise.png"
     by_noise(record, picture)
     assert picture.stat().st_size > 10_000
