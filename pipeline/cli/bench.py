@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @app.command()
 def bench(
     parts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PART]...", help="prompts, images, store, search-text; default all.")
+        list[str] | None,
+        typer.Argument(metavar="[PART]...", help="prompts, images, store, index, search-text; default all."),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each; the median counts.")] = 3,
     llm: Annotated[str | None, typer.Option(help="prompts: as for generate-prompts.", metavar="LLM")] = None,
@@ -30,9 +31,11 @@ def bench(
     encoder: EncoderOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    rows: Annotated[int, typer.Option(min=1, help="store: generated vectors.")] = 1_000_000,
-    width: Annotated[int, typer.Option(min=1, help="store: numbers of a vector.")] = 512,
-    folder: Annotated[Path | None, typer.Option(help="store: disk to measure; default the temporary one.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="store, index: generated vectors.")] = 1_000_000,
+    width: Annotated[int, typer.Option(min=1, help="store, index: numbers of a vector.")] = 512,
+    folder: Annotated[
+        Path | None, typer.Option(help="store, index: disk to measure; default the temporary one.")
+    ] = None,
     params: ParamsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,7 +43,8 @@ def bench(
 
     prompts: tokens a second of our whole path against a bare LLM.generate. images: images a second from files to a
     finished store against the bare encoder on pixels in memory. store: a large store written, read, checked, queried
-    and searched, against copying its file. search-text: a whole `pipeline search` for a sentence with lite, against
+    and searched, against copying its file. index: searches through the index on disk, and how many of the nearest ten
+    they find, against exact ones. search-text: a whole `pipeline search` for a sentence with lite, against
     loading its text model alone.
     """
     settings = command.settings(params, {"prompts.llm": llm, "encoder": encoder})
@@ -65,13 +69,18 @@ def bench(
 
         return bench_store(rows=rows, width=width, folder=folder)
 
+    def index() -> "list[Measured]":
+        from pipeline.bench.index import bench_index
+
+        return bench_index(rows=rows, width=width, folder=folder)
+
     def search_text() -> "list[Measured]":
         from pipeline.bench.search import bench_search_text
 
         return [bench_search_text(repeats=repeats)]
 
     measure: dict[str, Callable[[], list[Measured]]] = {
-        "prompts": prompts, "images": images, "store": store, "search-text": search_text
+        "prompts": prompts, "images": images, "store": store, "index": index, "search-text": search_text
     }  # fmt: skip
     found = [
         measured for part in command.picked(parts, list(measure), what="no benchmark") for measured in measure[part]()

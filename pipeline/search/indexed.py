@@ -89,6 +89,11 @@ class Indexed:
         self._index = None if self.about is None or not self.about.lists else _opened(self.folder)
         self._vectors = store.rows(check_all=False)
 
+    @property
+    def cells(self) -> int:
+        """Cells of the index; none where the store is so small that it is searched exactly."""
+        return int(self._index.nlist) if self._index is not None else 0
+
     def nearest_rows(self, query: Float32[np.ndarray, " D"], *, top: int, split: str | None = None) -> pa.Table:
         """As `exact.nearest_rows` of view 0; may miss some of the nearest.
 

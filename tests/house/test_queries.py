@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections import Counter
+from copy import copy
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from pipeline.catalog import query
 from pipeline.cli import app
+from pipeline.verify import stores_in
 from stages import ImageStore, ManifestProvenance, ManifestStore, PromptStore, TextStore
 from stages.artifacts import embedding_matrix
 
@@ -74,6 +76,21 @@ class Small:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return Small(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module", params=["one part", "many parts"])
+def either(request: pytest.FixtureRequest, small: Small, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """The small cache, and its stores once more in parts of ten rows."""
+    if request.param == "one part":
+        return small
+    parted = copy(small)
+    parted.cache = tmp_path_factory.mktemp("parted") / "cache"
+    for store in stores_in(small.cache):
+        other = type(store)(parted.cache, **store.partitions)
+        with other.writing(store.provenance(), part_rows=10) as writer:
+            writer.add(store.read())
+    assert len(ImageStore(parted.cache, "weaves", "lite").files()) == 15
+    return parted
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -194,24 +211,24 @@ def test_near_duplicates_are_the_nearest_pairs_of_train_and_test(small: Small) -
 
 @pytest.mark.parametrize("heading", ["DuckDB", "pyarrow and NumPy", "Polars", "pandas"])
 def test_other_readers_find_the_same_images_without_this_project(
-    heading: str, small: Small, monkeypatch: pytest.MonkeyPatch
+    heading: str, either: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(small.cache.parent)
+    monkeypatch.chdir(either.cache.parent)
     (code,) = blocks(STORES, "python")[heading]
     assert "pipeline" not in code
     assert "stages" not in code
     scope: dict[str, Any] = {}
     exec(code, scope)
-    expected = images_near_sentence(small)
+    expected = images_near_sentence(either)
     assert [tuple(row[:2]) for row in scope["found"]] == [row[:2] for row in expected]
     assert [row[2] for row in scope["found"]] == pytest.approx([row[2] for row in expected], abs=2e-3)
 
 
-def test_plain_duckdb_counts_the_sentences_and_reads_the_footer(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(small.cache.parent)
+def test_plain_duckdb_counts_the_sentences_and_reads_the_footer(either: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(either.cache.parent)
     codes = blocks(STORES, "sql")
     (counting,), (footer,) = codes["DuckDB"], codes["What a store was made from"]
-    kept = sum(row["kept"] for row in small.prompts)
+    kept = sum(row["kept"] for row in either.prompts)
     assert duckdb.sql(counting).fetchall() == [("weaves", "none", "template", 4), ("weaves", "people", "prompt", kept)]
     assert duckdb.sql(footer).fetchall() == [("images", "lite", WIDTH)]
     scope: dict[str, Any] = {}

@@ -70,7 +70,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     rows=st.integers(0, 60), part_rows=st.integers(1, 70), pieces=st.integers(1, 70), group=st.sampled_from([3, 16]),
     precision=st.sampled_from(["float16", "float32"]), marks=st.integers(0, 2**60),
