@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stages import ImageStore, ManifestStore, TextStore, UserError, nearest
-from stages.artifacts import NO_LLM, embedding_matrix, encoder_of, partition_values, read_together
+from stages.artifacts import NO_LLM, encoder_of, partition_values, read_together
 from stages.device import pick_device
 from stages.text import counted
 from trainer.data import LENGTH_TOLERANCE, ClassText, Images
@@ -313,8 +313,10 @@ def _require_images(train: Split, names: list[str], store: ImageStore) -> None:
 def _text_rows(
     store: TextStore, class_ids: tuple[int, ...], kind: str, *, most: int | None = None
 ) -> tuple[Float[Tensor, "N D"], list[list[int]]]:
-    table = store.read(["prompt_id", "class_id", "embedding"], where={"kind": [kind]})
-    rows = torch.from_numpy(embedding_matrix(table["embedding"]).astype(np.float32))
+    table = store.read(["prompt_id", "class_id", "kind"])
+    own = pc.equal(table["kind"], kind).to_numpy()
+    table = table.filter(pa.array(own))
+    rows = torch.from_numpy(store.embeddings(own, check=True).astype(np.float32))
     _check_unit(rows, store)
     where: dict[int, list[int]] = {class_id: [] for class_id in class_ids}
     for row, class_id in enumerate(table["class_id"].to_pylist()):

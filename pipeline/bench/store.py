@@ -38,7 +38,7 @@ def bench_store(*, rows: int = 1_000_000, width: int = 512, folder: Path | None 
         for name, step in steps.items():
             mine = _alone(step, cache, rows, width)
             raw = _alone(_copy, cache, rows, width)
-            size = _store(cache).file.stat().st_size / MEGA
+            size = sum(file.stat().st_size for file in _store(cache).files()) / MEGA
             found.append(
                 Measured(
                     name, ours=size / mine["seconds"], reference=size / raw["seconds"],
@@ -142,15 +142,17 @@ def _search(cache: Path, rows: int, width: int) -> dict[str, Any]:
 
 
 def _copy(cache: Path, rows: int, width: int) -> dict[str, Any]:
-    """Copy the store's file, to the disk and not only to memory."""
+    """Copy the store's files, to the disk and not only to memory."""
     target = cache / "copy"
-    start = perf_counter()
-    shutil.copyfile(_store(cache).file, target)
-    handle = os.open(target, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
-    seconds = perf_counter() - start
-    target.unlink()
+    seconds = 0.0
+    for file in _store(cache).files():
+        start = perf_counter()
+        shutil.copyfile(file, target)
+        handle = os.open(target, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+        seconds += perf_counter() - start
+        target.unlink()
     return {"seconds": seconds}
 
 

@@ -389,3 +389,32 @@ def test_folders_change_places_where_the_system_cannot_exchange_them(
     assert not (store.work / "old").exists()
     with pytest.raises(OSError, match="No such file"):
         exchange(store.folder, store.folder / "not there", aside=store.folder / "aside")
+
+
+def replace_again_and_again(cache: Path) -> None:
+    """Two states of a store, one after the other, for ever."""
+    store = ImageStore(cache, "d", "e")
+    while True:
+        for seed, part_rows in ((1, 5), (2, 4), (1, 50)):
+            write(store, table(23, seed=seed), part_rows)
+
+
+def test_a_reader_sees_one_state_or_says_so_while_another_process_replaces_the_store_and_is_killed(
+    tmp_path: Path,
+) -> None:
+    store, states = ImageStore(tmp_path, "d", "e"), [table(23, seed=seed) for seed in (1, 2)]
+    write(store, states[0], 5)
+    for _ in range(2):
+        seen, said = [0, 0], list[str]()
+        writer = multiprocessing.get_context("spawn").Process(target=replace_again_and_again, args=(tmp_path,))
+        writer.start()
+        while min(seen) < 8 or len(said) < 3:
+            try:
+                seen[states.index(store.read())] += 1
+            except UserError as error:
+                said.append(str(error))
+        writer.kill()
+        writer.join()
+        assert all("another command replaced it while it was being read: run this again" in line for line in said)
+        assert any(store.read().equals(state) for state in states)
+        assert store.verify() == []
