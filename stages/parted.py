@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -111,6 +112,11 @@ class Draft:
         self._first = folder / f".{PART}.{os.getpid()}.part"
         self._begun, self._many = False, False
 
+    @property
+    def swaps(self) -> bool:
+        """Whether there is a store of many parts, which one file, too, replaces by an exchange of folders."""
+        return (self.folder / LIST).exists()
+
     def begin(self) -> Path:
         """Make room for one part beside the partition's file; the path to write it to."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +148,7 @@ class Draft:
         if len(parts) == 1:
             whole = self._first if self._first.exists() else self.new / part_name(0)
             sync(whole)
-            if not (self.folder / LIST).exists():
+            if not self.swaps:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 whole.replace(self.folder / PART)
                 sync(self.folder)
@@ -172,11 +178,16 @@ class Draft:
             self.new.rename(self.folder)
         else:
             self._first.unlink(missing_ok=True)
+            others = [
+                f for f in self.folder.iterdir() if not is_part(f.name) and f.name != LIST and f.suffix != ".part"
+            ]
+            for other in others:  # what is not ours stays where it was
+                if other.is_dir() and not other.is_symlink():
+                    shutil.copytree(other, self.new / other.name, symlinks=True)
+                else:
+                    shutil.copy2(other, self.new / other.name, follow_symlinks=False)
             exchange(self.new, self.folder, aside=self._old)
             self._count_unlisted()
-            for file in list(self.new.iterdir()):  # what is not ours stays where it was
-                if not is_part(file.name) and file.name != LIST and file.suffix != ".part":
-                    file.rename(self.folder / file.name)
             remove_tree(self.new)
         sync(self.folder.parent)
 

@@ -184,6 +184,8 @@ class Store:
             except BaseException:
                 writer.abandon()
                 raise
+            if new.swaps and len(writer.parts) == 1:
+                held.enter_context(self.locked(self._command))
             new.publish(layout.schema, writer.provenance, writer.parts)
 
     @contextmanager

@@ -68,7 +68,8 @@ def load_faiss() -> Any:
             import faiss
     except ImportError as error:
         raise UserError(
-            '--approximate needs FAISS, which is not installed: pip install "aape[cpu]" (or gpu), or leave it away',
+            '--approximate and --index need FAISS, which is not installed: pip install "aape[cpu]" (or gpu), or leave '
+            "them away",
             exit_code=2,
         ) from error
     return faiss

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float32
 from pipeline.search.exact import nearest_rows
 from stages import ImageStore, ManifestStore, TextStore, UserError, nearest, slug
 from stages.artifacts import Store, embedding_matrix, encoder_of, partition_values, read_together
+from stages.command import say
+from stages.extras import installed
 from stages.provenance import NAMED, named_fingerprint
 
 if TYPE_CHECKING:
@@ -235,7 +237,12 @@ def find_images(
 def _is_large(store: ImageStore) -> bool:
     from pipeline.search.indexed import LARGE, size_of
 
-    return size_of(store) >= LARGE
+    if size_of(store) < LARGE:
+        return False
+    if installed("faiss"):
+        return True
+    say(f"{store.dataset}: {LARGE} images and more are searched sooner through an index, which needs FAISS")
+    return False
 
 
 def find_sentences(stores: Sequence[TextStore], query: Float32[np.ndarray, " D"], *, top: int) -> list[SentenceHit]:

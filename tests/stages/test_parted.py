@@ -105,6 +105,8 @@ def test_any_rows_in_any_parts_are_read_back_equal_with_the_same_hash(
         assert np.array_equal(many.embeddings(chosen, check=True), vectors[chosen])
         order = np.random.default_rng(1).permutation(rows)
         assert np.array_equal(many.rows()(order), vectors[order])
+        assert np.array_equal(many.rows(check_all=False)(order), vectors[order])
+        assert many.at(order, ["image_id", "view"]).equals(wanted.select(["image_id", "view"]).take(pa.array(order)))
         found = list(many.pieces(["image_id"]))
         assert [i for t, _ in found for i in t["image_id"].to_pylist()] == wanted["image_id"].to_pylist()
         assert np.array_equal(np.concatenate([np.empty((0, 3)), *(m for _, m in found)]), vectors)
@@ -275,6 +277,10 @@ def test_a_page_that_has_changed_is_named_by_its_part(store: ImageStore) -> None
     file.write_bytes(bytes(data))
     with pytest.raises(UserError, match=r"part-00003\.parquet: damaged"):
         store.embeddings(check=True)
+    near = store.rows(check_all=False)
+    assert len(near(np.array([0, 4, 22]))) == 3, "only the pages of these rows are looked at"
+    with pytest.raises(UserError, match=r"part-00003\.parquet: damaged"):
+        near(np.array([0, 16]))
     assert "part-00003.parquet" in store.verify()[0]
 
 
