@@ -4,12 +4,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.doctor.check import Check
-from pipeline.ingest.json_files import read_json
+from pipeline.doctor.looks import look_into
+from pipeline.ingest import find_reader
+from pipeline.ingest.folders import FolderReader
+from pipeline.ingest.from_features import is_features
 from pipeline.ingest.packaged import PACKAGES, PREFIX
-from pipeline.registry import Card, Item, card
+from pipeline.ingest.published import refuse_bare_images
+from pipeline.registry import Card, Item, card, elsewhere, prepare
 from pipeline.registry.how import download
 from stages import ManifestStore, PromptStore, UserError
-from stages.params import Params
+from stages.params import DataParams, Params
 
 
 def check_sources(params: Params, cache: Path) -> list[Check]:
@@ -17,7 +21,7 @@ def check_sources(params: Params, cache: Path) -> list[Check]:
     checks, missing = [], {}
     for dataset in params.stored:
         source = params.of(dataset).source
-        found = _laid_out(dataset, source) or _look(source)
+        found = _laid_out(dataset, source, params.of(dataset)) or _look(dataset, source, params.of(dataset))
         if found.state == "fault" and ManifestStore(cache, dataset).exists():
             found = Check("", "note", f"{found.text}; its manifest is there already")
         elif found.state == "fault":
@@ -50,49 +54,70 @@ def _elsewhere(source: str) -> bool:
     return "{" in source or source.startswith((PREFIX, "hf:"))
 
 
-def _laid_out(dataset: str, source: str | None) -> Check | None:
-    """What a known data set lacks of its layout, or how its split differs; None where there is nothing to say of it."""
+def _laid_out(dataset: str, source: str | None, settings: DataParams) -> Check | None:
+    """What a known data set lacks, or how it differs from the published; None where there is nothing to say of it."""
     known, where = card(dataset), f"`pipeline datasets {dataset} --how` says what has to lie where"
     if known is None or source is None or _elsewhere(source):
         return None
-    if not Path(source).exists():
+    folder = Path(source)
+    if not folder.exists():
         text = f"{source} is not there ({known.title}, {download(known.layout)})"
         return Check("", "fault", text, f"{where}, or mend data.{dataset}.source")
-    missing = known.check(Path(source))
-    if not known.marked(Path(source)):
-        own = known.named_folders(Path(source)) or any(Path(source).glob("*.parquet"))
-        if own or not missing:
-            return None
-        text = f"{source} is there, and nothing in it says that it is {known.title}: {'; '.join(missing)}"
-        return Check("", "note", f"{text}; it would be read as data of your own", where)
+    if not folder.is_dir():
+        return None
+    missing = known.check(folder)
+    if not known.marked(folder):
+        return _unmarked(known, folder, missing, where)
     if missing:
         text = f"{source} is not the whole of {known.title}: {'; '.join(missing)}"
-        return Check("", "fault", f"{text}; {download(known.lacking(Path(source)))}", where)
-    if known.names == "split file" and (differs := _split_differs(known, Path(source))):
-        return Check("", "note", f"{source}: {differs}")
-    return None
+        return Check("", "fault", f"{text}; {download(known.lacking(folder))}", where)
+    seen = look_into(known, folder, prepare(dataset, source, settings)[1])
+    if seen.fault:
+        return Check("", "fault", seen.fault, where)
+    return Check("", "note", seen.note) if seen.note else None
 
 
-def _split_differs(known: Card, folder: Path) -> str | None:
-    """How CoOp's split file in a folder differs from the published one; what cannot be read is for `ingest` to say."""
+def _unmarked(known: Card, folder: Path, missing: list[str], where: str) -> Check | None:
+    """What is to be said of a folder that nothing shows to be the data set."""
     try:
-        rows = read_json(folder / str(known.split_file))
-        counts = {split: len(rows[split]) for split in ("train", "val", "test")}
-        return known.differs(len({row[1] for split in counts for row in rows[split]}), counts)
-    except (UserError, LookupError, TypeError):
+        reader = find_reader(str(folder))
+        if isinstance(reader, FolderReader):
+            refuse_bare_images(known.name, str(folder))
+    except UserError as error:
+        return Check("", "fault", str(error), where)
+    if text := elsewhere(known, folder):
+        return Check("", "fault", f"{folder}: {text}", where)
+    own = known.named_folders(folder) or any(folder.glob("*.parquet"))
+    if own or not missing:
         return None
+    text = f"{folder} is there, and nothing in it says that it is {known.title}: {'; '.join(missing)}"
+    return Check("", "note", f"{text}; it would be read as data of your own", where)
 
 
-def _look(source: str | None) -> Check:
+def _look(dataset: str, source: str | None, settings: DataParams) -> Check:
     if source is None:
-        return Check("", "fault", "no source", "give data.NAME.source in the settings file")
+        return Check("", "fault", "no source", f"give data.{dataset}.source in the settings file")
     if source.startswith(PREFIX):
         name = source.removeprefix(PREFIX)
         if name in PACKAGES and find_spec(PACKAGES[name][0]) is not None:
             return Check("", "ok", f"{source} is installed")
         return Check("", "fault", f"{source} is not installed", 'pip install "aape[demo]"')
+    if Path(source).is_file():
+        return _file(dataset, source, settings)
     if Path(source).exists():
         return Check("", "ok", f"{source} is there")
     if source.startswith("hf:") or "{" in source:
         return Check("", "note", f"{source}: looked for when `pipeline ingest` runs")
-    return Check("", "fault", f"{source} is not there", "mend data.NAME.source in the settings file")
+    return Check("", "fault", f"{source} is not there", f"mend data.{dataset}.source in the settings file")
+
+
+def _file(dataset: str, source: str, settings: DataParams) -> Check:
+    """A file, which is of a kind that is understood or a fault."""
+    if not Path(source).stat().st_size:
+        return Check("", "fault", f"{source} is an empty file", f"mend data.{dataset}.source in the settings file")
+    try:
+        if not is_features(source, settings):
+            find_reader(source)
+    except UserError as error:
+        return Check("", "fault", str(error))
+    return Check("", "ok", f"{source} is there")

@@ -27,12 +27,14 @@ from pipeline.ingest.licence import licence_of
 from pipeline.ingest.lists import ListReader
 from pipeline.ingest.packaged import PackageReader
 from pipeline.ingest.pairs import PairReader
+from pipeline.ingest.places import one_deeper
+from pipeline.ingest.published import as_published, refuse_bare_images, with_place
 from pipeline.ingest.side_tables import are_class_folders, weigh, weigh_archives
 from pipeline.ingest.splits import draw_splits
 from pipeline.ingest.voc import VOCReader
 from pipeline.ingest.webdataset import WebDatasetReader
 from pipeline.registry import card, prepare
-from pipeline.registry.readers import AircraftReader, SynsetReader, as_published
+from pipeline.registry.readers import AircraftReader, SynsetReader
 from stages import ManifestProvenance, ManifestStore, UserError
 from stages.artifacts import CLASS_IDS, SPLITS
 from stages.command import progress
@@ -112,8 +114,11 @@ def _ingest(dataset: str, source: str, *, data: DataParams, cache: Path, embed: 
         table, lines = ingest_features(store, source, classes=classes_hash, data=data, embed=embed)
         return _summary(dataset, table, Listing(Path(source), [], {}, notes=[*lines, *_lines_of(table, store)]), source)
     asked = data
+    if isinstance(find_reader(source), FolderReader):
+        refuse_bare_images(dataset, source)
     place, data = prepare(dataset, source, asked)
-    listing = as_published(dataset, source, read_source(place, data))
+    with with_place(dataset, source):
+        listing = as_published(dataset, source, read_source(place, data), max_missing=data.max_missing)
     check_listing(source, listing)
     seeded = any(entry.split is None for entry in listing.entries)
     listing, entries, added = _after_decisions(
@@ -329,9 +334,12 @@ def _require_images(source: str, root: Path, table: pa.Table, dataset: str, max_
             f"{max_missing:g}: data.{dataset}.max_missing in the settings, or --max-missing"
         )
     if missing == len(bad):
+        deeper = one_deeper(root, bad["path"][0].as_py())
+        mend = f"they lie one folder deeper, below {deeper}: move them up" if deeper else (
+            "name the folder that holds them with --images, or fetch the list that belongs to them"
+        )  # fmt: skip
         raise UserError(
-            f"{source}: none of the {len(table)} images that it names can be read below {root} {first}; name the "
-            "folder that holds them with --images"
+            f"{source}: none of the {len(table)} images that it names can be read below {root} {first}; {mend}"
         )
     raise UserError(f"{source}: none of {len(table)} files can be read as an image {first}")
 

@@ -24,6 +24,7 @@ class CocoCaption:
 
     image_id: int | str
     caption: str | None
+    id: int | str | None = None
 
 
 @dataclass(slots=True)
@@ -78,15 +79,30 @@ def add_coco(records: Records, raw: Any, places: Places, *, where: str, split: s
     """Take a COCO file's images and captions; images are looked for in the folder that its name has (`val2017`)."""
     coco = checked(Coco, raw, where=where)
     hints = sorted(places.folders_like(("train", "val", "test")), key=lambda folder: folder not in Path(where).name)
-    captions: dict[int | str, list[str | None]] = {image.id: [] for image in coco.images}
+    captions: dict[int | str, list[str | None]] = {}
+    for number, image in enumerate(coco.images):
+        if image.id in captions:
+            raise ValueError(f"images.{number}: the id {image.id!r} stands there twice; keep one")
+        captions[image.id] = []
+    known: set[tuple[int | str, int | str, str | None]] = set()
+    twice = 0
     for number, note in enumerate(coco.annotations):
         if note.image_id not in captions:
             raise ValueError(f"annotations.{number}: no image has the id {note.image_id!r}")
+        if note.id is not None:
+            if (note.id, note.image_id, note.caption) in known:
+                twice += 1
+                continue
+            known.add((note.id, note.image_id, note.caption))
         captions[note.image_id].append(note.caption)
+    if twice:
+        records.notes.append(
+            f"{twice} captions stand twice in {Path(where).name}, with the same id: each is taken once"
+        )
     for image in coco.images:
         path = places.find(image.file_name, hints=hints)
         records.paths[image.id] = path
-        records.add(path, split=split, captions=captions[image.id])
+        records.caption(path, captions[image.id], split=split, file=Path(where).name)
 
 
 def add_karpathy(records: Records, raw: Any, places: Places, *, where: str) -> None:
@@ -95,4 +111,5 @@ def add_karpathy(records: Records, raw: Any, places: Places, *, where: str) -> N
         path = places.find(image.filename, hints=[image.filepath] if image.filepath else [])
         if image.cocoid is not None:
             records.paths[image.cocoid] = path
-        records.add(path, split=split_named(image.split), captions=[sentence.raw for sentence in image.sentences])
+        sentences = [sentence.raw for sentence in image.sentences]
+        records.caption(path, sentences, split=split_named(image.split), file=Path(where).name)

@@ -36,14 +36,9 @@ class CoOpReader:
                 "the source, with --images for the folder of the images"
             )
         places = Places(files[0].parent, data)
-        rows = _rows(files[0])
-        names: dict[int, str] = {}
-        counts: dict[str | None, Counter[str]] = {}
-        for split in SPLITS:
-            for _, class_id, name in rows[split]:
-                if spelling_key(names.setdefault(class_id, name)) != spelling_key(name):
-                    raise UserError(f"{files[0]}: class {class_id} is called {names[class_id]!r} and {name!r}")
-            counts[split] = Counter(name for *_, name in rows[split])
+        rows = split_rows(files[0])
+        names = class_names(files[0], rows)
+        counts: dict[str | None, Counter[str]] = {split: Counter(row[2] for row in rows[split]) for split in SPLITS}
         try:
             ids = {name: class_id for split in SPLITS for _, class_id, name in rows[split]}
             # What is known of a data set names its folders, and the file may call the classes otherwise.
@@ -52,6 +47,7 @@ class CoOpReader:
         except ValueError as error:
             raise UserError(f"{files[0]}: {error}") from error
         entries: dict[str, Entry] = {}
+        twice = 0
         for split in SPLITS:
             for number, (path, class_id, name) in enumerate(rows[split]):
                 try:
@@ -59,6 +55,7 @@ class CoOpReader:
                 except ValueError as error:
                     raise UserError(f"{files[0]}: {split}[{number}]: {error}") from error
                 entry = Entry(found, f"{split}/{path}", class_id, shown[name], split)
+                twice += entry.image_id in entries
                 if entries.setdefault(entry.image_id, entry) != entry:
                     raise UserError(f"{files[0]}: {split}[{number}]: {path[:120]!r} stands there in two classes")
         return Listing(
@@ -66,11 +63,38 @@ class CoOpReader:
             list(entries.values()),
             {class_id: shown[name] for class_id, name in sorted(names.items())},
             settings={"split_file": files[0].name},
-            notes=[*notes, *places.notes],
+            notes=[
+                *notes,
+                *places.notes,
+                *[f"{twice} rows stand there twice in one split: each is taken once"] * bool(twice),
+            ],
         )
 
 
-def _rows(file: Path) -> dict[str, list[tuple[str, int, str]]]:
+Rows = dict[str, list[tuple[str, int, str]]]
+"""Split -> (path, class id, class name) of each image."""
+
+
+def class_names(file: Path, rows: Rows) -> dict[int, str]:
+    """Class id -> class name, in the spelling that comes first.
+
+    Raises:
+        UserError: a class has two names.
+    """
+    names: dict[int, str] = {}
+    for split in SPLITS:
+        for _, class_id, name in rows[split]:
+            if spelling_key(names.setdefault(class_id, name)) != spelling_key(name):
+                raise UserError(f"{file}: class {class_id} is called {names[class_id]!r} and {name!r}")
+    return names
+
+
+def split_rows(file: Path) -> Rows:
+    """The rows of a split file; their images are not looked for.
+
+    Raises:
+        UserError: unreadable, or not of this form.
+    """
     raw: Any = read_json(file)
     if not isinstance(raw, dict) or not all(isinstance(raw.get(split), list) for split in SPLITS):
         raise UserError(f"{file}: expected an object with the lists train, val and test")

@@ -177,6 +177,7 @@ def _add_json(
     """Take the files of captions and questions; returns those that are lists of entries: tables, in JSON."""
     tables: list[tuple[Path, list[Any]]] = []
     known: dict[int | str, list[str]] = {}
+    answered: list[tuple[Path, dict[int | str, list[str]]]] = []
     questions: list[tuple[Path, Any]] = []
     coco: list[tuple[Path, Any]] = []
     karpathy: list[Path] = []
@@ -196,7 +197,15 @@ def _add_json(
         elif is_questions(raw):
             questions.append((file, raw))
         elif is_annotations(raw):
-            known |= answers_of(raw, where=str(file))
+            with _faults_of(file):
+                found = answers_of(raw, where=str(file))
+            for other, answers in answered:
+                if both := next((question for question in found if question in answers), None):
+                    raise UserError(
+                        f"{file}: question {both!r} is answered in {other.name} too; one is not what it is called"
+                    )
+            answered.append((file, found))
+            known |= found
         else:
             raise UserError(
                 f"{file}: not understood ({_shape(raw)}); expected COCO captions or instances, Karpathy's "
@@ -214,6 +223,8 @@ def _add_json(
             add_questions(records, raw, known, places, where=str(file), split=said[file])
     if known and not questions:
         raise UserError(f"{files[0]}: answers without questions; put VQA2's *_questions.json beside it")
+    if alone := sum(str(question) not in records.question_ids for question in known):
+        records.notes.append(f"{alone} of {len(known)} answered questions are in no file of questions and are left out")
     return tables
 
 

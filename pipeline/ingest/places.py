@@ -166,6 +166,17 @@ class Places:
         return dict(found)
 
 
+def one_deeper(root: Path, path: str) -> Path | None:
+    """The folder that a missing image lies in, if there is one too many on the way to it."""
+    parts = PurePosixPath(path).parts
+    for number in range(len(parts)):
+        above, rest = root.joinpath(*parts[:number]), PurePosixPath(*parts[number:])
+        for place in sorted(above.iterdir()) if above.is_dir() else ():
+            if (place / rest).is_file():
+                return place
+    return None
+
+
 def _refusal(text: str, root: Path) -> str:
     shown = repr(text[:120])
     if not text.strip():

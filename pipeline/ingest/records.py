@@ -39,6 +39,8 @@ class Records:
         """An image's number in the source (COCO's) -> its path."""
         self.question_ids: set[str] = set()
         self.notes: list[str] = []
+        self.captioned: dict[str, str] = {}
+        """Path -> the JSON file whose captions it has."""
         self.empty = self.empty_answers = 0
         self.class_list: list[str] | None = None
 
@@ -105,6 +107,21 @@ class Records:
             self.question_ids.add(question.question_id)
             known.questions = [*(known.questions or ()), question]
 
+    def caption(self, path: str, captions: Iterable[str | None], *, split: str | None, file: str) -> None:
+        """Take an image of a JSON file of captions, which has all captions of an image in one place.
+
+        Raises:
+            ValueError: the image stands there twice, or in another such file as well; as for `add`.
+        """
+        if path in self.captioned:
+            other = self.captioned[path]
+            told = (
+                "stands there twice; keep one" if other == file else f"stands in {other} as well; keep one of the files"
+            )
+            raise ValueError(f"image {path[:120]!r} {told}")
+        self.captioned[path] = file
+        self.add(path, split=split, captions=captions)
+
     def listing(
         self, source: str, root: Path, data: DataParams, *, names: Sequence[str] | None = None, **settings: Any
     ) -> Listing:
@@ -132,8 +149,10 @@ class Records:
             self.notes += notes
         if several is not None:
             shown = several[1]
-        has_captions = any(record.captions is not None for record in images.values())
+        has_captions = any(record.captions for record in images.values())
         has_questions = any(record.questions is not None for record in images.values())
+        if not (has_classes or several is not None or has_captions or has_questions) and images:
+            raise UserError(f"{source}: {len(images)} images, of which nothing is said: no class, caption or question")
         entries = []
         for path, record in images.items():
             class_id = None if record.label is None else ids[record.label]
@@ -149,8 +168,13 @@ class Records:
             bare = sum(record.captions == [] for record in images.values())
             left = f"; {bare} images have no other" if bare else ""
             self.notes.append(f"{self.empty} empty captions left out{left}")
+        elif has_captions and (bare := sum(not record.captions for record in images.values())):
+            self.notes.append(f"{bare} of {len(images)} images have no caption")
         if self.empty_answers:
             self.notes.append(f"{self.empty_answers} empty answers left out")
+        asked = [question for record in images.values() for question in record.questions or ()]
+        if mute := sum(not question.answers for question in asked):
+            self.notes.append(f"{mute} of {len(asked)} questions have no answer")
         return Listing(root, entries, shown, settings=settings, notes=self.notes)
 
     def _several(

@@ -57,13 +57,23 @@ def is_questions(raw: Any) -> bool:
 def is_annotations(raw: Any) -> bool:
     """An object with annotations that belong to questions."""
     notes = raw.get("annotations") if isinstance(raw, dict) else None
-    return isinstance(notes, list) and bool(notes) and isinstance(notes[0], dict) and "question_id" in notes[0]
+    if not isinstance(notes, list) or not notes:
+        return notes == [] and "images" not in raw
+    return isinstance(notes[0], dict) and "question_id" in notes[0]
 
 
 def answers_of(raw: Any, *, where: str) -> dict[int | str, list[str]]:
-    """question id -> what people answered, one answer a person; "" for one that says nothing."""
-    found = checked(Annotations, raw, where=where).annotations
-    return {note.question_id: [answer.answer or "" for answer in note.answers] for note in found}
+    """question id -> what people answered, one answer a person; "" for one that says nothing.
+
+    Raises:
+        ValueError: a question stands there twice.
+    """
+    found: dict[int | str, list[str]] = {}
+    for number, note in enumerate(checked(Annotations, raw, where=where).annotations):
+        if note.question_id in found:
+            raise ValueError(f"annotations.{number}: question {note.question_id!r} stands there twice; keep one")
+        found[note.question_id] = [answer.answer or "" for answer in note.answers]
+    return found
 
 
 def add_questions(

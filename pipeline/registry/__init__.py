@@ -7,8 +7,9 @@ from pipeline.registry.cards import Card, Item, card, cards
 from stages.command import say
 from stages.errors import UserError
 from stages.params import DataParams
+from stages.text import counted
 
-__all__ = ["Card", "Item", "card", "cards", "prepare"]
+__all__ = ["Card", "Item", "card", "cards", "elsewhere", "prepare"]
 
 
 def prepare(dataset: str, source: str, data: DataParams) -> tuple[str, DataParams]:
@@ -17,7 +18,8 @@ def prepare(dataset: str, source: str, data: DataParams) -> tuple[str, DataParam
     The rule, for a known name and a source that is a folder:
     1. it holds one of the card's marks: it is meant to be this data set, and all of the layout has to be there;
     2. its class folders are called as this data set calls them: class names and templates come from the card;
-    3. anything else is the user's own data under that name, read as it is, and a line says so.
+    3. anything else is the user's own data under that name, read as it is, and a line says so; but for a folder in
+       which the data set lies deeper.
 
     Args:
         dataset: name of the data set; an unknown one passes through.
@@ -28,7 +30,8 @@ def prepare(dataset: str, source: str, data: DataParams) -> tuple[str, DataParam
         The source to read, and the settings to read it with.
 
     Raises:
-        UserError: a marked folder lacks something; the line says what, and where to get it.
+        UserError: a marked folder lacks something, and the line says what, and where to get it; or the data set lies in
+            a folder below.
     """
     known, folder = card(dataset), Path(source)
     if known is None or not folder.is_dir():
@@ -37,16 +40,28 @@ def prepare(dataset: str, source: str, data: DataParams) -> tuple[str, DataParam
         missing = known.check(folder)
         if missing:
             raise UserError(
-                f"{source}: not the whole of {known.title}: {'; '.join(missing)} ({known.addresses()}). To read class "
-                "folders as data of your own, name the folder that holds nothing else"
+                f"{source}: not the whole of {known.title}: {'; '.join(missing)}{known.told_addresses()}. To read it "
+                f"as data of your own give it another name than {dataset}"
             )
         fields = known.data(folder)
         return fields["source"], _filled(data, fields)
     if known.named_folders(folder):
         say(f"{dataset}: the class folders are those of {known.title}: its class names and templates are taken")
         return source, _filled(data, {"class_names": known.class_names, "templates": known.templates})
+    if lacking := elsewhere(known, folder):
+        raise UserError(f"{source}: {lacking} (`pipeline datasets {known.name} --how` says what has to lie where)")
     say(f"{dataset}: {source} is not laid out as {known.title}: read as it is (see `pipeline datasets {known.name}`)")
     return source, data
+
+
+def elsewhere(known: Card, folder: Path) -> str | None:
+    """Why a folder without a mark of a data set can be nobody's own data either; None where it may be."""
+    if not any(folder.iterdir()):
+        return "an empty folder"
+    if deeper := known.deeper(folder):
+        levels = counted(len(deeper.parts) - len(folder.parts), "folder", "folders")
+        return f"{known.title} lies {levels} deeper: --source {deeper}"
+    return None
 
 
 def _filled(data: DataParams, fields: dict[str, Any]) -> DataParams:

@@ -1,16 +1,13 @@
-"""Two layouts that no general reader understands: folders of WordNet ids, and the text files of FGVC-Aircraft; and
-which split a known data set is tested on.
+"""Two layouts that no general reader understands: folders of WordNet ids, and the text files of FGVC-Aircraft.
 
 `pipeline.ingest` lists these readers, so what they need of it is imported when they read.
 """
 
 import re
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.registry.cards import card
 from pipeline.registry.synsets import imagenet_names
 from stages.errors import UserError
 from stages.names import is_left_behind
@@ -72,10 +69,10 @@ class AircraftReader:
         from pipeline.ingest.base import Entry, Listing
 
         root = Path(source).resolve()
-        variants = [name for name in _lines(root / "variants.txt") if name]
+        variants = _variants(root / "variants.txt")
+        names = {name: data.class_names.get(name, name) for name in variants}
         numbers = {name: number for number, name in enumerate(variants)}
-        names = [data.class_names.get(name, name) for name in variants]
-        entries = []
+        entries: dict[str, Entry] = {}
         for split, file in AIRCRAFT_LISTS.items():
             for line, text in enumerate(_lines(root / file), 1):
                 image, _, variant = text.partition(" ")
@@ -83,33 +80,16 @@ class AircraftReader:
                     continue
                 if not re.fullmatch(r"\w+", image) or variant not in numbers:
                     raise UserError(
-                        f"{root / file}, line {line}: found {text[:80]!r}, expected an image and a known class"
+                        f"{root / file}, line {line}: found {text[:80]!r}, expected an image and one of the "
+                        f"{len(variants)} classes of variants.txt"
                     )
-                number = numbers[variant]
                 path = f"images/{image}.jpg"
-                entries.append(Entry(path=path, image_id=path, class_id=number, class_name=names[number], split=split))
-        return Listing(root, entries, dict(enumerate(names)), settings={"split_file": AIRCRAFT_LISTS["train"]})
-
-
-def as_published(dataset: str, source: str, listing: "Listing") -> "Listing":
-    """The listing of a known data set with the split that the field tests on, and a line where it is no published one.
-
-    VQA2 is tested on its validation split. What is not laid out as the data set stays as it is.
-
-    Args:
-        source: as the user gave it.
-    """
-    known, folder = card(dataset), Path(source)
-    if known is None or not folder.is_dir() or not known.marked(folder):
-        return listing
-    entries, notes = listing.entries, list(listing.notes)
-    counts = Counter(entry.split or "train" for entry in entries)
-    if known.val_is_test and not counts["test"]:
-        entries = [replace(entry, split="test") if entry.split == "val" else entry for entry in entries]
-        notes.append(f"its validation split serves as the test split: the test answers of {known.title} are not public")
-    if differs := known.differs(len(listing.class_names), {split: counts[split] for split in known.images_of}):
-        notes.append(differs)
-    return replace(listing, entries=entries, notes=notes)
+                if path in entries:
+                    where = AIRCRAFT_LISTS[entries[path].split or split]
+                    raise UserError(f"{root / file}, line {line}: image {image} stands in {where} already; keep one")
+                entries[path] = Entry(path, path, numbers[variant], names[variant], split)
+        shown = dict(enumerate(names.values()))
+        return Listing(root, list(entries.values()), shown, settings={"split_file": AIRCRAFT_LISTS["train"]})
 
 
 def _wnids(folder: Path) -> list[str]:
@@ -118,6 +98,25 @@ def _wnids(folder: Path) -> list[str]:
         return []
     names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not is_left_behind(entry.name)]
     return sorted(names) if all(WNID.fullmatch(name) for name in names) else []
+
+
+def _variants(file: Path) -> list[str]:
+    """The classes, one a line.
+
+    Raises:
+        UserError: there is none, or one stands there twice.
+    """
+    found: dict[str, int] = {}
+    for line, name in enumerate(_lines(file), 1):
+        if name in found:
+            raise UserError(
+                f"{file}, line {line}: class {name[:80]!r} stands there twice (line {found[name]}); keep one"
+            )
+        if name:
+            found[name] = line
+    if not found:
+        raise UserError(f"{file}: no class in it; expected one a line")
+    return list(found)
 
 
 def _lines(file: Path) -> list[str]:

@@ -13,6 +13,8 @@ from stages.errors import UserError
 
 # CLIP calls the missile of n03773504 and this one "missile", n04356056 and this one "sunglasses".
 WORDNET = {"n04008634": "projectile", "n04355933": "sunglass"}
+PARTS = {"imagenet_a": "imagenet_a_synsets.txt", "imagenet_r": "imagenet_r_synsets.txt"}
+"""Variants with 200 of the classes -> timm's list of them."""
 
 
 @cache
@@ -23,9 +25,19 @@ def imagenet_names() -> dict[str, str]:
         UserError: timm or open_clip is missing, or has its lists no longer.
     """
     # Read where they lie: importing the packages would load torch.
-    ids = _package_file("timm", "data/_info/imagenet_synsets.txt").read_text(encoding="utf-8").split()
+    ids = _ids("imagenet_synsets.txt")
     names = runpy.run_path(str(_package_file("open_clip", "zero_shot_metadata.py")))["IMAGENET_CLASSNAMES"]
     return {wnid: WORDNET.get(wnid, name) for wnid, name in zip(ids, names, strict=True)}
+
+
+@cache
+def class_ids(dataset: str) -> frozenset[str]:
+    """The WordNet ids of ImageNet's classes that a data set has: all but for `PARTS`."""
+    return frozenset(_ids(PARTS[dataset]) if dataset in PARTS else imagenet_names())
+
+
+def _ids(file: str) -> list[str]:
+    return _package_file("timm", f"data/_info/{file}").read_text(encoding="utf-8").split()
 
 
 def _package_file(package: str, path: str) -> Path:

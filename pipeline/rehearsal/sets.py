@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.registry.synsets import imagenet_names
+from pipeline.registry.synsets import class_ids, imagenet_names
 
 SPLITS = {"train": 3, "val": 1, "test": 2}
 """Images of a class in each split."""
-SYNSETS = ("n01443537", "n01498041", "n02012849", "n04355933")
-"""ImageNet classes with images: two that ImageNet-A and -R begin with, two whose names are taken twice."""
+SYNSETS = ("n01443537", "n01498041", "n01531178", "n02012849", "n04355933")
+"""ImageNet classes with images: three that -A or -R begin with (two are in both), two whose names are taken twice."""
 CAPTIONS = ("two birds stand in the water", "a red bus on a street", "a man rides a horse", "a cat sleeps on a chair")
 QUESTIONS = (("What color is the bus?", "red"), ("Is there a cat?", "yes"), ("How many birds are there?", "2"))
 
@@ -239,23 +239,23 @@ def _imagenet_sketch(folder: Path) -> None:
     _classnames(folder)
 
 
-def _two_hundred(folder: Path, name: str, first: str) -> None:
-    """A variant with 200 of ImageNet's classes, two of which have images; `first` is the first of the real ones."""
-    wnids = [wnid for wnid in imagenet_names() if wnid >= first]
-    chosen = [*SYNSETS[SYNSETS.index(first) :], *(wnid for wnid in wnids if wnid not in SYNSETS)][:200]
-    _synset_folders(folder / name, chosen)
-    for wnid in SYNSETS[SYNSETS.index(first) :]:
-        picture(folder / name / wnid / "0_picture_0.9.jpg", SYNSETS.index(wnid))
+def _two_hundred(folder: Path, name: str) -> None:
+    """A variant with 200 of ImageNet's classes, some of which have images."""
+    wnids = class_ids(name.replace("-", "_"))
+    _synset_folders(folder / name, sorted(wnids))
+    for label, wnid in enumerate(SYNSETS):
+        if wnid in wnids:
+            picture(folder / name / wnid / "0_picture_0.9.jpg", label)
     _lines(folder / name / "README.txt", [name])
     _classnames(folder)
 
 
 def _imagenet_a(folder: Path) -> None:
-    _two_hundred(folder, "imagenet-a", "n01498041")
+    _two_hundred(folder, "imagenet-a")
 
 
 def _imagenet_r(folder: Path) -> None:
-    _two_hundred(folder, "imagenet-r", "n01443537")
+    _two_hundred(folder, "imagenet-r")
 
 
 # Captions and questions

@@ -270,12 +270,13 @@ def test_everything_that_the_papers_run_lacks_is_listed_with_its_size_before_any
     [whole] = [check for check in checks if check.name == "data sets"]
     assert "19 of 19 are not there or not whole; to download: 243 GB" in whole.text
     assert "about 486 GB needed" in found["disk data"], "archives and what they hold"
-    assert "3.42 GB needed" in found["disk cache"], "embeddings of as many images as are published"
+    assert "3.99 GB needed" in found["disk cache"], "embeddings of as many images as are published"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_nothing_shows_to_be_the_known_set_is_a_note_with_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "mine.csv").write_text("image,caption\na.jpg,a cat\n")
     asked = Params.model_validate({"datasets": ["coco"], "data": {"coco": {"source": str(tmp_path / "coco")}}})
     found = next(check for check in check_sources(asked, tmp_path / "cache") if check.name == "data coco")
     assert found.state == "note"
@@ -285,7 +286,9 @@ def test_a_folder_that_nothing_shows_to_be_the_known_set_is_a_note_with_what_it_
 
 
 def test_a_split_file_of_another_version_is_a_note(tmp_path: Path) -> None:
-    (tmp_path / "2750").mkdir()
+    for name in ("River", "Forest"):
+        (tmp_path / "2750" / name).mkdir(parents=True)
+        (tmp_path / "2750" / name / "1.jpg").touch()
     rows = {split: [["River/1.jpg", 8, "River"], ["Forest/1.jpg", 1, "Forest"]] for split in ("train", "val", "test")}
     (tmp_path / "split_zhou_EuroSAT.json").write_text(json.dumps(rows))
     settings = params(datasets=["eurosat"], data={"eurosat": {"source": str(tmp_path)}})

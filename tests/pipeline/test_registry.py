@@ -28,7 +28,7 @@ CLASSES = {
 
 
 def lay_out(known: Card, folder: Path) -> None:
-    """Make everything that a card asks for, empty."""
+    """Make everything that a card asks for, with nothing in it that says more than its name."""
     for item in known.layout:
         path = folder / item.path[0]
         if path.suffix in (".json", ".txt"):
@@ -36,8 +36,9 @@ def lay_out(known: Card, folder: Path) -> None:
             path.touch()
         else:
             path.mkdir(parents=True, exist_ok=True)
-        for number in range(item.folders or 0):
-            (path / f"n{number:08d}").mkdir()
+            (path / "some.jpg").touch()
+        for name in known.folder_names()[0] if item.folders else ():
+            (path / name).mkdir()
 
 
 def picture_at(path: Path, seed: int = 0) -> None:
@@ -146,7 +147,7 @@ def coco(folder: Path, split: str, number: int) -> str:
 def test_coco_and_flickr_are_read_with_karpathys_split(tmp_path: Path) -> None:
     for name, filepath, folder in (("coco", "val2014", "images"), ("flickr30k", "", "flickr30k-images")):
         root = tmp_path / name
-        (root / "images" / "train2014").mkdir(parents=True)
+        coco(root / "images", "train2014", 9)
         images = []
         for number, split in enumerate(("train", "restval", "val", "test")):
             file = coco(root / folder, filepath or ".", number)
