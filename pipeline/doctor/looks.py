@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.ingest import as_published, read_source
+from pipeline.ingest import read_source
 from pipeline.ingest.coop import class_names, split_rows
 from pipeline.ingest.places import Places, one_deeper
+from pipeline.ingest.published import as_published
 from pipeline.ingest.splits import split_named
 from pipeline.registry import Card
 from pipeline.registry.readers import AircraftReader

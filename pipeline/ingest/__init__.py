@@ -335,7 +335,7 @@ def _require_images(source: str, root: Path, table: pa.Table, dataset: str, max_
         )
     if missing == len(bad):
         deeper = one_deeper(root, bad["path"][0].as_py())
-        mend = f"they lie one folder deeper, below {deeper}: move them up" if deeper else (
+        mend = f"they lie one folder deeper, below {deeper}: move them up, or name it with --images" if deeper else (
             "name the folder that holds them with --images, or fetch the list that belongs to them"
         )  # fmt: skip
         raise UserError(
