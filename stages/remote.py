@@ -88,9 +88,9 @@ def mirror(url: str) -> Path:
                 continue
             remove_tree(root / place)
             (root / place).mkdir(parents=True)
-            write_text(record, json.dumps({"url": url, "files": files, "fetched": False}))
             for name in {LIST, PART} & files.keys():
                 (root / place / name).touch()
+            write_text(record, json.dumps({"url": url, "files": files, "fetched": False}))
     return root
 
 

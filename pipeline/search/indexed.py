@@ -104,23 +104,22 @@ class Indexed:
             return nearest_rows(self.store, query, top=top, keep=lambda t: _kept(t, split))
         rows = max(stop for _, stop in self.about.ranges.values())
         first, stop = self.about.ranges.get(split, (0, 0)) if split else (0, rows)
-        found = self._candidates(query, max(200, top * CANDIDATES), first, stop)
+        found = self._candidates(query, top, first, stop)
         scores = cosines(self._vectors(found), query)
         scores[np.isnan(scores)] = -np.inf
         order = np.lexsort((found, -scores))[:top]
         order = order[scores[order] > -np.inf]
         return self.store.at(found[order], COLUMNS).append_column("score", pa.array(scores[order], pa.float32()))
 
-    def _candidates(
-        self, query: Float32[np.ndarray, " D"], wanted: int, first: int, stop: int
-    ) -> Int[np.ndarray, " M"]:
+    def _candidates(self, query: Float32[np.ndarray, " D"], top: int, first: int, stop: int) -> Int[np.ndarray, " M"]:
+        """The rows, of those between the two, whose codes are nearest."""
         faiss = load_faiss()
         assert self._index is not None
         cells = self._index.nlist
         for probed in (max(PROBED_LEAST, cells // PROBED), cells):
             chosen = faiss.SearchParametersIVF(nprobe=min(cells, probed), sel=faiss.IDSelectorRange(first, stop))
-            _, [found] = self._index.search(query[None], wanted, params=chosen)
-            if (found >= 0).any():  # else no image of this split lies in those cells
+            _, [found] = self._index.search(query[None], max(200, top * CANDIDATES), params=chosen)
+            if (found >= 0).sum() >= top:  # else too few images of this split lie in those cells
                 break
         found = np.unique(found[found >= 0])
         if len(found) and not (first <= found[0] and found[-1] < stop):

@@ -55,6 +55,13 @@ def test_an_index_of_many_parts_finds_nine_in_ten_of_the_nearest_ten_with_their_
     assert recall(Indexed(built), built, split) > 0.9
 
 
+def test_as_many_are_found_as_are_wanted_and_there(built: ImageStore) -> None:
+    index, query = Indexed(built), clustered(1, WIDTH, 3)[0].astype(np.float32)
+    assert len(index.nearest_rows(query, top=3000)) == 3000
+    assert len(index.nearest_rows(query, top=3000, split="test")) == 2000
+    assert len(index.nearest_rows(query, top=5, split="val")) == 0
+
+
 def test_an_index_is_built_once_and_anew_when_the_store_changes(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
