@@ -228,6 +228,9 @@ class EvaluationParams(_Section):
         0.25, description="label-noise: share of wrong labels, fraction; a list runs each share"
     )
     targets: list[str] = Field([], description="cross-dataset: data sets to test on; [] = the others under datasets")
+    together: list[str] = Field(
+        [], description="multitask, meta: data sets to learn together with; [] = the others under datasets"
+    )
     shifts: dict[str, list[str]] = Field(
         {}, description="domain-generalization: data set -> its shifted variants to test on"
     )

@@ -5,16 +5,22 @@ from collections.abc import Sequence
 from stages import UserError
 from stages.training import TrainParams
 from trainer.features import Features
-from trainer.methods import Method, methods
+from trainer.methods import CLASSIFIERS, Method, Registry, check_names
 
 
-def able_methods(features: Features, names: Sequence[str], *, settings: TrainParams) -> tuple[list[Method], list[str]]:
+def able_methods(
+    features: Features, names: Sequence[str], *, settings: TrainParams, registry: Registry = CLASSIFIERS
+) -> tuple[list[Method], list[str]]:
     """The methods of these names and groups that can be fitted, and a line on those of groups that cannot.
+
+    Args:
+        registry: where the names are looked up.
 
     Raises:
         UserError: an unknown name; a method that was named itself lacks something; none is left.
     """
-    chosen = methods(names, settings=settings)
+    check_names(names, [registry])
+    chosen: list[Method] = registry.make(names, settings=settings)
     lacking: dict[str, list[str]] = {}
     for method in chosen:
         if what := _lacks(features, method):

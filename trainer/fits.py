@@ -26,6 +26,7 @@ from trainer.data import Images, Task, Unlabelled
 from trainer.features import StoredFeatures
 from trainer.packing import canonical, pack, unpack
 from trainer.pairs import CaptionTask
+from trainer.several.tasks import SeveralTask
 
 FITS_A_PROCESS = 12
 """Fewer fits than this a process are not worth starting it."""
@@ -43,20 +44,17 @@ class FinishedFits:
 
     folder: Path
 
-    def file(self, method: Any, task: Task | CaptionTask, seed: int) -> Path:
+    def file(self, method: Any, task: Task | CaptionTask | SeveralTask, seed: int) -> Path:
         """Where this fit lies: its name is a hash of everything that decides it."""
         digest = hashlib.sha256(json.dumps([_code(), seed, pack(method)[0]], sort_keys=True).encode())
         if isinstance(task, CaptionTask):
             digest.update(task.digest)
+        elif isinstance(task, SeveralTask):
+            for name, each in task.tasks.items():
+                digest.update(json.dumps([name, name == task.own]).encode())
+                digest.update(_digest(each))
         else:
-            digest.update(json.dumps([task.text.names, task.text.is_text]).encode())
-            text = [task.text.template, task.text.templates, task.text.prompts, task.text.mask]
-            further = [] if task.unlabelled is None else _tensors(task.unlabelled)
-            digest.update(b"transductive" if task.transductive else b"")
-            for tensor in [*text, *_tensors(task.train), *_tensors(task.val), *further]:
-                digest.update(b"-" if tensor is None else f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-                if tensor is not None:
-                    digest.update(_bytes(tensor))
+            digest.update(_digest(task))
         return self.folder / f"{digest.hexdigest()[:32]}.safetensors"
 
     def load(self, file: Path, *, device: torch.device | str = "cpu") -> tuple[Any, float] | None:
@@ -87,7 +85,7 @@ class FinishedFits:
         write_bytes(file, save(cpu, metadata=about | {"seal": _seal(about, cpu)}))
 
 
-def timed_fit(method: Any, task: Task | CaptionTask, seed: int) -> tuple[Any, float]:
+def timed_fit(method: Any, task: Task | CaptionTask | SeveralTask, seed: int) -> tuple[Any, float]:
     """One fit with one thread, as a file would give it back, and its seconds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -163,6 +161,19 @@ def _seal(about: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
         digest.update(_bytes(tensors[name]))
     return digest.hexdigest()
+
+
+def _digest(task: Task) -> bytes:
+    """A hash of all that is in a task."""
+    digest = hashlib.sha256(json.dumps([task.text.names, task.text.is_text]).encode())
+    text = [task.text.template, task.text.templates, task.text.prompts, task.text.mask]
+    further = [] if task.unlabelled is None else _tensors(task.unlabelled)
+    digest.update(b"transductive" if task.transductive else b"")
+    for tensor in [*text, *_tensors(task.train), *_tensors(task.val), *further]:
+        digest.update(b"-" if tensor is None else f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        if tensor is not None:
+            digest.update(_bytes(tensor))
+    return digest.digest()
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

@@ -81,20 +81,22 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
     bare = bool(has.get("questions"))
     captions = _captions(params, dataset, cache=cache, device=device, bare=bare) if spoken else None
     others: dict[str, tuple[Any, ...]] = {}
-    loaded: dict[tuple[Reads, str], Any] = {}
+    loaded: dict[tuple[Reads, str, bool], Any] = {}
     for each in protocols:
         names = each.tests_on(params.evaluation, dataset=dataset, datasets=params.datasets) if has[each.reads] else []
         for name in dict.fromkeys(names):
-            found = loaded.get((each.reads, name))
+            found = loaded.get((each.reads, name, each.several))
             if found is None and each.reads != "classes":
                 found = replace(_captions(params, name, cache=cache, device=device), folds=None)
-            elif found is None and (name in params.evaluation.targets or _has("classes", cache, name)):
+            elif found is None and (
+                name in [*params.evaluation.targets, *params.evaluation.together] or _has("classes", cache, name)
+            ):
                 found = load_features(
                     cache, name, params.encoder, device=device, prompts=params.evaluation.prompts_per_class,
-                    only_test=True,
+                    only_test=not each.several,
                 )  # fmt: skip
             if found is not None:  # a data set that is listed for its captions is no target of a classifier
-                loaded[each.reads, name] = found
+                loaded[each.reads, name, each.several] = found
                 others[each.name] = (*others.get(each.name, ()), found)
     return Inputs(features, others, captions, bare, bool(has.get("captions")))
 

@@ -32,20 +32,22 @@ SERVES = ("logits", "embed", "prefix")
 """What a predictor can do, one of these."""
 
 
-PACKAGES = ("trainer.methods", "trainer.methods.family", "trainer.aape", "trainer.retrieval", "trainer.language")
+PACKAGES = (
+    "trainer.methods",
+    "trainer.methods.family",
+    "trainer.aape",
+    "trainer.several",
+    "trainer.retrieval",
+    "trainer.language",
+)
+"""Where those classes stand that a file may name."""
 
 
 @functools.cache
 def kinds() -> Mapping[str, type]:
     """The classes that a file may name: predictors and modules of these packages, and settings."""
     found: dict[str, type] = {each.__name__: each for each in (TrainParams, LanguageParams)}
-    for package in (
-        "trainer.methods",
-        "trainer.methods.family",
-        "trainer.aape",
-        "trainer.retrieval",
-        "trainer.language",
-    ):
+    for package in PACKAGES:
         for place in pkgutil.iter_modules(importlib.import_module(package).__path__):
             module = importlib.import_module(f"{package}.{place.name}")
             for name, value in vars(module).items():

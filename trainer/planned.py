@@ -72,7 +72,9 @@ def planned(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tu
         if strange:
             notes.append(f"{protocol.name}: left out are methods of other protocols: {', '.join(strange)}")
         if isinstance(features, Features):
-            chosen, lacking = able_methods(features, own, settings=params.train) if own else ([], [])
+            chosen, lacking = (
+                able_methods(features, own, settings=params.train, registry=protocol.registry()) if own else ([], [])
+            )
             notes += lacking
         else:
             chosen = protocol.methods(own, features, settings=params.trained)

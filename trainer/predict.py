@@ -83,6 +83,17 @@ def load_text_encoder(name: str, *, device: str) -> TextEncoder:
     return load_encoder(name, device=device)
 
 
+def load_encoder_by_name(name: str, *, device: str) -> ImageEncoder:
+    """An encoder by its name, for its images.
+
+    Raises:
+        UserError: it is unknown, or its weights are not there.
+    """
+    from pipeline.encoders import load_encoder
+
+    return load_encoder(name, device=device)
+
+
 def load_with_encoder(checkpoint: Path, *, device: str, files: Sequence[Path] = ()) -> tuple[Checkpoint, ImageEncoder]:
     """A checkpoint and the encoder that it was trained with; none is loaded where all files hold embeddings.
 

@@ -129,7 +129,12 @@ def _unseen(
     found: list[Unseen | None] = []
     for each in plan:
         key = each.protocol.key, each.seed
-        if features is None or each.protocol.reads != "classes" or not (every or each.protocol.judges_all):
+        if (
+            features is None
+            or each.protocol.reads != "classes"
+            or each.protocol.several
+            or not (every or each.protocol.judges_all)
+        ):
             found.append(None)
             continue
         if key not in left:

@@ -5,7 +5,7 @@
 
 from trainer.aape.aggregator import PromptTargets, build_aggregator
 from trainer.aape.classifier import Classifier
-from trainer.aape.learner import AAPELearner, Learners, start_targets
+from trainer.aape.learner import AAPELearner, Learners, Start, start_targets
 from trainer.aape.schedule import distills, rates, schedule
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Classifier",
     "Learners",
     "PromptTargets",
+    "Start",
     "build_aggregator",
     "distills",
     "rates",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -33,6 +34,19 @@ CLOSE_TARGET = 0.9
 """Above this mean cos(x, p^a) the prompts have no part in p^a any more."""
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a descent begins, where that is not at the seed's start values.
+
+    Attributes:
+        classifier: h and g that were learnt before.
+        gates: name of a parameter -> the share of each step that each of its entries takes; None: the whole.
+    """
+
+    classifier: Classifier
+    gates: Mapping[str, Tensor] | None = None
+
+
 class AAPELearner(Learner):
     """h and g in training.
 
@@ -42,6 +56,7 @@ class AAPELearner(Learner):
         tau: softmax temperature, or where a learnt one starts; like CLIP's own it is held above 0.01.
         targets: p^a of each training image as a constant, an aggregator that learns beside h, or None: no L_distill.
         settings: losses, and what is learned.
+        gates: see `Start`.
     """
 
     by_likelihood: ClassVar[bool] = True
@@ -53,8 +68,11 @@ class AAPELearner(Learner):
         tau: float,
         targets: PromptTargets | Float[Tensor, "M D"] | None,
         settings: TrainParams,
+        gates: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.gates = gates
+        self.before = {} if gates is None else {n: p.detach().clone() for n, p in classifier.named_parameters()}
         self.classifier, self.weights, self.targets, self.settings = classifier, weights, targets, settings
         self.start, learnt = tau, settings.tau == "learnt"
         log_scale = torch.tensor(-math.log(tau), device=weights.device)
@@ -126,7 +144,11 @@ class AAPELearner(Learner):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """CLIP's own bound of the temperature."""
+        """CLIP's own bound of the temperature; and what the gates keep of the step is taken back."""
+        for name, gate in (self.gates or {}).items():
+            value, before = self.classifier.get_parameter(name), self.before[name]
+            value.copy_(before + gate * (value - before))
+            before.copy_(value)
         if self.log_scale.requires_grad:
             self.log_scale.clamp_(max=-math.log(TAU_RANGE[0]))
 
@@ -143,6 +165,7 @@ class Learners:
 
     Attributes:
         notes: what is to be known of p^a, for the records.
+        start: where it begins; None: at the seed's start values.
     """
 
     text: ClassText
@@ -151,6 +174,7 @@ class Learners:
     settings: TrainParams
     seed: int
     notes: Info = field(default_factory=dict)
+    start: Start | None = None
     _made: tuple[Images, Tensor] | None = None
 
     def __call__(self, images: Images) -> AAPELearner:
@@ -166,7 +190,10 @@ class Learners:
             steps=settings.chain,
             rng=torch.Generator().manual_seed(self.seed),
         )
-        return AAPELearner(classifier.to(self.weights.device), self.weights, self.tau, targets, settings)
+        if self.start is not None:
+            classifier.load_state_dict(self.start.classifier.state_dict())
+        gates = None if self.start is None else self.start.gates
+        return AAPELearner(classifier.to(self.weights.device), self.weights, self.tau, targets, settings, gates)
 
     def _constant(self, images: Images) -> Float[Tensor, "M D"]:
         """p^a of each image after training on the CLIP reward."""

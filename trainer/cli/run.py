@@ -39,6 +39,9 @@ def run(
     targets: Annotated[
         str | None, typer.Option(help="cross-dataset: data sets to test on; default the settings' others.")
     ] = None,
+    together: Annotated[
+        str | None, typer.Option(help="multitask, meta: data sets to learn with; default the settings' others.")
+    ] = None,
     shifts: Annotated[
         str | None, typer.Option(help="domain-generalization: variants of the data set to test on.")
     ] = None,
@@ -75,6 +78,7 @@ def run(
             "evaluation.up_to": up_to,
             "evaluation.seeds": numbers(seeds),
             "evaluation.targets": words(targets),
+            "evaluation.together": words(together),
             "evaluation.shifts": variants and {dataset: variants},
         },
     )

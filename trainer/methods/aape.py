@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stages.errors import UserError
 from stages.training import TrainParams
-from trainer.aape import AAPELearner, Classifier, Learners, distills, rates, schedule
+from trainer.aape import AAPELearner, Classifier, Learners, Start, distills, rates, schedule
 from trainer.aape.classwise import MULTIPLES, STRENGTHS, Choice, Residuals, choose_residuals
 from trainer.data import ClassText, Task, check_width
 from trainer.ends import at_end
@@ -122,8 +122,12 @@ class AAPE:
         Raises:
             UserError: a task that cannot be learned from, every learning rate diverges, or the memory is too small.
         """
+        return self.fit_from(None, task, seed=seed)
+
+    def fit_from(self, start: Start | None, task: Task, *, seed: int) -> AAPEPredictor:
+        """Likewise, from h and g that were learnt before; None begins at the seed's start values."""
         try:
-            return self._fit(task, seed)
+            return self._fit(task, seed, start)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -133,12 +137,12 @@ class AAPE:
                 "prompts a class, or another --device"
             ) from error
 
-    def _fit(self, task: Task, seed: int) -> AAPEPredictor:
+    def _fit(self, task: Task, seed: int, begin: Start | None) -> AAPEPredictor:
         settings = self.settings
         known = settings.tau if isinstance(settings.tau, float) else None
         task = replace(task, train=task.train.centre_crops())
         start = prepare(task, seed=seed, source=settings.class_text, tau=known)
-        learners = Learners(task.text, start.weights, start.tau, settings, seed)
+        learners = Learners(task.text, start.weights, start.tau, settings, seed, start=begin)
         grid = rates(settings, tau=start.tau)
         candidates = [Candidate(schedule(settings, start.train, lr=lr), learners) for lr in grid]
         best = choose(candidates, start.selection, seed=seed + 2)

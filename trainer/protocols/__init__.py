@@ -13,6 +13,7 @@ from trainer.protocols.cross_dataset import CrossDataset
 from trainer.protocols.domain_generalization import DomainGeneralization
 from trainer.protocols.few_shot import FewShot
 from trainer.protocols.label_noise import LabelNoise
+from trainer.protocols.multitask import Meta, Multitask
 from trainer.protocols.retrieval import Retrieval
 from trainer.protocols.unlabelled import SemiSupervised, Transductive, Unsupervised
 from trainer.protocols.vqa import VQA
@@ -25,7 +26,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     each.name: each
     for each in (
         FewShot, BaseToNew, CrossDataset, DomainGeneralization, LabelNoise, SemiSupervised, Unsupervised, Transductive,
-        Retrieval, Captioning, VQA,
+        Multitask, Meta, Retrieval, Captioning, VQA,
     )
 }  # fmt: skip
 """Every protocol by its name."""
