@@ -85,7 +85,7 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
     for each in protocols:
         names = each.tests_on(params.evaluation, dataset=dataset, datasets=params.datasets) if has[each.reads] else []
         for name in dict.fromkeys(names):
-            found = loaded.get((each.reads, name, each.several))
+            found = loaded.get((each.reads, name, each.learns_from_others))
             if found is None and each.reads != "classes":
                 found = replace(_captions(params, name, cache=cache, device=device), folds=None)
             elif found is None and (
@@ -93,10 +93,10 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
             ):
                 found = load_features(
                     cache, name, params.encoder, device=device, prompts=params.evaluation.prompts_per_class,
-                    only_test=not each.several,
+                    only_test=not each.learns_from_others,
                 )  # fmt: skip
             if found is not None:  # a data set that is listed for its captions is no target of a classifier
-                loaded[each.reads, name, each.several] = found
+                loaded[each.reads, name, each.learns_from_others] = found
                 others[each.name] = (*others.get(each.name, ()), found)
     return Inputs(features, others, captions, bare, bool(has.get("captions")))
 

@@ -132,7 +132,7 @@ def _unseen(
         if (
             features is None
             or each.protocol.reads != "classes"
-            or each.protocol.several
+            or each.protocol.learns_from_others
             or not (every or each.protocol.judges_all)
         ):
             found.append(None)

@@ -90,21 +90,6 @@ def test_the_gates_gradient_is_that_of_the_loss_after_the_step() -> None:
     torch.testing.assert_close(gate_gradient(phi.detach(), inner, outer, 0.3), phi.grad)
 
 
-def test_open_gates_change_nothing_and_closed_ones_hold_the_start() -> None:
-    task, method = small_task(), AAPE.variant("aape", QUICK)
-    start = learn_start(Starts.of(tasks(), QUICK, seed=1), seed=1, regulated=False, rounds=5).start.classifier
-    shapes = {name: torch.ones_like(value) for name, value in start.named_parameters()}
-    plain = method.fit_from(Start(start), task, seed=1)
-    opened = method.fit_from(Start(start, shapes), task, seed=1)
-    closed = method.fit_from(Start(start, {name: value * 0 for name, value in shapes.items()}), task, seed=1)
-    moved = 0.0
-    for name, value in plain.classifier.named_parameters():
-        torch.testing.assert_close(opened.classifier.get_parameter(name), value, rtol=1e-4, atol=1e-6)
-        assert torch.equal(closed.classifier.get_parameter(name), start.get_parameter(name))
-        moved += float((value - start.get_parameter(name)).abs().sum())
-    assert moved > 0
-
-
 def misled(seed: int, *, classes: int = 6, shots: int = 8) -> tuple[Task, Images]:
     """A task whose text and images share a direction that says nothing of the class, the same in every data set."""
     rng = torch.Generator().manual_seed(seed)
@@ -128,21 +113,35 @@ def misled(seed: int, *, classes: int = 6, shots: int = 8) -> tuple[Task, Images
     return Task(text, images(shots), images(4)), images(30)
 
 
+def test_open_gates_change_nothing_and_closed_ones_hold_the_start() -> None:
+    task, _ = misled(4)
+    method = AAPE.variant("aape", LONGER.model_copy(update={"class_text": "template"}))
+    start = learn_start(Starts.of(tasks(), QUICK, seed=1), seed=1, regulated=False, rounds=5).start.classifier
+    shapes = {name: torch.ones_like(value) for name, value in start.named_parameters()}
+    plain = method.fit_from(Start(start), task, seed=1)
+    opened = method.fit_from(Start(start, shapes), task, seed=1)
+    closed = method.fit_from(Start(start, {name: value * 0 for name, value in shapes.items()}), task, seed=1)
+    moved = 0.0
+    for name, value in plain.classifier.named_parameters():
+        torch.testing.assert_close(opened.classifier.get_parameter(name), value, rtol=1e-4, atol=1e-6)
+        assert torch.equal(closed.classifier.get_parameter(name), start.get_parameter(name))
+        moved += float((value - start.get_parameter(name)).abs().sum())
+    assert moved > 0
+
+
 @pytest.mark.parametrize("kind", ["joint", "meta"])
-def test_what_other_data_sets_teach_serves_one_that_was_held_out(kind: str) -> None:
+def test_from_a_start_learnt_on_other_data_sets_a_few_steps_go_further(kind: str) -> None:
     settings = LONGER.model_copy(update={"class_text": "template"})
-    sets = {f"s{k}": misled(k, shots=16)[0] for k in (1, 2, 3)}
-    own, test = misled(4, shots=1)
-    task = SeveralTask({"own": own, **sets}, "own")
-    start, about = FromOthers("x", settings, kind)._start(task, 1)
+    sets = {f"s{k}": misled(k, classes=20, shots=4)[0] for k in (1, 2, 3)}
+    own, test = misled(9, classes=20, shots=2)
+    start, about = FromOthers("x", settings, kind)._start(SeveralTask({"own": own, **sets}, "own"), 1)
     assert about["learnt_on"] == "s1, s2, s3"
-    plain = AAPE.variant("aape", settings)
-    # held to the start: what is judged is the start itself
-    closed = {name: torch.zeros_like(value) for name, value in start.classifier.named_parameters()}  # type: ignore[union-attr]
-    found = plain.fit_from(Start(start.classifier, closed), own, seed=1)  # type: ignore[union-attr]
-    text_alone = float(((test.embeddings @ own.text.template.T).argmax(1) == test.labels).double().mean())
-    right = float((found.logits(test.embeddings, own.text).argmax(1) == test.labels).double().mean())
-    assert right > text_alone + 0.05, (right, text_alone)
+    quick = AAPE.variant("aape", settings.model_copy(update={"epochs": 3}))
+    right = []
+    for begin in (None, start):
+        scores = quick.fit_from(begin, own, seed=1).logits(test.embeddings, own.text)
+        right.append(float((scores.argmax(1) == test.labels).double().mean()))
+    assert right[1] > right[0] + 0.05
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ class Protocol(ABC):
         serves_new_classes: only methods that can serve classes they never saw can be tested so.
         judges_all: whether it judges every test image among the classes that were learned.
         reads: what it needs of a data set.
-        several: whether its tasks are of several data sets, which it learns from too.
+        learns_from_others: whether its tasks are of several data sets, those of `tests_on` too.
         by_shots: whether it is run once for each number of shots that is asked for.
         without_shots: whether that number may be 0.
         gives_unlabelled: whether methods get images without labels beside the labelled ones.
@@ -121,7 +121,7 @@ class Protocol(ABC):
     serves_new_classes: ClassVar[bool] = False
     judges_all: ClassVar[bool] = False
     reads: ClassVar[Reads] = "classes"
-    several: ClassVar[bool] = False
+    learns_from_others: ClassVar[bool] = False
     by_shots: ClassVar[bool] = True
     without_shots: ClassVar[bool] = False
     gives_unlabelled: ClassVar[bool] = False

@@ -29,7 +29,7 @@ class Multitask(Protocol):
 
     name: ClassVar[str] = "multitask"
     headline: ClassVar[tuple[str, ...]] = (AVERAGE,)
-    several: ClassVar[bool] = True
+    learns_from_others: ClassVar[bool] = True
 
     sets: tuple[Features, ...]
 

@@ -15,6 +15,7 @@ One step of the outer loop, with sets i != j, gates m = 2 sigmoid(phi) and rate 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,13 +23,14 @@ import torch
 from torch import Tensor
 
 from trainer.aape import AAPELearner, Start, rates
+from trainer.aape.schedule import generator_share
 from trainer.several.joint import Mixture, Starts
-from trainer.training import WORST, Learner, Score
+from trainer.training import Score, together
 
 ROUNDS, INNER = 250, 3
 """Steps of the outer loop, and of the inner one in each."""
-OUTER_LR, GATE_LR = 1e-3, 0.02
-"""Of Adam, whose steps know no scale: h and g, and the gates' phi."""
+OUTER_SHARE, GATE_LR = 0.1, 0.02
+"""Of Adam, whose steps know no scale: of h and g as a share of 1 / sqrt(D), about which their entries begin; of phi."""
 MEASURED = 10
 """Times that the start is judged on images to choose by."""
 
@@ -39,7 +41,7 @@ class MetaStart:
 
     Attributes:
         start: h and g, and the gates; None: every entry moves as it would.
-        val: mean score of the start itself on the sets' images to choose by; None without any.
+        val: mean score on the sets' images to choose by, after the inner steps on each; None without any.
         round: of the outer loop, 0 before the first.
     """
 
@@ -62,7 +64,8 @@ def gate_gradient(phi: Tensor, moved: Tensor, outer: Tensor, rate: float) -> Ten
 def learn_start(starts: Starts, *, seed: int, regulated: bool, rounds: int = ROUNDS, inner: int = INNER) -> MetaStart:
     """Meta-learn a start over the data sets; with one alone, its images are both domains.
 
-    The round whose start does best on the sets' images to choose by is kept, the beginning among them.
+    The round is kept from whose start the inner steps do best on each set's images to choose by, the beginning among
+    them; without such images the last.
 
     Args:
         regulated: with gates.
@@ -72,32 +75,57 @@ def learn_start(starts: Starts, *, seed: int, regulated: bool, rounds: int = ROU
     learner = starts.learner(selection.train)
     own = dict(learner.classifier.named_parameters())
     phi = {name: torch.zeros_like(value) for name, value in own.items()}
-    rate = rates(settings, tau=starts.tau)[0]
+    slow = {name: name.startswith("h.") for name in own}  # see `train.generator_lr`
+    peak, share = rates(settings, tau=starts.tau)[0], generator_share(settings, tau=starts.tau)
+    rate = {name: peak * (share if slow[name] else 1.0) for name in own}
     batch = settings.batch or 32
-    outer = torch.optim.Adam(own.values(), lr=OUTER_LR)
-    gates = torch.optim.Adam(phi.values(), lr=GATE_LR)
-    best = _judged(learner, selection.val), 0, _copy(own), {name: value.clone() for name, value in phi.items()}
+    width = learner.learners[0].weights.shape[1]
     sets = len(selection.train.parts)
+
+    def steps(place: int) -> dict[str, Tensor]:
+        """Take the inner steps on a set; the sum of their gradients."""
+        moved = {name: torch.zeros_like(value) for name, value in own.items()}
+        for _ in range(inner):
+            for name, gradient in _gradient(learner.learners[place], own, selection.train, place, batch, rng).items():
+                moved[name] += gradient
+                with torch.no_grad():
+                    own[name].sub_(rate[name] * (gate(phi[name]) * gradient if regulated else gradient))
+        return moved
+
+    def judged() -> Score | None:
+        """The mean over the sets of how good the start is after the inner steps on each."""
+        if selection.val is None:
+            return None
+        found, before = [], _copy(own)
+        for place, (part, images) in enumerate(zip(learner.learners, selection.val.parts, strict=True)):
+            steps(place)
+            with torch.no_grad():
+                found.append((part.measure(images), 1 / sets))
+                for name, value in own.items():
+                    value.copy_(before[name])
+        return together(found)
+
+    step = OUTER_SHARE / math.sqrt(width)
+    outer = torch.optim.Adam(
+        [{"params": [p], "lr": step * (settings.generator_lr if slow[name] else 1.0)} for name, p in own.items()]
+    )
+    gates = torch.optim.Adam(phi.values(), lr=GATE_LR)
+    best = judged(), 0, _copy(own), {name: value.clone() for name, value in phi.items()}
     for number in range(1, rounds + 1):
         first, second = _two(sets, rng)
         before = _copy(own)
-        moved = {name: torch.zeros_like(value) for name, value in own.items()}
-        for _ in range(inner):
-            for name, gradient in _gradient(learner.learners[first], own, selection.train, first, batch, rng).items():
-                moved[name] += gradient
-                with torch.no_grad():
-                    own[name].sub_(rate * (gate(phi[name]) * gradient if regulated else gradient))
+        moved = steps(first)
         found = _gradient(learner.learners[second], own, selection.train, second, batch, rng)
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(before[name])
                 value.grad = found[name]
-                phi[name].grad = gate_gradient(phi[name], moved[name], found[name], rate)
+                phi[name].grad = gate_gradient(phi[name], moved[name], found[name], rate[name])
         outer.step()
         if regulated:
             gates.step()
         if number % max(1, rounds // MEASURED) == 0 or number == rounds:
-            score = _judged(learner, selection.val)
+            score = judged()
             if score is None or best[0] is None or learner.rank(score) > learner.rank(best[0]):
                 best = score, number, _copy(own), {name: value.clone() for name, value in phi.items()}
     classifier = copy.deepcopy(learner.classifier)
@@ -123,11 +151,6 @@ def _gradient(
     loss = learner.losses(rows, images.draw(rows, rng), rng)["loss"]
     found = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
     return {n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(own.items(), found, strict=True)}
-
-
-@torch.no_grad()
-def _judged(learner: Learner, val: Mixture | None) -> Score | None:
-    return None if val is None else max(learner.measure(val), WORST)
 
 
 def _copy(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
