@@ -107,6 +107,7 @@ def test_heads_of_classes_that_never_met_tell_them_apart() -> None:
     assert float((scores.argmax(1) == test.labels).double().mean()) > 0.8
     assert found.validation is not None
     assert found.notes[0].startswith("3 classes are in several parts, whose images add up: class 3")
+    assert found.predictor.info["temperature"] == 1.0, "twelve images are too few to be sure by"
     text_alone = test.embeddings @ normalize(small_text().template, dim=-1).T
     assert (scores.argmax(1) == test.labels).sum() > (text_alone.argmax(1) == test.labels).sum()
 

@@ -115,7 +115,7 @@ def misled(seed: int, *, classes: int = 6, shots: int = 8) -> tuple[Task, Images
 
 def test_open_gates_change_nothing_and_closed_ones_hold_the_start() -> None:
     task, _ = misled(4)
-    method = AAPE.variant("aape", LONGER.model_copy(update={"class_text": "template"}))
+    method = AAPE.variant("aape", QUICK.model_copy(update={"class_text": "template"}))
     start = learn_start(Starts.of(tasks(), QUICK, seed=1), seed=1, regulated=False, rounds=5).start.classifier
     shapes = {name: torch.ones_like(value) for name, value in start.named_parameters()}
     plain = method.fit_from(Start(start), task, seed=1)

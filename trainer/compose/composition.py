@@ -7,6 +7,7 @@ thing are. Names that differ in case and separators alone are refused, since not
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ from trainer.training import Score
 
 DEFAULT_TAU = 0.05
 """Of the cosines with class text where there is no image to calibrate it on."""
+ENOUGH = 30
+"""Images that the temperature is fitted on, at least; fewer that are all right would ask for certainty."""
 SHOWN = 5
 KEPT_OF_A_PART = {"made_from", "dataset", "contents", "chosen_on", "shots", "seed"}
 
@@ -113,7 +116,7 @@ def _chosen(
     if choosing is None:
         loss, near = least_loss(zero_shot, judges.labels)
         accuracy = float((zero_shot.argmax(1) == judges.labels).double().mean())
-        return _Settings(temperature=near), (accuracy, -loss)
+        return _Settings(temperature=near if len(judges) >= ENOUGH else 1.0), (accuracy, -loss)
     zero_shot = zero_shot.expand(-1, len(choosing.counts))
     heads = {r: _added(choosing, form, r) for r in (RIDGES if form == "ridge" else (DEFAULT_RIDGE,))}
 
@@ -125,6 +128,8 @@ def _chosen(
     logits = zero_shot + alpha * scores(strength)
     spread = float(logits.std()) or 1.0
     loss, near = least_loss(logits / spread, judges.labels)
+    if len(judges) < ENOUGH:
+        return _Settings(alpha, strength), val
     return _Settings(alpha, strength, near * spread), (val[0], -loss)
 
 
@@ -244,11 +249,16 @@ def _notes(parts: Sequence[Part], names: Sequence[str], images: ImageSums | None
 def provenance_of(parts: Sequence[Part], found: Composition, *, left_out: Sequence[str]) -> dict[str, Any]:
     """What a checkpoint says of the parts."""
     first = parts[0].about
-    val = found.validation
+    val, counts = found.validation, Counter[str]()
+    for part in parts:
+        own = [0.0] * len(part.about.names) if part.images is None else part.images.counts.tolist()
+        counts.update({name: int(n) for name, n in zip(part.about.names, own, strict=True)})
+    least, most = min(counts.values()), max(counts.values())
     return {
         "dataset": "+".join(dict.fromkeys(part.about.dataset for part in parts)),
         "encoder": first.encoder, "encoder_fingerprint": first.encoder_fingerprint, "width": first.width,
         "name": "composed", "method": "composed", "source": "none", "protocol": "compose",
+        "shots": least if least == most else f"{least} to {most}",
         "parts": {
             part.name: part.about.model_dump(mode="json", include=KEPT_OF_A_PART)
             for part in parts
