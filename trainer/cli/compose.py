@@ -61,9 +61,10 @@ def compose(
 
 
 def _form(text: str) -> Literal["gaussian", "ridge"]:
-    if text == "gaussian" or text == "ridge":
-        return text
-    raise UserError(f"--form {text!r}: known: gaussian, ridge", exit_code=2)
+    known: dict[str, Literal["gaussian", "ridge"]] = {"gaussian": "gaussian", "ridge": "ridge"}
+    if text not in known:
+        raise UserError(f"--form {text!r}: known: {', '.join(known)}", exit_code=2)
+    return known[text]
 
 
 def _shots(text: str) -> Any:
