@@ -6,7 +6,6 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,36 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parted_stores import ORIGIN, replace_again_and_again, some, table, write, write_and_be_killed
 
 from stages import ImageStore, Provenance, UserError
-from stages.artifacts import embedding_array, embedding_matrix, partition_values
+from stages.artifacts import embedding_matrix, partition_values
 from stages.parted import LIST, exchange
 from stages.parts import Parts, cuts_of
-
-ORIGIN = Provenance(store="images", dataset="d", content="", encoder="e", encoder_fingerprint="f", width=3)
-
-
-def table(rows: int, *, seed: int = 0, precision: str = "float16", width: int = 3) -> pa.Table:
-    vectors = np.random.default_rng(seed).normal(size=(rows, width))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    columns = [
-        pa.array([f"i{k:06d}" for k in range(rows)], pa.string()), pa.array([0] * rows, pa.int32()),
-        pa.array([None if k % 5 == 4 else 0 for k in range(rows)], pa.int32()),
-        pa.array(["train"] * rows, pa.string()), pa.array(["e"] * rows, pa.string()),
-        embedding_array(vectors, precision=precision),
-    ]  # fmt: skip
-    made = pa.table(columns, schema=ImageStore.schema(width=width, precision=precision))
-    return made.sort_by([(key, "ascending") for key in ImageStore.sort_by])
-
-
-def write(
-    store: ImageStore, rows: pa.Table, part_rows: int, *, pieces: int = 0, precision: str = "float16",
-    origin: Provenance = ORIGIN,
-) -> str:  # fmt: skip
-    with store.writing(origin, part_rows=part_rows, precision=precision) as writer:
-        for first in range(0, len(rows), pieces or max(1, len(rows))):
-            writer.add(rows.slice(first, pieces or len(rows)))
-    return writer.provenance.content
 
 
 def write_by_parts(store: ImageStore, tables: list[pa.Table], *, parts: int, origin: Provenance = ORIGIN) -> None:
@@ -146,12 +121,6 @@ def test_a_store_of_one_part_becomes_many_and_back_and_what_is_not_ours_stays(tm
 def test_partitions_of_many_parts_are_listed(store: ImageStore) -> None:
     assert partition_values(store.cache, ImageStore, "encoder", dataset="d") == ["e"]
     assert store.exists()
-
-
-def some(job: tuple[bytes, int, int]) -> None:
-    writer, index, part_rows = job
-    rows = table(23).slice(index * part_rows, part_rows)
-    pickle.loads(writer).write(index, [rows])
 
 
 def test_parts_written_by_several_processes_are_the_bytes_that_one_writes(store: ImageStore, tmp_path: Path) -> None:
@@ -337,26 +306,14 @@ def test_a_full_disk_keeps_the_old_parts_whoever_writes(small_disk: Path) -> Non
     assert not [file for file in (small_disk / "cache" / ".work").rglob("*") if file.is_file()]
 
 
-KILLED = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-from pathlib import Path
-from test_parted import ORIGIN, table
-from stages import ImageStore
-store = ImageStore(Path({cache!r}), "d", "e")
-with store.writing(ORIGIN, part_rows=5) as writer:
-    writer.add(table(13))
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 def test_parts_of_a_killed_writer_are_never_read_and_the_next_one_counts_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = tmp_path / "cache"
-    code = KILLED.format(path=[str(Path(__file__).parent), *sys.path], cache=str(cache))
-    done = subprocess.run([sys.executable, "-c", code], check=False)
-    assert done.returncode == -signal.SIGKILL
+    process = multiprocessing.get_context("spawn").Process(target=write_and_be_killed, args=(cache,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     store = ImageStore(cache, "d", "e")
     assert not store.exists()
     with pytest.raises(UserError, match="is not there"):
@@ -395,14 +352,6 @@ def test_folders_change_places_where_the_system_cannot_exchange_them(
     assert not (store.work / "old").exists()
     with pytest.raises(OSError, match="No such file"):
         exchange(store.folder, store.folder / "not there", aside=store.folder / "aside")
-
-
-def replace_again_and_again(cache: Path) -> None:
-    """Two states of a store, one after the other, for ever."""
-    store = ImageStore(cache, "d", "e")
-    while True:
-        for seed, part_rows in ((1, 5), (2, 4), (1, 50)):
-            write(store, table(23, seed=seed), part_rows)
 
 
 def test_a_reader_sees_one_state_or_says_so_while_another_process_replaces_the_store_and_is_killed(

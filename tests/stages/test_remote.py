@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from parted_stores import ORIGIN, table, write
 from s3_server import Server, client, upload
-from test_parted import ORIGIN, table, write
 from typer.testing import CliRunner
 
 from pipeline.cli import app as pipeline_app
