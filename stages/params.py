@@ -58,6 +58,9 @@ class DataParams(_Section):
     multi_label: bool | None = Field(
         None, description="whether an image may have several classes, or none; null = as the source has them"
     )
+    also_called: dict[str, list[str]] = Field(
+        {}, description="class -> further names that captions call it: {person: [man, woman]} (tai, lmpt)"
+    )
     split: SplitParams = Field(SplitParams(), description="used where the source has no train/val/test folders")
     split_folders: dict[str, Literal["train", "val", "test"]] | None = Field(
         None, description="folder -> its split; {} = folders called train or test are classes; null = found by looking"
@@ -223,6 +226,9 @@ class EvaluationParams(_Section):
         {},
         description="data set -> seeds of its own in place of seeds: more where few classes leave wide intervals; "
         "--seeds and --set evaluation.seeds hold for all",
+    )
+    imbalance: Annotated[Number, Field(ge=1, le=100_000)] = Field(
+        16.0, description="long-tailed draws: images of the largest class over those of the smallest"
     )
     noise: Fraction | Annotated[list[Fraction], Field(min_length=1)] = Field(
         0.25, description="label-noise: share of wrong labels, fraction; a list runs each share"

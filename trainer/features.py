@@ -119,7 +119,7 @@ class Features(StoredFeatures):
         Args:
             views: with the augmented views, where there are some; else without.
         """
-        return _read_split(self.store, "test", self.class_ids, self.device, views=views)
+        return read_split(self.store, "test", self.class_ids, self.device, views=views)
 
     def with_main_source(self, source: str) -> "Features":
         """The same features with this prompt source first, where it is there."""
@@ -128,7 +128,7 @@ class Features(StoredFeatures):
 
 def load_features(
     cache: Path, dataset: str, encoder: str, *, sources: list[str] | None = None, device: str = "auto",
-    indices: Path | None = None, prompts: int | None = None, only_test: bool = False,
+    indices: Path | None = None, prompts: int | None = None, only_test: bool = False, several: bool = False,
 ) -> Features:  # fmt: skip
     """Read the stores of a data set and check that they belong together.
 
@@ -137,6 +137,8 @@ def load_features(
         indices: CSV file of published draws (`trainer.indices.read_indices`).
         only_test: the data set is tested on and not trained on, so that it needs no training image.
         prompts: reference prompts a class, at most, each question's first answers before its second; None takes all.
+        several: its images may have several classes; the labels are then all 0, and `trainer.multilabel.features` has
+            them.
 
     Raises:
         UserError: a store is missing or of another origin, an embedding is not finite or not of length 1, or a class
@@ -163,18 +165,19 @@ def load_features(
     names = about.class_names
     if not names:
         raise UserError(f"{manifest.file}: the data set has no classes to tell apart; retrieval reads its captions")
-    refuse_several(manifest)
+    if not several:
+        refuse_several(manifest)
     class_ids = tuple(sorted(names))
-    train = _read_split(images, "train", class_ids, target)
-    val = _read_split(images, "val", class_ids, target)
-    if not only_test:
+    train = read_split(images, "train", None if several else class_ids, target)
+    val = read_split(images, "val", None if several else class_ids, target)
+    if not only_test and not several:
         _require_images(train, [names[i] for i in class_ids], images)
     called = tuple(names[i] for i in class_ids)
     if templates.exists():
         each = _templates(templates, class_ids, target)
         text = {NO_LLM: ClassText(called, each[:, 0].clone(), templates=each)}
     else:
-        text = {NO_LLM: _without_text(called, train)}
+        text = {NO_LLM: _without_text(called, train, several=several)}
     spoken = {source: store.provenance().llm_note for source, store in zip(wanted, stores, strict=True)}
     about_source = {source: [note] for source, note in spoken.items() if note}
     notes = dict.fromkeys(note for note in [*(origin.note for origin in origins), *spoken.values()] if note)
@@ -263,9 +266,18 @@ def require_encoder(store: ImageStore | TextStore, cache: Path, dataset: str, en
     store.require()
 
 
-def _read_split(
-    store: ImageStore, split: str, class_ids: tuple[int, ...], device: torch.device, *, views: bool = False
+def read_split(
+    store: ImageStore, split: str, class_ids: tuple[int, ...] | None, device: torch.device, *, views: bool = False
 ) -> Split:
+    """The images of a split, in the store's order.
+
+    Args:
+        class_ids: the classes, in the order of the labels; None: one an image is not what they have, all labels are 0.
+        views: with the augmentations, as of train.
+
+    Raises:
+        UserError: an embedding is not of length 1, or an image of a strange class.
+    """
     rows = store.read(["image_id", "class_id", "split", "view"])
     own = pc.equal(rows["split"], split).to_numpy()
     view = rows["view"].to_numpy()
@@ -278,13 +290,18 @@ def _read_split(
         augmented = torch.from_numpy(store.embeddings(own & (view > 0), check=True)).reshape(len(table), drawn, -1)
         _check_unit(augmented, store)
         augmented = augmented.to(device)
+    ids = tuple(table["image_id"].to_pylist())
+    if class_ids is None:
+        return Split(
+            Images(embeddings.to(device), torch.zeros(len(ids), dtype=torch.long, device=device), augmented), ids
+        )
     position = {class_id: i for i, class_id in enumerate(class_ids)}
     found = table["class_id"].to_pylist()
     strange = sorted(set(found) - set(position))
     if strange:
         raise UserError(f"{store.file}: class id {strange[0]} is not in the manifest; write the store again")
     labels = torch.tensor([position[c] for c in found], dtype=torch.long)
-    return Split(Images(embeddings.to(device), labels.to(device), augmented), tuple(table["image_id"].to_pylist()))
+    return Split(Images(embeddings.to(device), labels.to(device), augmented), ids)
 
 
 def _check_unit(embeddings: Float[Tensor, "*rows D"], store: ImageStore | TextStore) -> None:
@@ -338,9 +355,12 @@ def _templates(store: TextStore, class_ids: tuple[int, ...], device: torch.devic
     return normalize(torch.stack([rows[index] for index in where]), dim=-1).to(device)
 
 
-def _without_text(names: tuple[str, ...], train: Split) -> ClassText:
-    """The mean training image of each class, in the place of its text."""
+def _without_text(names: tuple[str, ...], train: Split, *, several: bool) -> ClassText:
+    """The mean training image of each class, in the place of its text; of all images where one may have several."""
     images = train.images.float32()
+    if several:
+        mean = normalize(images.embeddings.sum(0), dim=0)
+        return ClassText(names, mean.expand(len(names), -1).contiguous(), is_text=False)
     sums = images.embeddings.new_zeros(len(names), images.embeddings.shape[1])
     return ClassText(names, normalize(sums.index_add_(0, images.labels, images.embeddings), dim=-1), is_text=False)
 

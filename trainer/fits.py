@@ -24,6 +24,7 @@ from safetensors.torch import save
 from stages.files import write_bytes
 from trainer.data import Images, Task, Unlabelled
 from trainer.features import StoredFeatures
+from trainer.multilabel.data import LabelTask
 from trainer.packing import canonical, pack, unpack
 from trainer.pairs import CaptionTask
 from trainer.several.tasks import SeveralTask
@@ -44,10 +45,10 @@ class FinishedFits:
 
     folder: Path
 
-    def file(self, method: Any, task: Task | CaptionTask | SeveralTask, seed: int) -> Path:
+    def file(self, method: Any, task: Task | CaptionTask | SeveralTask | LabelTask, seed: int) -> Path:
         """Where this fit lies: its name is a hash of everything that decides it."""
         digest = hashlib.sha256(json.dumps([_code(), seed, pack(method)[0]], sort_keys=True).encode())
-        if isinstance(task, CaptionTask):
+        if isinstance(task, CaptionTask | LabelTask):
             digest.update(task.digest)
         elif isinstance(task, SeveralTask):
             for name, each in task.tasks.items():
@@ -85,7 +86,7 @@ class FinishedFits:
         write_bytes(file, save(cpu, metadata=about | {"seal": _seal(about, cpu)}))
 
 
-def timed_fit(method: Any, task: Task | CaptionTask | SeveralTask, seed: int) -> tuple[Any, float]:
+def timed_fit(method: Any, task: Task | CaptionTask | SeveralTask | LabelTask, seed: int) -> tuple[Any, float]:
     """One fit with one thread, as a file would give it back, and its seconds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

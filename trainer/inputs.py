@@ -1,6 +1,6 @@
 """What a run reads: the features of its data set, and of those that its protocols test on beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from stages.names import slug
 from stages.params import Params
 from trainer.captions import CaptionFeatures, has_any, load_captions
 from trainer.features import Features, StoredFeatures, load_features
-from trainer.protocols import Reads, protocol_classes
+from trainer.multilabel.features import LabelFeatures, load_label_features
+from trainer.protocols import Protocol, Reads, protocol_classes
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Inputs:
         others: protocol name -> further data sets that it tests on, such as the targets of cross-dataset.
         captions: the images with captions of the same data set, where it has some and a protocol reads them; none of
             them has a caption where it has questions alone.
+        labels: of the data set that is trained on, where its images may have several classes.
         questions: whether its images have questions.
         captioned: whether any of its images has a caption.
     """
@@ -29,19 +31,22 @@ class Inputs:
     features: Features | None
     others: Mapping[str, tuple[Features | CaptionFeatures, ...]] = field(default_factory=dict)
     captions: CaptionFeatures | None = None
+    labels: LabelFeatures | None = None
     questions: bool = False
     captioned: bool = True
 
-    def of(self, reads: Reads) -> Features | CaptionFeatures | None:
+    def of(self, reads: Reads) -> Features | LabelFeatures | CaptionFeatures | None:
         """What a protocol reads; None where the data set has nothing of that kind."""
         if reads == "classes":
             return self.features
+        if reads == "labels":
+            return self.labels
         return self.captions if (self.captioned if reads == "captions" else self.questions) else None
 
     @property
     def known(self) -> StoredFeatures:
         """What is the same whatever is read."""
-        found = self.features or self.captions
+        found = self.features or self.labels or self.captions
         assert found is not None
         return found
 
@@ -73,6 +78,8 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
     protocols = protocol_classes(params.evaluation.protocols)
     has = {each.reads: _has(each.reads, cache, dataset) for each in protocols}
     if not any(has.values()):
+        if mend := _other_kind(protocols, cache, dataset):
+            raise UserError(f"{dataset}: {mend}", exit_code=2)
         lacking = " and no ".join(has)
         asking = ", ".join(each.name for each in protocols)
         raise UserError(f"{dataset}: no {lacking}, which {asking} would need; choose others with --protocols")
@@ -98,13 +105,42 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
             if found is not None:  # a data set that is listed for its captions is no target of a classifier
                 loaded[each.reads, name, each.learns_from_others] = found
                 others[each.name] = (*others.get(each.name, ()), found)
-    return Inputs(features, others, captions, bare, bool(has.get("captions")))
+    labels = load_labels(params, dataset, cache=cache, device=device) if has.get("labels") else None
+    return Inputs(features, others, captions, labels, bare, bool(has.get("captions")))
+
+
+def load_labels(params: Params, dataset: str, *, cache: Path, device: str = "auto") -> LabelFeatures:
+    """The features of a data set whose images may have several classes, as the settings want them.
+
+    Raises:
+        UserError: see `trainer.multilabel.features.load_label_features`.
+    """
+    asked = params.evaluation
+    sources = None if asked.sources is None else [slug(source) for source in asked.sources]
+    found = load_label_features(
+        cache, dataset, params.encoder, sources=sources, device=device, prompts=asked.prompts_per_class,
+        also_called=params.of(dataset).also_called,
+    )  # fmt: skip
+    main = slug(params.prompts.llm)
+    return found if asked.sources else replace(found, sources=tuple(sorted(found.sources, key=lambda s: s != main)))
+
+
+def _other_kind(protocols: Sequence[type[Protocol]], cache: Path, dataset: str) -> str | None:
+    """What to do where the protocols want one class an image and the set has several, or the reverse."""
+    asking = ", ".join(each.name for each in protocols)
+    reads = {each.reads for each in protocols}
+    if "classes" in reads and _has("labels", cache, dataset):
+        return f"its images may have several classes, and {asking} needs one an image: --protocol multi-label"
+    if "labels" in reads and _has("classes", cache, dataset):
+        return f"its images have one class each, and {asking} is for several: --protocol few-shot"
+    return None
 
 
 def _has(reads: Reads, cache: Path, dataset: str) -> bool:
     """Whether a data set has what a protocol reads."""
-    if reads == "classes":
-        return bool(ManifestStore(cache, dataset).provenance().class_names)
+    if reads in ("classes", "labels"):
+        manifest = ManifestStore(cache, dataset)
+        return bool(manifest.provenance().class_names) and manifest.is_multi_label == (reads == "labels")
     return has_any(cache, dataset, reads)
 
 

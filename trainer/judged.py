@@ -57,13 +57,14 @@ class Finished:
 def judge(fitted: Fitted, inputs: Inputs, tests: TestSplits) -> Judged:
     """Score a fit on the test split and, where all its images are judged, how far its probabilities can be trusted."""
     plan, features = fitted.plan, inputs.of(fitted.plan.protocol.reads)
+    protocol = plan.protocol.seeded(plan.seed)
     if not isinstance(features, Features):
-        score = plan.protocol.score(fitted.predictor, features, plan.source, tests, new_classes=False)
+        score = protocol.score(fitted.predictor, features, plan.source, tests, new_classes=False)
         return Judged(**vars(fitted), score=score, seen=None)
     text = features.text[plan.source]
     new_classes = plan.method.serves_new_classes and text.is_text
     predictor = remembering(fitted.predictor)
-    score = plan.protocol.score(predictor, features, plan.source, tests, new_classes=new_classes)
+    score = protocol.score(predictor, features, plan.source, tests, new_classes=new_classes)
     seen = None
     if plan.protocol.judges_all:
         test = tests.of(features).images

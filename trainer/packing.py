@@ -37,6 +37,7 @@ PACKAGES = (
     "trainer.methods.family",
     "trainer.aape",
     "trainer.several",
+    "trainer.multilabel",
     "trainer.retrieval",
     "trainer.language",
 )

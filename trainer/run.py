@@ -24,6 +24,7 @@ from trainer.fits import fit_or_load, processes
 from trainer.inputs import Inputs
 from trainer.judged import Finished, Fitted, Judged, judge
 from trainer.methods import check_names
+from trainer.multilabel.features import LabelFeatures
 from trainer.paired import pairs
 from trainer.planned import Planned, draw_notes, measurable, planned, tasks_of
 from trainer.protocols import Protocol, TestSplits, settled
@@ -269,7 +270,7 @@ def _info(judged: Judged) -> dict[str, str | bool | int | float | None]:
     return chosen
 
 
-def _origin(read: Sequence[Features | CaptionFeatures | None], tests: TestSplits) -> Origin:
+def _origin(read: Sequence[Features | LabelFeatures | CaptionFeatures | None], tests: TestSplits) -> Origin:
     """Where the features come from; images without classes are counted a split."""
     known = next(each for each in read if each is not None)
     images: dict[str, tuple[int, ...]]
@@ -279,17 +280,21 @@ def _origin(read: Sequence[Features | CaptionFeatures | None], tests: TestSplits
             name: tuple(each.images.labels.bincount(minlength=len(known.class_names)).tolist())
             for name, each in splits.items()
         }
+    elif isinstance(known, LabelFeatures):
+        several = {"train": known.train, "val": known.val, "test": tests.of(known)}
+        images = {name: tuple(each.images.counts.tolist()) for name, each in several.items()}
     else:
         pairs = {"train": known.train, "val": known.val, "test": tests.of(known)}
         images = {name: (len(each),) for name, each in pairs.items()}
+    stored = known.stored if isinstance(known, LabelFeatures) else known if isinstance(known, Features) else None
     return Origin(
         source=known.source,
         licence=known.licence,
         images=images,
-        prompts=known.prompts if isinstance(known, Features) else {},
+        prompts=stored.prompts if stored else {},
         contents=known.contents,
         code_version=code_version(),
-        source_notes=known.source_notes if isinstance(known, Features) else {},
+        source_notes=stored.source_notes if stored else {},
     )
 
 

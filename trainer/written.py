@@ -15,6 +15,7 @@ from trainer.confidence import Distance, reliability, unseen
 from trainer.data import ClassText
 from trainer.features import Features, Split, StoredFeatures
 from trainer.judged import Finished, Judged, temperature_of
+from trainer.multilabel.features import LabelFeatures
 from trainer.protocols import scores
 from trainer.record import (
     CLASSES,
@@ -95,7 +96,8 @@ def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
     """Write a checkpoint, and what it says of the test images where the protocol judged all of them."""
     plan, features = judged.plan, finished.inputs.of(judged.plan.protocol.reads)
     assert features is not None
-    text = plan.protocol.text(features, plan.source) if isinstance(features, Features) else None
+    text = plan.protocol.text(features, plan.source) if isinstance(features, Features | LabelFeatures) else None
+    stored = features.stored if isinstance(features, LabelFeatures) else features
     provenance = {
         "dataset": features.dataset,
         "encoder": features.encoder,
@@ -109,7 +111,7 @@ def _keep(judged: Judged, finished: Finished, folder: Path) -> None:
         "shots": plan.protocol.shots,
         "up_to": plan.protocol.up_to,
         "validation": None if judged.validation is None else judged.validation.model_dump(),
-        "templates": list(features.templates) if isinstance(features, Features) else [],
+        "templates": list(stored.templates) if isinstance(stored, Features) else [],
         "notes": list(features.notes_on([plan.source])),
     }
     served = plan.protocol.served(judged.predictor)

@@ -45,6 +45,9 @@ def run(
     shifts: Annotated[
         str | None, typer.Option(help="domain-generalization: variants of the data set to test on.")
     ] = None,
+    imbalance: Annotated[
+        float | None, typer.Option(help="long-tailed: shots of the largest class over those of the smallest.")
+    ] = None,
     encoder: EncoderOption = None,
     device: DeviceOption = "auto",
     jobs: JobsOption = None,
@@ -77,6 +80,7 @@ def run(
             "evaluation.shots": numbers(shots),
             "evaluation.up_to": up_to,
             "evaluation.seeds": numbers(seeds),
+            "evaluation.imbalance": imbalance,
             "evaluation.targets": words(targets),
             "evaluation.together": words(together),
             "evaluation.shifts": variants and {dataset: variants},

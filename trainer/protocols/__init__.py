@@ -13,6 +13,8 @@ from trainer.protocols.cross_dataset import CrossDataset
 from trainer.protocols.domain_generalization import DomainGeneralization
 from trainer.protocols.few_shot import FewShot
 from trainer.protocols.label_noise import LabelNoise
+from trainer.protocols.long_tailed import LongTailed
+from trainer.protocols.multi_label import LongTailedLabels, MultiLabel
 from trainer.protocols.multitask import Meta, Multitask
 from trainer.protocols.retrieval import Retrieval
 from trainer.protocols.unlabelled import SemiSupervised, Transductive, Unsupervised
@@ -26,7 +28,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     each.name: each
     for each in (
         FewShot, BaseToNew, CrossDataset, DomainGeneralization, LabelNoise, SemiSupervised, Unsupervised, Transductive,
-        Multitask, Meta, Retrieval, Captioning, VQA,
+        LongTailed, Multitask, Meta, MultiLabel, LongTailedLabels, Retrieval, Captioning, VQA,
     )
 }  # fmt: skip
 """Every protocol by its name."""

@@ -25,6 +25,7 @@ from trainer.data import ClassText, Images, Task
 from trainer.draws import few_shot, left_over
 from trainer.features import Features, Split, StoredFeatures
 from trainer.methods import CLASSIFIERS, Registry
+from trainer.multilabel.features import LabelFeatures, LabelSplit
 from trainer.pairs import Pairs
 from trainer.scoring import predict, scores
 
@@ -37,7 +38,7 @@ OWN, AVERAGE = "source", "average"
 """Metrics of protocols with several test splits: on the data set that was trained on, and the mean of the others."""
 
 
-Reads = Literal["classes", "captions", "questions"]
+Reads = Literal["classes", "labels", "captions", "questions"]
 """What a protocol needs of a data set."""
 
 
@@ -87,12 +88,14 @@ class TestSplits:
     def of(self, features: Features) -> Split: ...
     @overload
     def of(self, features: CaptionFeatures) -> Pairs: ...
-    def of(self, features: Features | CaptionFeatures) -> Split | Pairs:
+    @overload
+    def of(self, features: LabelFeatures) -> LabelSplit: ...
+    def of(self, features: Features | CaptionFeatures | LabelFeatures) -> Split | Pairs | LabelSplit:
         """The test split of a data set; with folds, whose fits did not see what they are judged on, all its images."""
         key = type(features), features.dataset, getattr(features, "folds", None)
         if key not in self._read:
             self._read[key] = features.test(views=self.views) if isinstance(features, Features) else features.test()
-        found: Split | Pairs = self._read[key]
+        found: Split | Pairs | LabelSplit = self._read[key]
         return found
 
 
@@ -187,6 +190,10 @@ class Protocol(ABC):
         classes = len(features.class_names)
         empty = int((tests.of(features).images.labels.bincount(minlength=classes) == 0).sum())
         return [f"{features.dataset} has no test image of {empty} of its {classes} classes"] if empty else []
+
+    def seeded(self, seed: int) -> Self:
+        """The protocol as it judges the fit of one seed."""
+        return self
 
     def served(self, predictor: Any) -> Any:
         """What a checkpoint keeps of a predictor."""

@@ -11,7 +11,10 @@ from trainer.ranks import METRICS as RETRIEVAL
 from trainer.record import Estimate, Estimates, Prediction, ProtocolRecord, RunRecord, summarize
 from trainer.report.verdict import verdict
 
-ORDER = ("accuracy", "macro_accuracy", "base", "new", "h", "generalized", *RETRIEVAL)
+ORDER = (
+    "accuracy", "macro_accuracy", "head", "medium", "tail", "base", "new", "h", "generalized", "map", "cf1", "of1",
+    "map_head", "map_medium", "map_tail", *RETRIEVAL,
+)  # fmt: skip
 CONFIDENCE = {"ece": 100, "adaptive_ece": 100, "nll": 1, "brier": 1}
 """Measures of confidence, and what they are shown in: percent, nats, and a sum of squares between 0 and 2."""
 BEFORE = "uncalibrated_"
