@@ -189,8 +189,11 @@ def _text_tensors(text: ClassText, *, whole: bool) -> dict[str, Tensor]:
     return tensors
 
 
-def load_checkpoint(folder: Path, *, device: torch.device | str = "cpu") -> Checkpoint:
+def load_checkpoint(folder: Path, *, device: torch.device | str = "cpu", several: bool = False) -> Checkpoint:
     """Read a classifier back and refuse it unless it is whole. `require_encoder` compares it with an encoder.
+
+    Args:
+        several: one that gives an image several classes is taken too.
 
     Raises:
         UserError: one line that names the file, the value and the mend.
@@ -205,9 +208,20 @@ def load_checkpoint(folder: Path, *, device: torch.device | str = "cpu") -> Chec
         confidence = _confidence(record, tensors)
         text = _text(record, tensors)
         predictor = _predictor(record, tensors)
-        with torch.no_grad():  # shapes that do not belong together show here, not in front of a user's image
-            predictor.logits(text.template[:1], text)
+    if is_multi_label(predictor) and not several:
+        raise UserError(
+            f"{folder / RECORD}: gives several classes an image: `trainer predict` serves it, and a checkpoint of "
+            "few-shot is needed here"
+        )
+    with _described(folder), torch.no_grad():
+        # shapes that do not belong together show here, not in front of a user's image
+        predictor.logits(text.template[:1], text)
     return Checkpoint(folder / RECORD, predictor, record.provenance.model_dump(), text, *confidence)
+
+
+def is_multi_label(predictor: Any) -> bool:
+    """Whether it gives each class a probability of its own, and an image all classes above its threshold."""
+    return hasattr(predictor, "threshold")
 
 
 def load_learned(folder: Path, kind: type[Any], *, device: torch.device | str = "cpu") -> Learned:

@@ -22,6 +22,8 @@ from trainer.methods import METHODS
 from trainer.record import RUN, RunRecord, load_record
 
 KEPT, EVERY = "checkpoints", "all-checkpoints"
+LABELS = "multi-label"
+"""Protocol whose checkpoints serve where few-shot kept none."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,13 @@ def kept_in(folder: Path) -> dict[str, Path]:
     """
     found = {file.parent.name: file.parent for file in (folder / KEPT).glob(f"*/{RECORD}")}
     return {name: found[name] for name in sorted(found, key=place)}
+
+
+def kept_labels(folder: Path) -> dict[str, Path]:
+    """The same of a run that gives images several classes: its `multi-label` checkpoints."""
+    places = sorted((folder / KEPT).glob(f"{LABELS}*"), key=lambda place: ("long-tailed" in place.name, place.name))
+    found = {file.parent.name: file.parent for place in places[:1] for file in place.glob(f"*/{RECORD}")}
+    return dict(sorted(found.items()))
 
 
 def any_kept(results: Path) -> bool:
@@ -96,6 +105,10 @@ def choose_checkpoint(results: Path, dataset: str | None, method: str | None, *,
         return Choice(_named(folders, method, results / "runs" / name), f"{method} of {name}")
     if len(folders) == 1:
         return Choice(*next((folder, f"{only} of {name}, the only checkpoint") for only, folder in folders.items()))
+    if folders == kept_labels(results / "runs" / name):
+        best_label, share = _best_labels(results / "runs" / name, folders)
+        why = f"{best_label} of {name}, the best of {len(folders)} on images to choose by: mAP {share:.4f}"
+        return Choice(folders[folder_name(best_label)], f"{why}; another one with --method NAME")
     best, *others = kept_ranked(results / "runs" / name) or [Ranked(next(iter(folders)), None)]
     why = f"{best.name} of {name}, {reason(best, others)}; another one with --method NAME"
     return Choice(folders[folder_name(best.name)], why)
@@ -123,7 +136,7 @@ def _measured(of: Ranked) -> str:
 def _run(results: Path, dataset: str | None) -> tuple[str, dict[str, Path]]:
     """The data set, and its checkpoints."""
     runs_of = results / "runs"
-    runs = {f.name: kept_in(f) for f in sorted(runs_of.glob("[!.]*")) if f.is_dir()}
+    runs = {f.name: kept_in(f) or kept_labels(f) for f in sorted(runs_of.glob("[!.]*")) if f.is_dir()}
     found = {name: folders for name, folders in runs.items() if folders}
     if dataset in found:
         return dataset, found[dataset]
@@ -141,6 +154,18 @@ def _run(results: Path, dataset: str | None) -> tuple[str, dict[str, Path]]:
         raise UserError(f"{results}/runs: no checkpoint there yet: run `trainer run` first, or give --checkpoint DIR")
     asked = f"no checkpoint of {dataset!r}" if dataset is not None else "several checkpoints"
     raise UserError(f"{results}/runs: {asked}; choose with --dataset: {', '.join(found)}", exit_code=2)
+
+
+def _best_labels(run: Path, folders: Mapping[str, Path]) -> tuple[str, float]:
+    """The method of several classes an image with the best mAP on images to choose by, mean over the seeds."""
+    found: dict[str, list[float]] = {}
+    for fit in load_record(run).fits:
+        value = fit.info.get("val_map")
+        if fit.protocol.startswith(LABELS) and folder_name(fit.method) in folders and isinstance(value, float):
+            found.setdefault(fit.method, []).append(value)
+    means = {name: sum(values) / len(values) for name, values in found.items()}
+    best = max(means, key=lambda name: means[name], default=next(iter(folders)))
+    return best, means.get(best, 0.0)
 
 
 def _named(folders: Mapping[str, Path], method: str, run: Path) -> Path:

@@ -102,7 +102,7 @@ def load_with_encoder(checkpoint: Path, *, device: str, files: Sequence[Path] = 
     """
     from trainer.checkpoint import load_checkpoint
 
-    found = load_checkpoint(checkpoint)
+    found = load_checkpoint(checkpoint, several=True)
     return found, encoder_of(found, checkpoint, device=device, files=files)
 
 
@@ -244,6 +244,9 @@ def predict_files(
 ) -> tuple[list[Row], list[str]]:
     """Rows with `classes: [{class, probability}]` in the order of the files, and lines to say.
 
+    Of a checkpoint that gives several classes an image, `labels` are those above its threshold, each with a probability
+    of its own.
+
     Args:
         wanted: what is asked for beside the likeliest classes (`trainer.confidence.answers`).
         extend: adds classes that are served by their text alone (`trainer.new_classes.with_classes`).
@@ -252,10 +255,20 @@ def predict_files(
         UserError: the checkpoint is damaged or does not know what is asked for, or this machine's encoder is not the
             one it was trained with.
     """
+    import torch
+
+    from trainer.checkpoint import is_multi_label
     from trainer.confidence.answers import Wanted, answers
 
     found, encoder = load_with_encoder(checkpoint, device=device, files=files)
     notes: list[str] = []
+    several, threshold = is_multi_label(found.predictor), getattr(found.predictor, "threshold", 0.5)
+    if several and (extend is not None or (wanted or Wanted()) != Wanted()):
+        raise UserError(
+            f"{checkpoint}: gives several classes an image, each with its own probability: --add-class, "
+            "--abstain-below, --error-rate and --none-of-these are about one class an image: leave them out",
+            exit_code=2,
+        )
     if extend is not None:
         given = isinstance(encoder, GivenEncoder)
         if given and not _at_hand(found):
@@ -270,13 +283,18 @@ def predict_files(
     for each in embed_files(files, encoder, batch=batch, what="predicting"):
         rows += each.rows
         if each.readable:
-            shares = found.logits(each.images).softmax(dim=-1)
+            logits = found.logits(each.images)
+            shares = torch.sigmoid(logits) if several else logits.softmax(dim=-1)
             values, labels = shares.topk(min(top, shares.shape[1]), dim=-1)
             for row, value, label in zip(each.readable, values.tolist(), labels.tolist(), strict=True):
                 row["classes"] = [
                     {"class": found.text.names[i], "probability": round(v, 4)}
                     for i, v in zip(label, value, strict=True)
                 ]
+            if several:
+                for row, has in zip(each.readable, (shares > threshold).tolist(), strict=True):
+                    row["labels"] = [name for name, own in zip(found.text.names, has, strict=True) if own]
+                continue
             for row, more in zip(each.readable, answer.of(shares, each.images), strict=True):
                 row |= more
     return rows, [note for note in (encoder.note, *notes, *answer.notes) if note]
@@ -293,7 +311,7 @@ def unreadable(rows: Sequence[Row]) -> str | None:
 def _cells(rows: Sequence[Row], top: int) -> list[list[str]]:
     """A header and one line an image."""
     most = max((len(row["classes"]) for row in rows), default=0) or top
-    more = [name for name in ("label", "reason", "set") if any(name in row for row in rows)]
+    more = [name for name in ("label", "labels", "reason", "set") if any(name in row for row in rows)]
     likeliest = (name for i in range(1, most + 1) for name in (f"class_{i}", f"probability_{i}"))
     lines = [["path", *more, *likeliest, "error"]]
     for row in rows:
