@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -120,6 +120,7 @@ def test_a_quarter_is_held_out_where_there_are_no_validation_images() -> None:
 # metrics and losses
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 2**31))
 def test_metrics_are_those_of_scikit_learn(seed: int) -> None:
     from sklearn.metrics import average_precision_score, f1_score
@@ -265,8 +266,8 @@ def test_mixed_sentences_have_the_classes_of_their_parts() -> None:
 
 @pytest.mark.parametrize("name", list(LABEL_METHODS))
 def test_every_method_tells_classes_and_keeps_its_seed(name: str) -> None:
-    settings, given_ = TrainParams(max_steps=40), task()
-    method = LABEL_METHODS[name](settings)
+    given_ = task()
+    method = LABEL_METHODS[name](TrainParams(max_steps=40))
     found, again = (method.fit(given_, seed=1) for _ in range(2))
     x, y = scene(150, 9)
     scores = found.logits(x, given_.text)
@@ -318,7 +319,7 @@ def features(folder: Path, *, several: bool = True) -> Path:
     return folder / "cache"
 
 
-def settings(**evaluation: Any) -> Params:
+def asked_for(**evaluation: Any) -> Params:
     asked = {"protocols": ["multi-label"], "methods": ["zero-shot", "tai", "aape-plus"], "shots": 4, "seeds": [1, 2]}
     return Params.model_validate({"encoder": "clip-x", "evaluation": asked | evaluation})
 
@@ -329,7 +330,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_judges_several_classes_and_predict_gives_those_above_the_threshold(cache: Path, tmp_path: Path) -> None:
-    asked = settings(protocols=["multi-label", "multi-label-long-tailed"], imbalance=4.0)
+    asked = asked_for(protocols=["multi-label", "multi-label-long-tailed"], imbalance=4.0)
     record = run(asked, load_inputs(asked, "f", cache=cache, device="cpu"), results=tmp_path, jobs=1)
     assert set(record.fits[0].metrics) == {"map", "cf1", "of1"}
     tailed = [fit for fit in record.fits if fit.protocol == "multi-label-long-tailed"]
@@ -349,21 +350,21 @@ def test_a_run_judges_several_classes_and_predict_gives_those_above_the_threshol
 
 
 def test_a_run_without_images_leaves_out_what_needs_them(cache: Path) -> None:
-    asked = settings(shots=0, methods=["all"], seeds=[1])
+    asked = asked_for(shots=0, methods=["all"], seeds=[1])
     record = run(asked, load_inputs(asked, "f", cache=cache, device="cpu"), jobs=1)
     assert {fit.method for fit in record.fits} == {"zero-shot", "cupl", "tai", "tai-shuffled", "aape-plus"}
     assert any("no image is learned from" in note for note in record.notes)
-    named = settings(shots=0, methods=["ridge"])
+    named = asked_for(shots=0, methods=["ridge"])
     with pytest.raises(UserError, match=r"ridge needs images to learn from: --shots 1 or more"):
         run(named, load_inputs(named, "f", cache=cache, device="cpu"), jobs=1)
 
 
 def test_the_kind_of_data_set_and_the_protocol_have_to_fit(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="may have several classes, and few-shot needs one an image: --protocol multi-"):
-        load_inputs(settings(protocols=["few-shot"]), "f", cache=cache, device="cpu")
+        load_inputs(asked_for(protocols=["few-shot"]), "f", cache=cache, device="cpu")
     single = features(tmp_path, several=False)
     with pytest.raises(UserError, match="have one class each, and multi-label is for several: --protocol few-shot"):
-        load_inputs(settings(), "f", cache=single, device="cpu")
+        load_inputs(asked_for(), "f", cache=single, device="cpu")
 
 
 def test_a_class_without_a_training_image_is_named_and_does_not_stop_all_shots(tmp_path: Path) -> None:
@@ -377,9 +378,9 @@ def test_a_class_without_a_training_image_is_named_and_does_not_stop_all_shots(t
         split=np.array(["train"] * 30 + ["test"] * 30), text_template=text().template.numpy(),
     )  # fmt: skip
     ingest("f", str(tmp_path / "f.npz"), data=DataParams(encoder_name="clip-x"), cache=tmp_path / "cache")
-    asked = settings(shots="all", methods=["zero-shot", "logistic", "ridge"], seeds=[1])
+    asked = asked_for(shots="all", methods=["zero-shot", "logistic", "ridge"], seeds=[1])
     record = run(asked, load_inputs(asked, "f", cache=tmp_path / "cache", device="cpu"), jobs=1)
     assert any("1 class has no training image: thing 2" in note for note in record.notes)
-    asked = settings(shots=1, methods=["zero-shot"], seeds=[1])
+    asked = asked_for(shots=1, methods=["zero-shot"], seeds=[1])
     with pytest.raises(UserError, match="thing 2 0"):
         run(asked, load_inputs(asked, "f", cache=tmp_path / "cache", device="cpu"), jobs=1)

@@ -15,7 +15,7 @@ from stages import ManifestStore, TextStore, UserError
 from stages.artifacts import NO_LLM, embedding_matrix
 from stages.text import counted
 from trainer.data import ClassText
-from trainer.features import Features, Split, StoredFeatures, load_features, notes_on
+from trainer.features import Features, Split, StoredFeatures, load_features, notes_on, read_split
 from trainer.multilabel.data import Labelled
 from trainer.multilabel.nouns import Nouns
 
@@ -87,7 +87,8 @@ class LabelFeatures(StoredFeatures):
 
     def test(self, *, views: bool = False) -> LabelSplit:
         """Read the test split. Called once, by the final evaluation, after everything is trained and chosen."""
-        return _labelled(self.stored.test(), self.own, len(self.class_names))
+        found = read_split(self.stored.store, "test", None, self.device)
+        return _labelled(found, self.own, len(self.class_names))
 
 
 def load_label_features(

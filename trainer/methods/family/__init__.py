@@ -12,6 +12,7 @@ from trainer.methods.base import Method
 from trainer.methods.family.chain import aape_chain
 from trainer.methods.family.cones import ConES
 from trainer.methods.family.dapt import DAPT
+from trainer.methods.family.lmpt import LMPTSingle
 from trainer.methods.family.prograd import ProGrad, aape_prograd
 from trainer.methods.family.pseudo_labels import FPL, GRIP, IFPL
 from trainer.methods.family.shared import SharedShift
@@ -34,6 +35,7 @@ FAMILY: dict[str, Callable[[TrainParams], Method]] = {
     "prograd": lambda _: ProGrad(),
     "aape-prograd": aape_prograd,
     "dapt": lambda _: DAPT(),
+    "lmpt": lambda _: LMPTSingle(),
     "aape-chain": aape_chain,
     **WITH_MORE,
 }
