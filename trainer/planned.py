@@ -43,7 +43,7 @@ def measurable(inputs: Inputs, protocols: Sequence[Protocol]) -> tuple[list[Prot
     found, notes, dataset = [], [], inputs.known.dataset
     for protocol in protocols:
         features = inputs.of(protocol.reads)
-        reason = f"the data set has no {protocol.reads}" if features is None else protocol.unfit(features)
+        reason = _missing(inputs, protocol) if features is None else protocol.unfit(features)
         textless = isinstance(features, Features) and not (features.has_templates or features.sources)
         if reason is None and protocol.serves_new_classes and textless:
             reason = "new classes are known by their text alone, and none is embedded"
@@ -55,6 +55,15 @@ def measurable(inputs: Inputs, protocols: Sequence[Protocol]) -> tuple[list[Prot
     if not found:
         raise UserError("; ".join(dict.fromkeys(notes)))
     return found, list(dict.fromkeys(notes))
+
+
+def _missing(inputs: Inputs, protocol: Protocol) -> str:
+    """Why a data set has nothing that a protocol reads."""
+    if protocol.reads == "classes" and inputs.labels is not None:
+        return "its images may have several classes, which multi-label is for"
+    if protocol.reads == "labels" and inputs.features is not None:
+        return "its images have one class each, which few-shot is for"
+    return f"the data set has no {protocol.reads}"
 
 
 def planned(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tuple[list[Planned], list[str]]:

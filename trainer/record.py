@@ -217,6 +217,11 @@ class RunRecord(_Part):
         return f"{len(self.seeds)} seed{'s' * (len(self.seeds) != 1)}"
 
     @property
+    def one_class(self) -> bool:
+        """Whether an image has one class, so that a classifier of few-shot would say what to do with it."""
+        return bool(self.classes) and any(not each.name.startswith("multi-label") for each in self.protocols.values())
+
+    @property
     def judged(self) -> bool:
         """Whether any metric of any fit could be measured."""
         return any(value is not None for fit in self.fits for value in fit.metrics.values())

@@ -99,7 +99,7 @@ def run(
         write_report(results, features)
         say(f"wrote {results}/runs/, metrics.json, tables.md, plots/, figures/ and report.html")
     if not as_json:
-        command.put("".join(f"{text_verdict(record)}\n" for record in records if record.classes))
+        command.put("".join(f"{text_verdict(record)}\n" for record in records if record.one_class))
     if as_json:
         command.show(plain({record.dataset: summarize(record) for record in records}), as_json=True, text=str)
     unjudged = [record.dataset for record in records if not record.judged]

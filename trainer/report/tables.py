@@ -94,15 +94,15 @@ def markdown_tables(record: RunRecord) -> str:
 
 
 def text_verdict(record: RunRecord) -> str:
-    """The five lines of one data set as plain text; nothing of one without classes."""
-    if not record.classes:
+    """The five lines of one data set as plain text; nothing of one without classes, or with several an image."""
+    if not record.one_class:
         return ""
     return "\n  ".join([f"verdict on {record.dataset}", *verdict(record).lines])
 
 
 def markdown_verdict(record: RunRecord) -> str:
     """The heading of a data set, and where it has classes its five lines as Markdown."""
-    found = [line.partition(": ") for line in verdict(record).lines] if record.classes else []
+    found = [line.partition(": ") for line in verdict(record).lines] if record.one_class else []
     return "\n".join(
         [f"## {record.dataset}", "", *(f"- **{label}**: {escaped(text)}" for label, _, text in found), "", ""]
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import ImageStore, ManifestStore, UserError
+from stages.artifacts import CLASS_IDS
 from stages.sums import read_summed
 from stages.text import csv_rows
 from trainer.checkpoints import folder_name, kept_in, kept_ranked
@@ -63,8 +64,8 @@ class DataSet:
 
     @property
     def judges_classes(self) -> bool:
-        """Whether there are classes; a data set of captions alone has none."""
-        return bool(self.record.classes)
+        """Whether there are classes, one an image; a data set of captions alone has none."""
+        return self.record.one_class
 
     def sheet(self, file: str, columns: Sequence[str]) -> list[dict[str, str]]:
         """A CSV file of the run with one method's rows, or with none where the run has no such file.
@@ -147,7 +148,8 @@ class DataSet:
     def manifest(self) -> pa.Table:
         """All rows of the manifest, without captions and questions."""
         wanted = ["image_id", "path", "class_id", "class_name", "split", "width", "height", "sha256", "error"]
-        return ManifestStore(self.cache, self.name).read(wanted)
+        store = ManifestStore(self.cache, self.name)
+        return store.read([*wanted, *[CLASS_IDS] * store.is_multi_label])
 
     @cached_property
     def manifest_origin(self) -> ManifestProvenance:

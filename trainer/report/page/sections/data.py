@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from typing import Any
 
 from stages import ImageStore, UserError
-from stages.artifacts import SPLITS
+from stages.artifacts import CLASS_IDS, SPLITS
 from stages.provenance import ImageProvenance
 from trainer.report.page.blocks import Block, Cell, Column, Section, Table, Text
 from trainer.report.page.dataset import DataSet
@@ -26,8 +27,9 @@ def section(of: DataSet) -> Section | None:
     ]
     lines += _unreadable(rows) + _left_out(of) + _balance(rows, names) + _twice(rows)
     by_class: dict[int, Counter[str]] = defaultdict(Counter)
-    for class_id, split in zip(rows["class_id"], rows["split"], strict=True):
-        by_class[class_id][split] += 1
+    for classes, split in zip(_classes(rows), rows["split"], strict=True):
+        for class_id in classes:
+            by_class[class_id][split] += 1
     listed = sorted(names, key=lambda i: by_class[i]["train"])[:LISTED_CLASSES]
     table = Table(
         f"Images of {of_all(len(listed), len(names))} classes" + ", the smallest" * (len(listed) < len(names)),
@@ -60,8 +62,19 @@ def _left_out(of: DataSet) -> list[str]:
     return [f"{len(found)} images could not be embedded: {listed}" + "; ..." * (len(found) > SHOWN)]
 
 
-def _balance(rows: dict[str, list[int]], names: dict[int, str]) -> list[str]:
-    train = Counter(c for c, split in zip(rows["class_id"], rows["split"], strict=True) if split == "train")  # type: ignore[comparison-overlap]
+def _classes(rows: dict[str, list[Any]]) -> list[list[int]]:
+    """All classes of each image."""
+    several: list[list[int]] | None = rows.get(CLASS_IDS)
+    return [[] if each is None else [each] for each in rows["class_id"]] if several is None else several
+
+
+def _balance(rows: dict[str, list[Any]], names: dict[int, str]) -> list[str]:
+    train = Counter(
+        class_id
+        for classes, split in zip(_classes(rows), rows["split"], strict=True)
+        if split == "train"
+        for class_id in classes
+    )
     if not train or not names:
         return []
     sizes = sorted((train[i], name) for i, name in names.items())
