@@ -28,6 +28,7 @@ from trainer.training import Info
 STRENGTHS_OF_LOGISTIC = tuple(10.0**k for k in range(-2, 6))
 USUAL_STRENGTH = 100.0
 ITERATIONS = 300
+USUAL_BETA = 10.0
 
 
 @dataclass
@@ -223,6 +224,13 @@ def choose_head(text: ClassText, images: Labelled) -> TextHead:
     return TextHead(share, 0.0 if share == 1 else beta, 1.0)
 
 
+def usual_head(text: ClassText) -> TextHead:
+    """Half the template, half the attended prompts: where there is no image to choose by. The sentences cannot choose:
+    each would attend to itself.
+    """
+    return TextHead(1.0, 0.0, 1.0) if text.prompts is None else TextHead(0.5, USUAL_BETA, 1.0)
+
+
 @dataclass(frozen=True)
 class AAPEPlusLabels:
     """AAPE+ one class against the rest, this project's own: the image attends over the prompts of each class, and a
@@ -259,7 +267,7 @@ class AAPEPlusLabels:
         targets: dict[Target, Tensor] = {"labels": train.labels.double()}
         if self.text:
             unseen, note = unseen_by_text(task)
-            head = choose_head(task.text, unseen)
+            head = choose_head(task.text, unseen) if len(both) else usual_head(task.text)
             chosen |= {"class_text": head.source, "template_share": head.share, "beta": head.beta}
             parts.append(TextLabelHead(head))
             if not len(train):

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -177,9 +178,13 @@ class TaI:
         images = len(task.train) + len(task.val) > 0
         train, val = (sentences, unseen) if images else _part(sentences, seed)
         texts = mixed(train, seed=seed)
-        weights = class_weights(task.text, "ensemble")
-        schedule = [_schedule(lr, len(texts), weights.shape[0]) for lr in RATES]
-        candidates = [Candidate(each, lambda _: RankedSentences(weights)) for each in schedule]
+        starts: list[TextSource] = ["ensemble", "prompts"] if task.text.prompts is not None else ["ensemble"]
+        weights = {source: class_weights(task.text, source) for source in starts}
+        candidates = [
+            Candidate(_schedule(lr, len(texts), len(task.text)), partial(_ranked, weights[source]), {"start": source})
+            for source in starts
+            for lr in RATES
+        ]
         best = choose(candidates, LabelSelection(texts, val, False, note), seed=seed)
         assert isinstance(best.learner, RankedSentences)
         part = _linear(task.text, best.learner)
@@ -187,6 +192,10 @@ class TaI:
             [part], [part], unseen, task.text, note=note, started=started, n_parameters=part.weight.numel(),
             chosen={**best.info, "sentences": len(sentences)}, history=best.history,
         )  # fmt: skip
+
+
+def _ranked(weights: Float[Tensor, "C D"], _: Labelled) -> RankedSentences:
+    return RankedSentences(weights)
 
 
 def _part(sentences: Labelled, seed: int) -> tuple[Labelled, Labelled]:
