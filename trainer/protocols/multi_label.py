@@ -27,7 +27,8 @@ from trainer.multilabel.draws import few_shot_labels
 from trainer.multilabel.features import LabelFeatures
 from trainer.multilabel.metrics import average_precisions, f1_by_class, f1_of_all, mean_of
 from trainer.multilabel.registry import LABEL_GROUPS, LABEL_METHODS
-from trainer.protocols.base import TILE, Protocol, Reads, Score, Sheet, TestSplits
+from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits
+from trainer.scoring import TILE
 
 CLASSES_FILE, IMAGES_FILE = "label-classes.csv", "label-predictions.csv"
 KEPT_IMAGES = 20_000
