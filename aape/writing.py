@@ -19,6 +19,7 @@ def write_features(
     encoder: str,
     class_id: ArrayLike | None = None,
     label: Sequence[Any] | ArrayLike | None = None,
+    labels: ArrayLike | None = None,
     split: Sequence[str] | None = None,
     image_id: Sequence[Any] | None = None,
     view: ArrayLike | None = None,
@@ -42,6 +43,7 @@ def write_features(
         encoder: what made them, as it is to be called.
         class_id: (N,) from 0; -1 is unlabelled.
         label: (N,) class names, in place of `class_id`.
+        labels: (N, C) of 0 and 1, in place of `class_id`, where an image may have several classes or none.
         split: (N,) train, val or test; drawn by seed without it.
         image_id: (N,) names; without them the number of the row.
         view: (N,) 0 is the image itself.
@@ -67,8 +69,9 @@ def write_features(
     from stages.params import DataParams, EmbedParams, check
 
     given = {
-        "embedding": embedding, "class_id": class_id, "label": label, "split": split, "image_id": image_id,
-        "view": view, "class_names": class_names, "text_template": text_template, "templates": templates,
+        "embedding": embedding, "class_id": class_id, "label": label, "labels": labels, "split": split,
+        "image_id": image_id, "view": view, "class_names": class_names, "text_template": text_template,
+        "templates": templates,
         "prompts": prompts, "prompt_class_id": prompt_class_id, "prompt_source": prompt_source,
         "prompt_text": prompt_text,
     }  # fmt: skip

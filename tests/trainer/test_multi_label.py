@@ -18,6 +18,7 @@ from stages import UserError
 from stages.params import DataParams, Params
 from stages.training import TrainParams
 from trainer.checkpoint import load_checkpoint
+from trainer.checkpoints import choose_checkpoint
 from trainer.data import ClassText
 from trainer.inputs import load_inputs
 from trainer.long_tail import head_medium_tail, long_tail
@@ -36,6 +37,9 @@ from trainer.multilabel.registry import LABEL_METHODS
 from trainer.multilabel.stacking import stack_labels
 from trainer.multilabel.trained import mixed
 from trainer.predict import predict_files, predictions_csv
+from trainer.report.page.blocks import Table
+from trainer.report.page.dataset import DataSet
+from trainer.report.page.sections.labels import section
 from trainer.run import run
 
 NAMES = tuple(f"thing {c}" for c in range(6))
@@ -347,6 +351,13 @@ def test_a_run_judges_several_classes_and_predict_gives_those_above_the_threshol
     assert "labels" in predictions_csv(predicted, top=2).splitlines()[0]
     with pytest.raises(UserError, match="several classes an image: `trainer predict`"):
         load_checkpoint(kept)
+    chosen = choose_checkpoint(tmp_path, None, None)
+    assert chosen.folder.parent == kept.parent
+    assert "on images to choose by: mAP" in chosen.why
+    page = section(DataSet(record, tmp_path, cache))
+    assert page is not None
+    (table,) = (block for block in page.blocks if isinstance(block, Table))
+    assert [row[0].text for row in table.rows] == list(NAMES)
 
 
 def test_a_run_without_images_leaves_out_what_needs_them(cache: Path) -> None:
