@@ -138,7 +138,7 @@ def _other_kind(protocols: Sequence[type[Protocol]], cache: Path, dataset: str) 
 
 def _has(reads: Reads, cache: Path, dataset: str) -> bool:
     """Whether a data set has what a protocol reads."""
-    if reads in ("classes", "labels"):
+    if reads == "classes" or reads == "labels":
         manifest = ManifestStore(cache, dataset)
         return bool(manifest.provenance().class_names) and manifest.is_multi_label == (reads == "labels")
     return has_any(cache, dataset, reads)

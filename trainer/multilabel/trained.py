@@ -87,7 +87,20 @@ class ClassEmbeddings(LabelLearner):
 
 
 class RankedSentences(ClassEmbeddings):
-    """TaI: sentences in the place of images, ranking loss."""
+    """TaI: sentences in the place of images, ranking loss; one shift that all classes share is learned."""
+
+    def __init__(self, weights: Float[Tensor, "C D"]) -> None:
+        super().__init__(weights)
+        self.own.requires_grad_(False)
+        self.shift = nn.Parameter(weights.new_zeros(weights.shape[1]))
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The shift alone."""
+        return [{"params": [self.shift]}]
+
+    def weight(self) -> Float[Tensor, "C D"]:
+        """Unit rows."""
+        return normalize(self.own + self.shift, dim=-1)
 
     def objective(self, rows: Labelled) -> Float[Tensor, ""]:
         """The ranking loss of the scaled cosines."""

@@ -204,9 +204,10 @@ class Protocol(ABC):
         train, val = few_shot(features, self.shots, seed=seed, up_to=self.up_to)
         return Task(text=self.text(features, source), train=train, val=val)
 
-    def text(self, features: Features, source: str) -> ClassText:
+    def text(self, features: Any, source: str) -> ClassText:
         """The classes of its task."""
-        return features.text[source]
+        found: ClassText = features.text[source]
+        return found
 
     def left_over(self, features: Features, *, seed: int) -> Images:
         """Labelled images of the task's classes that are in neither its train nor its val, and in no test split."""
