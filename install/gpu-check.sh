@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
+"$python" install/gpu_check.py --dry-run "$@"
 if [ "${INSTALL:-yes}" = yes ]; then
   "$python" install/venv.py >&2
   python=.venv/bin/python

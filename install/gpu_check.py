@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -94,9 +95,13 @@ def need(*modules: str) -> None:
 
 def machine(device: str) -> Any:
     """Card, memory, versions."""
+    if importlib.util.find_spec("torch") is None:
+        raise RuntimeError(f"torch is not installed in {sys.executable}")
     found = json.loads(run(["-c", MACHINE], limit=120))
     if device != "cpu" and not found["gpus"]:
         raise RuntimeError(f"torch {found['torch']} sees no GPU")
+    if int(device.partition(":")[2] or 0) >= max(1, found["gpus"]):
+        raise RuntimeError(f"there is no {device}: torch {found['torch']} sees {found['gpus']} GPU")
     return found
 
 
@@ -198,20 +203,27 @@ STEPS: dict[str, Callable[[str], Any]] = {
 
 
 def main() -> None:
-    """Run the steps in order and print the JSON."""
+    """Run the steps in order and print the JSON; without the device none but the first."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda", help="a device of torch; `cpu` tries the script itself")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ...; `cpu` tries the script itself")
     parser.add_argument("--steps", default=",".join(STEPS), help=f"with commas, of: {', '.join(STEPS)}")
+    parser.add_argument("--dry-run", action="store_true", help="look at these arguments, and run nothing")
     asked = parser.parse_args()
     names = [name.strip() for name in asked.steps.split(",")]
     unknown = [name for name in names if name not in STEPS]
     if unknown:
         sys.exit(f"error: --steps {unknown[0]!r}: known are {', '.join(STEPS)}")
-    done = []
-    for name in names:
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", asked.device):
+        sys.exit(f"error: --device {asked.device!r}: expected cuda, cuda:N or cpu")
+    if asked.dry_run:
+        return
+    done: list[dict[str, Any]] = []
+    for name in dict.fromkeys(["machine", *names]):
         say(f"{name} ...")
         start, row = time.perf_counter(), {"step": name}
         try:
+            if any(each["step"] == "machine" and each["state"] == "failed" for each in done):
+                raise NotRun("there is no such device")
             row |= {"state": "ok", "found": STEPS[name](asked.device)}
         except NotRun as reason:
             row |= {"state": "not run", "reason": str(reason)}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from stages.errors import UserError, nearest
 from stages.files import write_text
-from stages.text import counted, csv_rows, read_text
+from stages.text import counted, csv_rows, read_text, said_separator
 
 Action = Literal["label", "confirm", "exclude"]
 ACTIONS: tuple[Action, ...] = ("label", "confirm", "exclude")
@@ -90,13 +90,13 @@ def read_excluded(file: Path) -> list[str]:
     Raises:
         UserError: unreadable, empty, or a list of decisions, which `--labels` takes.
     """
-    text = read_text(file)
-    first = next((line for line in text.splitlines() if line.strip()), None)
+    lines = [line for line in read_text(file).splitlines() if line.strip() and not said_separator(line)]
+    first = next(iter(lines), None)
     if first is None:
         raise UserError(f"{file}: an empty list: no image to leave out")
     names = {cell.strip().strip('"').lower() for mark in ",;\t" for cell in first.split(mark)}
     if not {"image_id", *TO_FILL} & names:
-        return list(dict.fromkeys(line for line in text.splitlines() if line.strip()))
+        return list(dict.fromkeys(lines))
     header, rows = read_table(file)
     if set(TO_FILL) & set(header):
         raise UserError(
@@ -126,7 +126,9 @@ def require_unfilled(file: Path) -> None:
     Raises:
         UserError: it does, or cannot be read.
     """
-    if not file.exists() or len([line for line in read_text(file).splitlines() if line.strip()]) < 2:
+    if not file.exists():
+        return
+    if len([line for line in read_text(file).splitlines() if line.strip() and not said_separator(line)]) < 2:
         return
     _, rows = read_table(file)
     filled = sum(any(cells.get(name, "").strip() for name in TO_FILL) for _, cells in rows)

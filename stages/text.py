@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,15 +40,29 @@ def delimiter(header: str) -> str:
     return max(DELIMITERS, key=header.count)
 
 
+SEPARATOR = re.compile(r'"?sep=([,;\t])"?\r?$')
+"""The first line of a CSV for Excel, which says what stands between the cells."""
+
+
+def said_separator(line: str) -> str | None:
+    """The separator that a first line `sep=;` says; None for any other line."""
+    found = SEPARATOR.match(line)
+    return found[1] if found else None
+
+
 def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, the header first, each with the line that it ends on.
+    """The rows that are not blank, the header first, each with the line that it ends on; Excel's `sep=;` is none.
 
     Raises:
         UserError: not text, or not readable as CSV, with the line.
     """
     text = read_text(file)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter(text.partition("\n")[0]), strict=True)
+    first = text.partition("\n")[0]
+    said = said_separator(first)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=said or delimiter(first), strict=True)
     try:
+        if said:
+            next(reader)
         for row in reader:
             if any(cell.strip() for cell in row):
                 yield reader.line_num, row

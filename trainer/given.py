@@ -31,10 +31,11 @@ class GivenEncoder:
     name: str
     width: int
     fingerprint: str
+    because: str = "with which the checkpoint was trained"
     note: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.note = f"the embeddings are taken to be of {self.name}, with which the checkpoint was trained"
+        self.note = f"the embeddings are taken to be of {self.name}, {self.because}"
 
     @property
     def preprocess(self) -> Callable[[Image], Tensor]:
@@ -60,7 +61,7 @@ def given_rows(
     """Names, what is wrong with each row (None: nothing), and the unit vectors of the sound ones, `batch` at once.
 
     Args:
-        width: of the checkpoint's encoder.
+        width: of the encoder that they have to be of.
 
     Raises:
         UserError: the file cannot be read, has no embeddings (B, D), or those of another width.
@@ -76,9 +77,7 @@ def given_rows(
     if not len(array):
         raise UserError(f"{file}: {key or 'its array'} has no row: there is no image to classify")
     if array.shape[1] != width:
-        raise UserError(
-            f"{file}: embeddings {array.shape[1]} wide, and the checkpoint was trained on {width}: another encoder"
-        )
+        raise UserError(f"{file}: embeddings {array.shape[1]} wide, expected {width}: they are of another encoder")
     names = _names(file, arrays, len(array))
     where = np.flatnonzero(_first_views(file, arrays, len(array)))
     if spare := len(array) - len(where):

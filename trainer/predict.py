@@ -139,7 +139,8 @@ def load_encoder_for(files: Sequence[Path], name: str, store: ImageStore | None,
         about = None if store is None else store.provenance()
         if about is None or about.width is None:
             raise UserError("embeddings are compared with those of a data set, and there is none: name image files")
-        return GivenEncoder(about.encoder or name, about.width, about.encoder_fingerprint or "")
+        because = "as those of the data set are"
+        return GivenEncoder(about.encoder or name, about.width, about.encoder_fingerprint or "", because)
     return load_encoder(name, device=device)
 
 

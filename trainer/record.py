@@ -15,12 +15,22 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from stages import UserError
 from stages.files import write_text
@@ -38,6 +48,9 @@ RUN, TIMING, CURVES, OUTCOMES, RELIABILITY, PREDICTIONS, CLASSES = (
 
 
 AGAIN = "run `trainer run` again"
+FRACTIONS = {"accuracy", "macro_accuracy", "base", "new", "h", "generalized", "vqa_accuracy"}
+RECALL = re.compile(r"(i2t|t2i)_r@\d+")
+"""Metrics that are fractions of 1, beside `FRACTIONS`."""
 
 
 class _Part(BaseModel):
@@ -138,6 +151,14 @@ class FitRecord(_Part):
     info: dict[str, str | bool | int | float | None]
     validation: Validation | None = None
     confused: tuple[Confused, ...] = ()
+
+    @field_validator("metrics")
+    @classmethod
+    def _fractions(cls, metrics: dict[str, float | None]) -> dict[str, float | None]:
+        for name, value in metrics.items():
+            if value is not None and (name in FRACTIONS or RECALL.fullmatch(name)) and not -1e-9 <= value <= 1 + 1e-9:
+                raise ValueError(f"{name} is {value:g}, expected a fraction of 1")
+        return metrics
 
 
 class Paired(_Part):

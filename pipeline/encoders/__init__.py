@@ -40,6 +40,9 @@ def load_encoder(name: str, *, device: str = "auto", precision: str = "auto") ->
 
         return LiteEncoder(device=device, precision=precision)
     if name.startswith("open_clip:"):
+        from pipeline.encoders.hub import require_hub
+
+        require_hub(name)  # before torch is imported
         from pipeline.encoders.open_clip import OpenClipEncoder
 
         return OpenClipEncoder(name, device=device, precision=precision)

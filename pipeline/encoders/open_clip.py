@@ -28,8 +28,8 @@ from torch.nn.functional import normalize
 
 from pipeline.encoders.augment import as_pixels, random_view
 from pipeline.encoders.base import Augment, Preprocess
+from pipeline.encoders.hub import OFFLINE
 from pipeline.encoders.memory import keep_freed_memory
-from pipeline.hub import hub_problem
 from pipeline.torchvision_mend import mend_torchvision
 from stages.device import pick_device
 from stages.errors import UserError, nearest
@@ -37,11 +37,9 @@ from stages.files import refuse_lfs_pointer
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SECONDS_TO_ANSWER = 30  # a server that is silent for longer counts as out of reach
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TEXT_BATCH = 256
 CPU_BATCH = 32  # pictures at once on a CPU: what a layer of ViT-B/32 hands on stays below `SMALLEST_MAPPED`
 _SCHEMAS = ("hf-hub:", "local-dir:")
-_OFFLINE = "without a hub take '--encoder lite', or a checkpoint on this machine: open_clip:ARCH/FILE"
 
 
 class OpenClipEncoder:
@@ -173,33 +171,14 @@ def _load(name: str) -> tuple[Any, Any, dict[str, Any]]:
             refuse_lfs_pointer(Path(weights))
         failure = f"{weights} is no checkpoint of {arch}" if local else f"cannot fetch the weights of {name}"
         quick_gelu = bool(get_pretrained_cfg(arch, weights).get("quick_gelu"))
-    if not local:
-        _require_hub(name, identifier, {} if weights is None else get_pretrained_cfg(arch, weights))
     try:
         with _quietly():
             model = open_clip.create_model(arch, weights, require_pretrained=True, force_quick_gelu=quick_gelu)
             tokenizer = open_clip.get_tokenizer(arch)
             architecture = open_clip.get_model_config(arch) | ({"quick_gelu": True} if quick_gelu else {})
     except Exception as error:  # open_clip, the hub and the unpickler raise whatever they like
-        raise UserError(f"{failure} ({_reason(error)})" + ("" if local else f"; {_OFFLINE}")) from error
+        raise UserError(f"{failure} ({_reason(error)})" + ("" if local else f"; {OFFLINE}")) from error
     return model.eval().requires_grad_(False), tokenizer, architecture
-
-
-def _require_hub(name: str, identifier: str, tag: dict[str, Any]) -> None:
-    """Refuse at once a model whose weights the hub does not give; those with an address elsewhere pass.
-
-    Raises:
-        UserError: out of reach, gated, or not there.
-    """
-    if identifier.startswith("hf-hub:"):
-        repo, _, revision = identifier.removeprefix("hf-hub:").partition("@")
-        problem = hub_problem(repo, WEIGHTS, revision=revision or None)
-    else:
-        repo, _, file = str(tag.get("hf_hub", "")).rpartition("/")
-        names = (str(Path(file).with_suffix(".safetensors")), file) if file else WEIGHTS
-        problem = hub_problem(repo, names) if repo else None
-    if problem:
-        raise UserError(f"cannot fetch the weights of {name}: {problem}; {_OFFLINE}")
 
 
 def _reason(error: Exception) -> str:
@@ -235,10 +214,10 @@ def _checked(name: str, arch: str, weights: str) -> str:
     if weights and path.is_file():
         return str(path)
     if "/" in weights or path.suffix in (".pt", ".pth", ".bin", ".safetensors"):
-        raise UserError(f"encoder {name!r}: there is no checkpoint file {path}; {_OFFLINE}", exit_code=2)
+        raise UserError(f"encoder {name!r}: there is no checkpoint file {path}; {OFFLINE}", exit_code=2)
     tags = nearest(weights, open_clip.list_pretrained_tags_by_model(arch))
     raise UserError(
-        f"encoder {name!r}: {weights!r} is neither a file nor a tag of {arch} ({tags}); {_OFFLINE}", exit_code=2
+        f"encoder {name!r}: {weights!r} is neither a file nor a tag of {arch} ({tags}); {OFFLINE}", exit_code=2
     )
 
 

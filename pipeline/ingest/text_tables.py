@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.ingest.columns import Table, find_columns, require_image, rivals
 from pipeline.ingest.labels import ROLES_OF_CONTENT, indicator_columns, named_by
 from stages.errors import UserError
-from stages.text import csv_rows, delimiter, read_text
+from stages.text import csv_rows, delimiter, read_text, said_separator
 
 
 def read_text_table(file: Path, wanted: Mapping[str, str]) -> Table:
@@ -44,12 +44,14 @@ def text_header(file: Path) -> list[str]:
     try:
         with file.open("rb") as handle:
             first = handle.read(2**20) if file.suffix.lower() == ".json" else handle.readline(2**20)
+            said = said_separator(first[:100].decode("utf-8-sig", "replace"))
+            first = handle.readline(2**20) if said else first
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     if file.suffix.lower() == ".json":
         return _first_entry(first.decode("utf-8-sig", "replace").lstrip())
     line = first.decode("utf-8-sig", "replace")
-    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter(line)), [])]
+    return [name.strip() for name in next(csv.reader([line], delimiter=said or delimiter(line)), [])]
 
 
 def _read_csv(file: Path) -> tuple[list[str], list[list[str]], list[int]]:

@@ -37,6 +37,9 @@ FEW: dict[str, Any] = {
     },
 }
 """What is other than in the settings, beside the encoder and the answers a question."""
+SETTINGS = "params.paper.yaml"
+UNFINISHED = ".unfinished"
+"""A file that is there while the stand-ins are being written: the names of all that is written into the folder."""
 SAMPLES = 3
 """Answers a question."""
 
@@ -57,13 +60,15 @@ class Rehearsal:
 
 
 def prepare(folder: Path, settings: Path) -> Rehearsal:
-    """Write stand-ins and settings into a new or empty folder.
+    """Write stand-ins and settings into a new or empty folder, or one in which that was interrupted.
+
+    What was written is removed again when it fails or is interrupted; `UNFINISHED` tells of one that was killed.
 
     Raises:
         UserError: (exit code 2) the folder is not empty, or lies in no clone of the project; the settings name a data
             set that no stand-in is known for, or a source outside the folder.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not _begun(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty: name a new folder", exit_code=2)
     if not MAKEFILE.is_file():
         raise UserError("`make paper` belongs to a clone of the project: rehearse with that", exit_code=2)
@@ -75,15 +80,51 @@ def prepare(folder: Path, settings: Path) -> Rehearsal:
     folder = folder.absolute()
     places = {name: Path("data") / name for name in params.stored}
     places |= {name: Path(source) for name in params.stored if _is_below(source := params.of(name).source or "")}
+    new = not folder.exists()
+    with user_errors(folder):
+        _remove(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / UNFINISHED).write_text("\n".join(sorted({"hub", SETTINGS, *(p.parts[0] for p in places.values())})))
+    try:
+        _write(folder, places, params, settings)
+    except BaseException:
+        _remove(folder)
+        if new:
+            folder.rmdir()
+        raise
+    make = ["make", "-f", str(MAKEFILE), "-C", str(folder), "-o", "setup", "paper"]
+    return Rehearsal(folder, make, {"HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "1"})
+
+
+def _begun(folder: Path) -> bool:
+    """Whether the folder holds nothing but what a `prepare` that was killed wrote."""
+    if not (folder / UNFINISHED).is_file():
+        return False
+    return {each.name for each in folder.iterdir()} <= {UNFINISHED, *(folder / UNFINISHED).read_text().split("\n")}
+
+
+def _remove(folder: Path) -> None:
+    """Remove what a `prepare` wrote that did not come to its end."""
+    if not (folder / UNFINISHED).is_file():
+        return
+    for name in (folder / UNFINISHED).read_text().split("\n"):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    (folder / UNFINISHED).unlink()
+
+
+def _write(folder: Path, places: Mapping[str, Path], params: Params, settings: Path) -> None:
+    """Data sets, models, and settings that name them; then it is finished."""
     with user_errors(folder):
         for name, place in places.items():
             write_set(name, folder / place)
         encoder = _write_models(folder / "hub", params)
         raw = _with_few(read_yaml(settings), {name: str(place) for name, place in places.items()}, encoder)
         text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
-        (folder / "params.paper.yaml").write_text(f"# {settings} on stand-ins, with few steps.\n{text}", "utf-8")
-    make = ["make", "-f", str(MAKEFILE), "-C", str(folder), "-o", "setup", "paper"]
-    return Rehearsal(folder, make, {"HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "1"})
+        (folder / SETTINGS).write_text(f"# {settings} on stand-ins, with few steps.\n{text}", "utf-8")
+        (folder / UNFINISHED).unlink()
 
 
 def run(rehearsal: Rehearsal) -> int:

@@ -400,7 +400,7 @@ def test_a_hub_out_of_reach_is_a_one_line_error_that_says_what_works_offline(
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
     with pytest.raises(UserError, match=r"cannot fetch the weights of .*hub cannot be reached.*--encoder lite"):
         load_encoder("open_clip:ViT-B-32/laion2b_s34b_b79k", device="cpu")
-    monkeypatch.setattr("pipeline.encoders.open_clip.hub_problem", lambda *_, **__: None)
+    monkeypatch.setattr("pipeline.encoders.hub.hub_problem", lambda *_, **__: None)
     monkeypatch.setattr("open_clip.factory.download_pretrained", refuse)
     with pytest.raises(UserError, match=r"cannot fetch the weights of .*no route to host.*--encoder lite"):
         load_encoder("open_clip:ViT-B-32/laion2b_s34b_b79k", device="cpu")

@@ -1,14 +1,19 @@
 """What is said of a hub that is silent, gated or switched off: one line, at once, from a real server here."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from pipeline import hub
+from pipeline.encoders.hub import tagged
 from pipeline.hub import hub_problem
 from pipeline.prompts.hub import hub_config, require_weights
 from stages import UserError
@@ -98,3 +103,28 @@ def test_what_the_cache_has_needs_no_hub(tmp_path: Path) -> None:
 def test_a_model_without_these_files_is_told_apart() -> None:
     assert hub_problem("empty/model", FILES) == "empty/model has none of model.safetensors, pytorch_model.bin"
     require_weights("m", "empty/model", None)  # some call their weights otherwise
+
+
+def test_where_the_weights_of_a_tag_lie_is_known_without_open_clip() -> None:
+    from pipeline.torchvision_mend import mend_torchvision
+
+    mend_torchvision()
+    from open_clip.pretrained import _PRETRAINED, get_pretrained_cfg
+
+    for arch, tags in _PRETRAINED.items():
+        for tag in tags:
+            assert tagged(arch, tag) == get_pretrained_cfg(arch, tag).get("hf_hub", ""), (arch, tag)
+    assert tagged("ViT-B-16-quickgelu", "laion2b_s34b_b88k") == tagged("ViT-B-16", "none") == tagged("none", "x") == ""
+    assert tagged("ViT-B-16", "OPENAI") == "timm/vit_base_patch16_clip_224.openai/"
+
+
+def test_an_encoder_that_cannot_be_had_is_refused_before_torch_is_imported() -> None:
+    code = (
+        "import sys; from pipeline.encoders import load_encoder\n"
+        "try: load_encoder('open_clip:ViT-B-16/openai')\n"
+        "except Exception as error: print(error, 'torch' in sys.modules)"
+    )
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": "/none"}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=ROOT).stdout
+    assert "timm/vit_base_patch16_clip_224.openai is not in the local hub cache, and HF_HUB_OFFLINE is set" in said
+    assert said.rstrip().endswith("False")

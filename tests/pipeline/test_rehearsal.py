@@ -1,17 +1,20 @@
 """`make paper` from end to end on stand-ins, and what each stand-in is read as."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Command
 
+from pipeline import rehearsal
 from pipeline.ingest import ingest
 from pipeline.registry import cards
 from pipeline.rehearsal import prepare, run
 from pipeline.rehearsal.sets import WRITERS, write_set
 from stages import ManifestStore, UserError
 from stages.params import DataParams, load_params
+from stages.stopping import Stopped
 
 PAPER = ROOT / "params.paper.yaml"
 
@@ -48,12 +51,41 @@ def test_a_rehearsal_takes_an_empty_folder_and_settings_of_known_data_sets(tmp_p
     assert not (tmp_path / "new").exists()
 
 
+def test_a_rehearsal_that_was_interrupted_leaves_nothing_and_one_that_was_killed_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "few.yaml"
+    settings.write_text("datasets: [eurosat]\ndata: {eurosat: {source: here/eurosat}}\nencoder: lite\n")
+
+    def interrupted(*_: object) -> str:
+        raise Stopped(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rehearsal, "_write_models", interrupted)
+        for folder in (tmp_path / "new", tmp_path / "empty"):
+            if folder.name == "empty":
+                folder.mkdir()
+            with pytest.raises(Stopped):
+                prepare(folder, settings)
+        patch.setattr(rehearsal, "_remove", lambda _: None)  # killed
+        with pytest.raises(Stopped):
+            prepare(tmp_path / "empty", settings)
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "empty/here/eurosat/2750").is_dir()
+    (tmp_path / "empty" / "mine.txt").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        prepare(tmp_path / "empty", settings)
+    (tmp_path / "empty" / "mine.txt").unlink()
+    monkeypatch.setattr(rehearsal, "_write_models", lambda hub, params: "lite")
+    prepare(tmp_path / "empty", settings)
+    assert sorted(each.name for each in (tmp_path / "empty").iterdir()) == ["here", "params.paper.yaml"]
+
+
 @pytest.mark.llm
 @pytest.mark.slow
 def test_make_paper_runs_from_end_to_end_on_stand_ins(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "rehearsal"
-    rehearsal = prepare(folder, PAPER)
-    code = run(rehearsal)
+    code = run(prepare(folder, PAPER))
     said = capfd.readouterr()
     assert code == 0, said.out[-2000:] + said.err[-4000:]
     params = load_params(PAPER)

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from pipeline.ingest import READERS, Listing, ingest
 from pipeline.ingest.base import check_listing
 from pipeline.ingest.lists import ListReader
+from pipeline.ingest.text_tables import text_header
 from stages import ManifestStore, UserError
+from stages.decisions import read_decisions, read_excluded
 from stages.params import DataParams
 
 DATA = DataParams()
@@ -191,6 +193,19 @@ def test_a_bad_list_is_refused_with_its_line(tmp_path: Path, content: bytes, par
 def test_a_byte_order_mark_and_old_line_ends_do_no_harm(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_bytes(b"\xef\xbb\xbfimage,class\r\na.jpg,cat\r\n\r\nb.jpg,dog\r\n")
     assert [e.class_name for e in read(tmp_path / "l.csv").entries] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("first", ["sep=;\n", '"sep=;"\r\n', "\ufeffsep=;\r\n"])
+def test_the_first_line_that_excel_writes_is_no_header(weaves: Path, tmp_path: Path, first: str) -> None:
+    rows = "".join(f"{path};{name}\n" for path, name in weave_rows(weaves))
+    (weaves / "list.csv").write_bytes(f"{first}image;label\n{rows}".encode())
+    assert ingest("w", str(weaves / "list.csv"), data=DATA, cache=tmp_path / "cache").unreadable == []
+    assert text_header(weaves / "list.csv") == ["image", "label"]
+    decisions = tmp_path / "d.csv"
+    decisions.write_bytes(f"{first}image_id;label\na,b;cat\n".encode())
+    assert [(each.image_id, each.label) for each in read_decisions(decisions).rows] == [("a,b", "cat")]
+    decisions.write_bytes(f"{first}a.png\n".encode())
+    assert read_excluded(decisions) == ["a.png"]
 
 
 def test_a_table_without_classes_or_captions_is_no_reason_to_leave_class_folders(weaves: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_class_cannot_be_added_by_name_where_the_encoder_is_a_name_alone(train
 def test_another_width_and_image_files_without_the_encoder_are_one_line(trained: Path) -> None:
     checkpoint = trained / "results" / "runs" / "birds" / "checkpoints" / "logistic"
     np.save(trained / "wide.npy", np.ones((2, 17)))
-    with pytest.raises(UserError, match="embeddings 17 wide, and the checkpoint was trained on 16"):
+    with pytest.raises(UserError, match="embeddings 17 wide, expected 16: they are of another encoder"):
         predict_files([trained / "wide.npy"], checkpoint, top=1, batch=3, device="cpu")
     with pytest.raises(UserError, match="trained on embeddings of clip-x, an encoder that is not at hand"):
         load_with_encoder(checkpoint, device="cpu", files=[trained / "image.png"])

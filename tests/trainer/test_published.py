@@ -112,3 +112,21 @@ def test_the_command_prints_the_table_and_json(tmp_path: Path, typed: Command) -
     rows = json.loads(typed("trainer", "paper-table", "--json", cwd=tmp_path).stdout)
     assert len(rows) == len(paper_table({}))
     assert "not run" in typed("trainer", "paper-table", "--results", "none", cwd=tmp_path).stdout
+
+
+def test_an_accuracy_that_is_no_fraction_and_results_that_are_a_file_are_refused(
+    tmp_path: Path, typed: Command
+) -> None:
+    folder = tmp_path / "results" / "runs" / "dtd"
+    save_record(record("dtd", base=0.5), folder)
+    file = folder / "run.json"
+    file.write_text(
+        file.read_text().replace('"accuracy": 0.5', '"accuracy": 7.0', 1).replace('"accuracy":0.5', '"accuracy":7.0', 1)
+    )
+    (folder / "SHA256SUMS").unlink(missing_ok=True)
+    said = typed("trainer", "paper-table", "--results", tmp_path / "results", cwd=tmp_path, code=1).stderr
+    assert "accuracy is 7, expected a fraction of 1" in said
+    assert said.count("\n") == 1
+    said = typed("trainer", "paper-table", "--results", file, cwd=tmp_path, code=2).stderr
+    assert said.strip() == f"error: --results {file}: a file; name the folder of a run, such as results/paper"
+    assert "note: none is not there" in typed("trainer", "paper-table", "--results", "none", cwd=tmp_path).stderr

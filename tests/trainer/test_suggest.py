@@ -159,6 +159,10 @@ def test_the_curves_of_the_documents_are_drawn_from_any_store(
     names = np.array(["a", "b", "c"])
     np.savez(tmp_path / "made.npz", embedding=x.numpy(), class_id=labels.numpy(), split=splits, class_names=names)
     typed("pipeline", "ingest", "made", "--source", "made.npz", "--encoder-name", "made", cwd=tmp_path)
+    np.savez(tmp_path / "pool.npz", embedding=clusters([4, 4, 4])[0].numpy() + 0.1)
+    said = typed("trainer", "suggest", "pool.npz", "--n", 3, cwd=tmp_path).stderr
+    assert "the embeddings are taken to be of made, as those of the data set are" in said
+    assert "checkpoint was trained" not in said, "there is none"
     main = runpy.run_path(str(ROOT / "examples" / "suggest_curves.py"))["main"]
     main(["--features", str(tmp_path / "cache"), "--out", str(tmp_path / "out"), "--seeds", "1,2", "made:3,6"])
     assert "| made | 3 | " in capsys.readouterr().out

@@ -1,6 +1,6 @@
 """`trainer paper-table`."""
 
-from stages import command
+from stages import UserError, command
 from stages.command import JsonOption, ResultsOption, say
 from trainer.cli.app import RESULTS, app
 
@@ -17,6 +17,8 @@ def paper_table(results: ResultsOption = RESULTS, as_json: JsonOption = False) -
     from trainer.published import paper_table as run
     from trainer.record import finished_runs
 
+    if results.exists() and not results.is_dir():
+        raise UserError(f"--results {results}: a file; name the folder of a run, such as results/paper", exit_code=2)
     rows = run(finished_runs(results))
     command.show(
         [asdict(row) for row in rows],
@@ -24,4 +26,6 @@ def paper_table(results: ResultsOption = RESULTS, as_json: JsonOption = False) -
         text=lambda: command.table(HEADERS, [cells(row) for row in rows]),
     )
     there = sum(row.ours is not None for row in rows)
+    if not results.exists():
+        say(f"note: {results} is not there")
     say(f"{there} of {len(rows)} rows are run; intervals (95 %) are over the seeds, the published numbers have none")
