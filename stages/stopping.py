@@ -33,6 +33,20 @@ class Stopped(SystemExit):
         return f"{why}: {kept}; run the same command again to go on"
 
 
+_under_way: list[Stopped] = []
+
+
+@contextmanager
+def as_stopped() -> Iterator[None]:
+    """For libraries that make an exit of their own, or none, of `Stopped`: it comes out of the block as it was."""
+    try:
+        yield
+    except SystemExit as error:
+        if _under_way and error is not _under_way[-1]:
+            raise _under_way[-1] from error
+        raise
+
+
 @contextmanager
 def keeping(kept: Callable[[], str]) -> Iterator[None]:
     """Say what of the block's work is kept when it is interrupted: `512 of 1,000 images of euro are kept`."""
@@ -74,7 +88,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
     for each in SIGNALS:
         if signal.getsignal(each) is _stop:
             signal.signal(each, signal.SIG_DFL)
-    raise Stopped(number)
+    _under_way.append(Stopped(number))
+    raise _under_way[-1]
 
 
 def leave_at_once(stop: Stopped) -> NoReturn:

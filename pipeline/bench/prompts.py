@@ -35,7 +35,7 @@ def bench_prompts(llm: str, *, prompts: int = 200, repeats: int = 3) -> list[Mea
 
 def measure(engine: VLLMEngine, *, prompts: int, repeats: int) -> Measured:
     """Both ways of asking `prompts` questions, `repeats` times in turn, after one run of each to warm up."""
-    requests, sampling = _requests(prompts), Sampling()
+    requests, sampling = asked(prompts), Sampling()
     bare_prompts, bare_params = engine.prepare(requests, sampling)
 
     def ours() -> float:
@@ -58,7 +58,7 @@ def measure(engine: VLLMEngine, *, prompts: int, repeats: int) -> Measured:
     )
 
 
-def _requests(count: int) -> list[Request]:
+def asked(count: int) -> list[Request]:
     """`count` questions about ordinary things, each with a seed of its own."""
     questions = [fill(question.text, thing) for thing in THINGS for question in questions_for("generic").asked]
     return [Request(question=questions[i % len(questions)], seed=i) for i in range(count)]

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from pipeline.bench import Measured
 
 
+PARTS = "prompts, images, store, index, search-text (default: these), ray-images, ray-prompts."
+
+
 @app.command()
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PART]...", help="prompts, images, store, index, search-text; default all."),
+        typer.Argument(metavar="[PART]...", help=PARTS),
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each; the median counts.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each; the median counts (ray-...: one).")] = 3,
     llm: Annotated[str | None, typer.Option(help="prompts: as for generate-prompts.", metavar="LLM")] = None,
     requests: Annotated[int, typer.Option(min=1, help="prompts: questions asked in one measurement.")] = 200,
     source: Annotated[str, typer.Option(help="images: as for ingest.", metavar="SOURCE")] = (
@@ -45,7 +48,8 @@ def bench(
     finished store against the bare encoder on pixels in memory. store: a large store written, read, checked, queried
     and searched, against copying its file. index: searches through the index on disk, and how many of the nearest ten
     they find, against exact ones. search-text: a whole `pipeline search` for a sentence with lite, against
-    loading its text model alone.
+    loading its text model alone. ray-images, ray-prompts: images and questions a second with the workers that the
+    settings' cluster: says, against this process alone (--images; four batches of --requests).
     """
     settings = command.settings(params, {"prompts.llm": llm, "encoder": encoder})
 
@@ -79,12 +83,26 @@ def bench(
 
         return [bench_search_text(repeats=repeats)]
 
+    def ray_images() -> "list[Measured]":
+        from pipeline.bench.cluster import bench_cluster_images
+
+        return [
+            bench_cluster_images(
+                settings.encoder, source, images=number, embed=settings.embed, cluster=settings.cluster
+            )
+        ]  # fmt: skip
+
+    def ray_prompts() -> "list[Measured]":
+        from pipeline.bench.cluster import bench_cluster_prompts
+
+        return [bench_cluster_prompts(settings.prompts.llm, batch=requests, batches=4, cluster=settings.cluster)]
+
     measure: dict[str, Callable[[], list[Measured]]] = {
-        "prompts": prompts, "images": images, "store": store, "index": index, "search-text": search_text
+        "prompts": prompts, "images": images, "store": store, "index": index, "search-text": search_text,
+        "ray-images": ray_images, "ray-prompts": ray_prompts,
     }  # fmt: skip
-    found = [
-        measured for part in command.picked(parts, list(measure), what="no benchmark") for measured in measure[part]()
-    ]
+    asked = command.picked(parts, list(measure), what="no benchmark")
+    found = [measured for part in asked if parts or not part.startswith("ray-") for measured in measure[part]()]
     lines = [(m.name, f"{m.ours:.4g}", f"{m.reference:.4g}", f"{m.ratio:.3f}", m.unit) for m in found]
     headers = ("name", "ours", "reference", "ratio", "unit")
     command.show([m.as_dict() for m in found], as_json=as_json, text=lambda: command.table(headers, lines))

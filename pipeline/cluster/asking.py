@@ -79,7 +79,7 @@ class ClusterEngine:
             # A commit, so that all have the same; a folder has none.
             revision=llm.revision or options.revision, aliases=dict(aliases), options=options,
         )  # fmt: skip
-        self._workers = Workers(params, job, gpus=options.tensor_parallel_size, threads=torch.get_num_threads())
+        self.workers = Workers(params, job, gpus=options.tensor_parallel_size, threads=torch.get_num_threads())
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
         """Answer all requests, in their order, each `n` times; one call is one batch."""
@@ -87,10 +87,10 @@ class ClusterEngine:
 
     def generate_each(self, batches: Iterable[Sequence[Request]], sampling: Sampling) -> Iterator[list[list[Answer]]]:
         """Answer batch by batch, in their order, several at once."""
-        for answers in self._workers.map(Questions(batch, sampling) for batch in batches):
-            self.chats = bool(self._workers.facts["chats"])
+        for answers in self.workers.map(Questions(batch, sampling) for batch in batches):
+            self.chats = bool(self.workers.facts["chats"])
             yield answers
 
     def close(self) -> None:
         """End the workers."""
-        self._workers.close()
+        self.workers.close()

@@ -22,7 +22,7 @@ import pipeline
 import stages
 from stages.errors import UserError
 from stages.params import ClusterParams
-from stages.stopping import SIGNALS
+from stages.stopping import SIGNALS, as_stopped
 
 SECONDS = 3.0
 """A cluster that is silent for longer is none."""
@@ -81,7 +81,7 @@ def connected(params: ClusterParams) -> Iterator[Any]:
     else:
         code = [str(Path(each.__file__ or "").parent) for each in (stages, pipeline)]
         settings |= {"address": params.address, "runtime_env": {"py_modules": code, "env_vars": _environment()}}
-    with tempfile.TemporaryFile() as said, _signals_kept(), _stderr_to(said):
+    with tempfile.TemporaryFile() as said, as_stopped(), _signals_kept(), _stderr_to(said):
         try:
             ray.init(**settings)
         except Exception as error:

@@ -110,7 +110,7 @@ class ClusterEncoder:
             precision=precision,
         )  # fmt: skip
         self._params = params
-        self._workers = Workers(params, job, threads=torch.get_num_threads())
+        self.workers = Workers(params, job, threads=torch.get_num_threads())
 
     def images(self, root: Path, rows: pa.Table, embed: EmbedParams) -> Iterator[np.ndarray | str]:
         """Yield the embeddings (1 + views, D) of each image, in order, or why it cannot be read."""
@@ -120,26 +120,26 @@ class ClusterEncoder:
         own = embed.model_copy(update={"workers": 0})
         rows = rows.select(["path", "image_id"])
         items = (Pictures(root.absolute(), _alone(rows.slice(top, size)), own) for top in range(0, len(rows), size))
-        for found, errors in self._workers.map(items):
+        for found, errors in self.workers.map(items):
             vectors = iter(found)
             for error in errors:
                 yield error or next(vectors)
 
     def texts(self, chunks: Iterable[list[str]]) -> Iterator[np.ndarray]:
         """Yield the embeddings (N, D) of each list of sentences."""
-        yield from self._workers.map(map(Sentences, chunks))
+        yield from self.workers.map(map(Sentences, chunks))
 
     def join(self, write: Joining, parts: range) -> None:
         """Have every part of a store written by the workers that see the cache, the others by this process."""
         everywhere = _absolute(write)
-        done = self._workers.map(StorePart(everywhere, index) for index in parts)
+        done = self.workers.map(StorePart(everywhere, index) for index in parts)
         for index, written in zip(parts, done, strict=True):
             if not written:
                 write(index)
 
     def close(self) -> None:
         """End the workers."""
-        self._workers.close()
+        self.workers.close()
 
 
 def _absolute(write: Joining) -> Joining:

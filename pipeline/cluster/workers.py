@@ -16,6 +16,7 @@ from pipeline.cluster.worker import Fault, Item, Job, Started, Worker, installed
 from stages.command import say
 from stages.errors import UserError
 from stages.params import ClusterParams
+from stages.stopping import as_stopped
 
 DEATHS = 3
 """Workers that may end over one item, or while they load their model, before the command does."""
@@ -37,6 +38,10 @@ class Workers:
         job: what each of them loads.
         gpus: GPUs a worker where the settings leave it open and the cluster has some.
         threads: that this process computes with on a CPU.
+
+    Attributes:
+        count: workers, once it has connected.
+        facts: what they say about their model.
     """
 
     def __init__(self, params: ClusterParams, job: Job, *, gpus: int = 1, threads: int) -> None:
@@ -44,7 +49,7 @@ class Workers:
         self._stack = ExitStack()
         self._ray: Any = None
         self._make: Any = None
-        self._count = 0
+        self.count = 0
         self._need = ""
         self._starting: dict[Any, Any] = {}
         self._at_work: dict[Any, int] = {}  # worker -> items it has
@@ -82,6 +87,17 @@ class Workers:
                 return
             self._wait(done, again)
 
+    def start(self) -> None:
+        """Wait until every worker holds its model; `map` by itself begins with the first one.
+
+        Raises:
+            UserError: as `map`.
+        """
+        if self._ray is None:
+            self._connect()
+        while self._starting:
+            self._wait({}, [])
+
     def close(self) -> None:
         """End the workers, and a cluster of our own with them."""
         self._stack.close()
@@ -90,7 +106,7 @@ class Workers:
     @property
     def _window(self) -> int:
         """Items that may be out or wait for an earlier one."""
-        return 2 * self._count * self._params.ahead
+        return 2 * self.count * self._params.ahead
 
     def _free(self) -> Any:
         """The worker that has least to do, None where all have enough."""
@@ -112,11 +128,11 @@ class Workers:
         room = sum(_fits(node, cpus, gpus) for node in nodes)
         self._need = f"a worker takes {cpus} CPU cores" + (f" and {gpus:g} GPUs" if gpus else "")
         offers = f"the cluster has {has.get('CPU', 0):g} cores and {has.get('GPU', 0):g} GPUs on {len(nodes)} nodes"
-        self._count = room if asked.workers == "auto" else asked.workers
+        self.count = room if asked.workers == "auto" else asked.workers
         short = f"{self._need}, and {offers}: room for {room} of them (cluster.workers, .cpus, .gpus)"
-        if not self._count or (self._count > room and asked.address is None):
+        if not self.count or (self.count > room and asked.address is None):
             raise UserError(short)
-        if self._count > room:  # a cluster may grow
+        if self.count > room:  # a cluster may grow
             say(f"{short}; the others start when there is more")
         threads = None if gpus else cpus
         # Beside a GPU one item is decoded while another is computed.
@@ -130,7 +146,7 @@ class Workers:
             )
         names = node_names(self._ray)
         self._make = lambda: actor.remote(self._job, installed_versions(), threads, names)
-        for _ in range(self._count):
+        for _ in range(self.count):
             self._start_one()
 
     def _start_one(self) -> None:
@@ -141,7 +157,8 @@ class Workers:
         """Wait for whatever comes next: a result, a worker that has started, or one that has ended."""
         since = time.monotonic()
         while True:
-            ready, _ = self._ray.wait([*self._starting, *self._out], num_returns=1, timeout=1.0)
+            with as_stopped():
+                ready, _ = self._ray.wait([*self._starting, *self._out], num_returns=1, timeout=1.0)
             if ready:
                 break
             if not self._at_work and time.monotonic() - since > self._params.wait:
@@ -198,6 +215,7 @@ class Workers:
         """A worker has ended: say so once, and start another."""
         if self._at_work.pop(worker, None) is None:
             return
+        self._ray.kill(worker)  # one that is only out of reach would keep its cores
         say(f"a worker on node {self._nodes[worker]} has ended ({_cause(error)}): its work is done again by another")
         self._start_one()
 

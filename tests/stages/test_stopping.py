@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from stages import stopping
+
 APP = """
 import os, sys, time
 from contextlib import nullcontext
@@ -79,3 +81,22 @@ def test_what_a_script_told_its_commands_to_ignore_stays_ignored() -> None:
         "signal.raise_signal(signal.SIGHUP); print('still here')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "still here\n"
+
+
+def test_a_stop_that_a_library_takes_for_an_exit_of_its_own_comes_out_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stopping, "_under_way", [])
+    with pytest.raises(SystemExit) as caught, stopping.as_stopped():
+        sys.exit(3)
+    assert caught.value.code == 3
+
+    def library() -> None:
+        try:
+            stopping._stop(signal.SIGTERM, None)
+        except SystemExit:
+            raise SystemExit(1) from None
+
+    with pytest.raises(stopping.Stopped) as stop, stopping.as_stopped():
+        library()
+    assert stop.value.code == 143
