@@ -137,6 +137,10 @@ def import_prompts(
     most: Annotated[
         int | None, typer.Option(min=1, help="Sentences that a class keeps of an encyclopaedia; default 30.")
     ] = None,
+    titles: Annotated[
+        Path | None,
+        typer.Option(help="JSON {class: title}: articles of a dump that are called otherwise.", metavar="FILE"),
+    ] = None,
     captions: Annotated[
         bool, typer.Option("--captions", help="Take the captions of the images; --name is then `captions` by default.")
     ] = False,
@@ -172,7 +176,7 @@ def import_prompts(
             if path is None:
                 summary = importing.import_captions(where, source, cache=cache)
             else:
-                summary = importing.import_prompts(where, source, Path(path), cache=cache, most=most)
+                summary = importing.import_prompts(where, source, Path(path), cache=cache, most=most, titles=titles)
         except UserError as error:  # the other sources come in all the same
             faults.append(error)
             continue

@@ -118,15 +118,33 @@ def articles_of_texts(names: Mapping[int, str], given: Mapping[str, str], *, whe
     return found
 
 
-def articles_of_dump(names: Mapping[int, str], file: Path) -> Articles:
+def read_titles(file: Path, names: Mapping[int, str]) -> dict[int, str]:
+    """class_id -> title of its article, of a JSON file `{class: title}`.
+
+    Raises:
+        UserError: another shape, or a class that the data set does not have.
+    """
+    given = texts_of(file) if file.suffix.lower() == ".json" else None
+    if given is None:
+        raise UserError(f"{file}: expected a JSON file {{class name: title of its article}}")
+    ids = {folded(name): class_id for class_id, name in names.items()}
+    strange = [key for key in given if folded(key) not in ids]
+    if strange:
+        raise UserError(f"{file}: {_listed(strange)}: no class of the data set has this name; write it as the set does")
+    return {ids[folded(key)]: title.strip() for key, title in given.items()}
+
+
+def articles_of_dump(names: Mapping[int, str], file: Path, titles: Mapping[int, str] | None = None) -> Articles:
     """The articles of a dump whose titles, or redirects to them, are the classes.
+
+    Args:
+        titles: class_id -> title, where it is another one than the class name.
 
     The very title comes before one that differs in case and separators. A page that lists several articles of the name,
     or several such titles, leave the class open: guessing would put sentences about another thing into the source.
     """
-    asked: dict[str, list[int]] = {}
-    for class_id, name in names.items():
-        asked.setdefault(folded(name), []).append(class_id)
+    called = {class_id: (titles or {}).get(class_id, name) for class_id, name in names.items()}
+    asked = {folded(name) for name in called.values()}
     hits: dict[str, dict[str, Page]] = {}
     by_title: dict[str, Page] = {}
     for page in progress(pages(file), what=f"reading {file.name}", unit="page"):
@@ -143,9 +161,9 @@ def articles_of_dump(names: Mapping[int, str], file: Path) -> Articles:
             break
     found = Articles()
     for class_id, name in names.items():
-        pages_of = hits.get(folded(name), {})
+        pages_of = hits.get(folded(called[class_id]), {})
         targets = _targets(pages_of, by_title)
-        exact = _titled(display_name(name))
+        exact = _titled(called[class_id])
         if exact in pages_of:
             targets = _targets({exact: pages_of[exact]}, by_title) or targets
         _settle(found, class_id, name, targets)
@@ -241,8 +259,8 @@ def said(names: Mapping[int, str], found: Articles, *, beyond: int, most: int) -
         ]
         what = counted(len(found.ambiguous), "class is", "classes are")
         lines.append(
-            f"{what} the name of several articles and left out: {_listed(which)}; give the text of the right one in a "
-            "file {class: text}"
+            f"{what} the name of several articles and left out: {_listed(which)}; name the right ones with --titles, a "
+            "file {class: title}"
         )
     if beyond:
         lines.append(f"{counted(beyond, 'sentence')} behind the first {most} kept of a class were not taken (--most)")
@@ -260,14 +278,20 @@ def is_encyclopaedia(file: Path) -> bool:
     return is_dump(file) or texts_of(file) is not None
 
 
-def read_articles(names: Mapping[int, str], file: Path) -> Articles:
+def read_articles(names: Mapping[int, str], file: Path, titles: Path | None = None) -> Articles:
     """The articles of a dump, or of a file `{class: text}`, by class.
+
+    Args:
+        titles: see `read_titles`; of a dump alone.
 
     Raises:
         UserError: it cannot be read, or has no article of any class.
     """
     given = None if is_dump(file) else texts_of(file)
-    found = articles_of_dump(names, file) if given is None else articles_of_texts(names, given, where=file)
+    if given is None:
+        found = articles_of_dump(names, file, None if titles is None else read_titles(titles, names))
+    else:
+        found = articles_of_texts(names, given, where=file)
     if not found.of:
         raise UserError("; ".join([f"{file}: no article of any class", *said(names, found, beyond=0, most=0)]))
     return found

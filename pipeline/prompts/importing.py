@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.prompts.clean import mark_duplicates, one_line, storable
+from pipeline.prompts.dump import is_dump
 from pipeline.prompts.encyclopaedia import MOST, cut, folded, is_encyclopaedia, read_articles, said
 from pipeline.prompts.rounds import lacking
 from pipeline.prompts.sentence_files import read_sentences
@@ -23,7 +24,9 @@ SHOWN = 5
 """Classes that an error names on either side."""
 
 
-def import_prompts(dataset: str, name: str, file: Path, *, cache: Path, most: int | None = None) -> PromptSummary:
+def import_prompts(
+    dataset: str, name: str, file: Path, *, cache: Path, most: int | None = None, titles: Path | None = None
+) -> PromptSummary:
     """Take sentences about the classes from a file, under the source name `name`.
 
     Class names are matched blind to case, underscores, hyphens and spaces. Sentences are kept as they are, on one line;
@@ -33,6 +36,7 @@ def import_prompts(dataset: str, name: str, file: Path, *, cache: Path, most: in
 
     Args:
         most: sentences that a class keeps of an encyclopaedia.
+        titles: a JSON file `{class: title}` of articles of a dump that are called otherwise than their class.
 
     Raises:
         UserError: no manifest yet, an unreadable file, or a class without sentences of words; the old store stays.
@@ -42,8 +46,11 @@ def import_prompts(dataset: str, name: str, file: Path, *, cache: Path, most: in
     if not names:
         raise UserError(f"{dataset}: there are no classes to take sentences for; --captions takes those of its images")
     _require_encoder(manifest)
+    if titles is not None and not is_dump(file):
+        raise UserError(f"--titles is about a dump, and {file} is none: leave it out", exit_code=2)
     if is_encyclopaedia(file):
-        return _import_articles(manifest, name, file, cache=cache, most=MOST if most is None else most)
+        most = MOST if most is None else most
+        return _import_articles(manifest, name, file, cache=cache, most=most, titles=titles)
     if most is not None:
         raise UserError(f"--most is about an encyclopaedia, and {file} holds sentences: leave it out", exit_code=2)
     given = read_sentences(file)
@@ -68,11 +75,13 @@ def import_prompts(dataset: str, name: str, file: Path, *, cache: Path, most: in
     return summarise(dataset, name, rows, names, ignored=sorted(set(given) - set(found.values())))
 
 
-def _import_articles(manifest: ManifestProvenance, name: str, file: Path, *, cache: Path, most: int) -> PromptSummary:
+def _import_articles(
+    manifest: ManifestProvenance, name: str, file: Path, *, cache: Path, most: int, titles: Path | None
+) -> PromptSummary:
     """Sentences of an encyclopaedia as a prompt store."""
     dataset, names = manifest.dataset, manifest.class_names
     store = _store(cache, dataset, name)
-    articles = read_articles(names, file)
+    articles = read_articles(names, file, titles)
     rows, beyond = [], 0
     for class_id, article in articles.of.items():
         found = cut(article, most=most)

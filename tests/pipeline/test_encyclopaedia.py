@@ -137,6 +137,30 @@ def test_the_very_title_comes_before_one_that_differs_in_case_and_open_titles_ar
     assert found.missing == [3]
 
 
+def test_a_class_can_be_given_the_title_of_its_article(tmp_path: Path) -> None:
+    manifest(tmp_path, {0: "crane", 1: "cat"})
+    file = dump(
+        tmp_path / "w.xml", page("Crane", "Crane: * [[Crane (bird)]] {{disambig}}"),
+        page("Crane (bird)", "A crane is a bird with long legs."), page("Cat", "A cat is a small animal."),
+    )  # fmt: skip
+    titles = tmp_path / "titles.json"
+    titles.write_text('{"Crane": "crane (bird)"}')
+    import_prompts("d", "wiki", file, cache=tmp_path, titles=titles)
+    assert [row["text"] for row in rows(tmp_path, "wiki")] == [
+        "A crane is a bird with long legs.", "A cat is a small animal.",
+    ]  # fmt: skip
+    for content, part in (
+        ('{"cow": "Cow"}', "cow: no class of the data set"),
+        ('["Cow"]', "expected a JSON file {class"),
+    ):
+        titles.write_text(content)
+        with pytest.raises(UserError, match=part):
+            import_prompts("d", "wiki", file, cache=tmp_path, titles=titles)
+    (tmp_path / "t.json").write_text('{"cat": "A cat is a small animal."}')
+    with pytest.raises(UserError, match="--titles is about a dump"):
+        import_prompts("d", "wiki", tmp_path / "t.json", cache=tmp_path, titles=titles)
+
+
 def test_no_more_sentences_are_taken_than_asked_for_and_the_rest_is_counted() -> None:
     article = Article(("cat",), "A cat is an animal. A cat is an animal. It purrs. A cat has a tail. A cat sees well.")
     found = cut(article, most=2)

@@ -15,6 +15,7 @@ from stages import UserError
 from stages.params import Params
 from trainer.checkpoint import load_checkpoint
 from trainer.checkpoints import record_of
+from trainer.cli import compose as command_line
 from trainer.compose.composition import compose
 from trainer.compose.forms import gaussian, ridge
 from trainer.compose.parts import About, Part, load_part, prints_of, save_part
@@ -224,6 +225,23 @@ def test_an_id_of_the_test_split_is_refused_and_a_part_is_not_overwritten(stores
     run(tmp_path / "head", Wanted(sources=["a=w"]), PARAMS, cache=stores)
     with pytest.raises(UserError, match="part 'a' is there already, made from 'w'"):
         run(tmp_path / "head", Wanted(sources=["a=v"]), PARAMS, cache=stores)
+
+
+def test_the_command_prints_the_parts_and_refuses_an_unknown_form(
+    stores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command_line.compose(tmp_path / "h", ["a=w", "b=v"], without=["b"], features=stores, shots="4", as_json=True)
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert [(each["name"], each["images"], each["state"]) for each in found["parts"]] == [
+        ("a", 16, "yes"),
+        ("b", 12, "no"),
+    ]
+    assert "b is left out of the head; its part stays in" in said.err
+    for flags, part in (({"form": "cubic"}, "--form 'cubic': known: gaussian, ridge"), ({"shots": "0"}, "--shots '0'")):
+        with pytest.raises(UserError, match=part) as caught:
+            command_line.compose(tmp_path / "h", features=stores, **flags)  # type: ignore[arg-type]
+        assert caught.value.exit_code == 2
 
 
 class Colours:
