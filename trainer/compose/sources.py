@@ -86,7 +86,7 @@ def dataset_part(
     named = features.text["none"]
     if features.has_templates:
         about["templates"] = features.templates
-    return _of_images(asked.name, about, named, images, val, seed=seed), lines
+    return image_part(asked.name, about, named, images, val, seed=seed), lines
 
 
 def _images(features: Features, ids: Path | None, shots: Shots, seed: int) -> tuple[Images, Images, list[str]]:
@@ -111,7 +111,7 @@ def _images(features: Features, ids: Path | None, shots: Shots, seed: int) -> tu
     return taken, features.val.images.centre_crops(), lines
 
 
-def _of_images(name: str, about: dict[str, object], text: ClassText, images: Images, val: Images, *, seed: int) -> Part:
+def image_part(name: str, about: dict[str, object], text: ClassText, images: Images, val: Images, *, seed: int) -> Part:
     """The part of labelled images, of the classes that have some."""
     there = sorted(set(images.labels.tolist()))
     position = {label: i for i, label in enumerate(there)}
@@ -192,7 +192,7 @@ def folder_part(
         "notes": (encoder.note,) if encoder.note else (),
         "seed": seed,
     }  # fmt: skip
-    return _of_images(asked.name, about, text, images, _none(encoder.width), seed=seed), lines
+    return image_part(asked.name, about, text, images, _none(encoder.width), seed=seed), lines
 
 
 def split_source(source: str, datasets: Sequence[str]) -> tuple[str | None, str | None, Path | None]:
