@@ -90,7 +90,7 @@ def _weighed(
     if missing:
         root, path = missing[0]
         deeper = one_deeper(root, path)
-        text += f" (first: {path[:120]!r}" + (f", which lies one folder deeper, below {deeper})" if deeper else ")")
+        text += f" (first: {path[:120]!r}" + (f", which lies below {deeper})" if deeper else ")")
     if len(missing) > data.max_missing * len(found):
         return Look(fault=text)
     differs = known.differs(classes, counts)

@@ -327,17 +327,18 @@ def _require_images(source: str, root: Path, table: pa.Table, dataset: str, max_
         return
     missing = bad["sha256"].null_count
     first = f"(first: {bad['path'][0].as_py()[:120]!r}, {bad['error'][0].as_py()})"
+    lost = next((row["path"] for row in bad.select(["path", "sha256"]).to_pylist() if row["sha256"] is None), None)
+    other = one_deeper(root, lost) if lost is not None else None
+    found = f"{lost[:120]!r} lies below {other}: move it where it should be" if lost is not None and other else None
     if len(bad) < len(table):
         raise UserError(
             f"{source}: {len(bad)} of {len(table)} images cannot be used: {missing} are missing below {root}, "
-            f"{len(bad) - missing} are broken {first}; mend them, or allow a larger share than "
+            f"{len(bad) - missing} are broken {first}; {found or 'mend them'}, or allow a larger share than "
             f"{max_missing:g}: data.{dataset}.max_missing in the settings, or --max-missing"
         )
     if missing == len(bad):
-        deeper = one_deeper(root, bad["path"][0].as_py())
-        mend = f"they lie one folder deeper, below {deeper}: move them up, or name it with --images" if deeper else (
-            "name the folder that holds them with --images, or fetch the list that belongs to them"
-        )  # fmt: skip
+        instead = "name the folder that holds them with --images, or fetch the list that belongs to them"
+        mend = f"{found}, or name that folder with --images" if found else instead
         raise UserError(
             f"{source}: none of the {len(table)} images that it names can be read below {root} {first}; {mend}"
         )

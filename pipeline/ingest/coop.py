@@ -102,7 +102,7 @@ def split_rows(file: Path) -> Rows:
         for number, row in enumerate(raw[split]):
             good = (
                 isinstance(row, list) and len(row) == 3 and isinstance(row[0], str) and isinstance(row[2], str)
-                and isinstance(row[1], int) and 0 <= row[1] < 1_000_000
+                and type(row[1]) is int and 0 <= row[1] < 1_000_000
             )  # fmt: skip
             if not good:
                 raise UserError(

@@ -167,7 +167,7 @@ class Places:
 
 
 def one_deeper(root: Path, path: str) -> Path | None:
-    """The folder that a missing image lies in, if there is one too many on the way to it."""
+    """The folder that a missing image lies below, if it is one folder away from where it should be."""
     parts = PurePosixPath(path).parts
     for number in range(len(parts)):
         above, rest = root.joinpath(*parts[:number]), PurePosixPath(*parts[number:])

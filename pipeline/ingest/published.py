@@ -68,7 +68,17 @@ def as_published(dataset: str, source: str, listing: Listing, *, max_missing: fl
     asked = Counter(entry.split or "train" for entry in entries for _ in entry.questions or ())
     if differs := known.differs(len(listing.class_names), counts, asked):
         notes.append(differs)
+    elif known.texts is not None and known.texts != (said := sum(map(_said, entries))):
+        notes.append(
+            f"{said:,} {'answers' if known.task == 'questions' else 'captions'}, where the published {known.title} has "
+            f"{known.texts:,}: another version, or a part of it; published numbers do not compare"
+        )
     return replace(listing, entries=entries, notes=notes)
+
+
+def _said(entry: Entry) -> int:
+    """Captions, or answers to its questions, that an image has."""
+    return len(entry.captions or ()) + sum(len(question.answers) for question in entry.questions or ())
 
 
 def _tested_on_val(known: Card, entries: list[Entry]) -> tuple[list[Entry], list[str]]:

@@ -23,7 +23,7 @@ def prepare(dataset: str, source: str, data: DataParams) -> tuple[str, DataParam
 
     Args:
         dataset: name of the data set; an unknown one passes through.
-        source: as the user gave it; anything but a folder passes through.
+        source: as the user gave it; anything but a folder passes through, a file with a line that says so.
         data: the user's settings; every field that they set is kept.
 
     Returns:
@@ -34,7 +34,12 @@ def prepare(dataset: str, source: str, data: DataParams) -> tuple[str, DataParam
             a folder below.
     """
     known, folder = card(dataset), Path(source)
-    if known is None or not folder.is_dir():
+    if known is None or not folder.exists():
+        return source, data
+    if not folder.is_dir():
+        say(
+            f"{dataset}: {source} is a file, read as it is, without the split and names of {known.title}: {_how(known)}"
+        )
         return source, data
     if known.marked(folder):
         missing = known.check(folder)
@@ -49,15 +54,23 @@ def prepare(dataset: str, source: str, data: DataParams) -> tuple[str, DataParam
         say(f"{dataset}: the class folders are those of {known.title}: its class names and templates are taken")
         return source, _filled(data, {"class_names": known.class_names, "templates": known.templates})
     if lacking := elsewhere(known, folder):
-        raise UserError(f"{source}: {lacking} (`pipeline datasets {known.name} --how` says what has to lie where)")
-    say(f"{dataset}: {source} is not laid out as {known.title}: read as it is (see `pipeline datasets {known.name}`)")
+        raise UserError(f"{source}: {lacking} ({_how(known)} says what has to lie where)")
+    above = folder.resolve().parent
+    part = f"; for that give --source {above}, of which it is a part" if known.marked(above) else ""
+    say(f"{dataset}: {source} is not laid out as {known.title}: read as it is (see {_how(known)}{part})")
     return source, data
+
+
+def _how(known: Card) -> str:
+    return f"`pipeline datasets {known.name} --how`"
 
 
 def elsewhere(known: Card, folder: Path) -> str | None:
     """Why a folder without a mark of a data set can be nobody's own data either; None where it may be."""
     if not any(folder.iterdir()):
         return "an empty folder"
+    if other := next((name for name in known.other_versions if (folder / name).is_dir()), None):
+        return f"{other} is another version of {known.title}"
     if deeper := known.deeper(folder):
         levels = counted(len(deeper.parts) - len(folder.parts), "folder", "folders")
         return f"{known.title} lies {levels} deeper: --source {deeper}"

@@ -86,6 +86,8 @@ class Card(_Strict):
     images_of: dict[Literal["train", "val", "test"], int] = Field({}, description="split -> images, as published")
     questions_of: dict[Literal["train", "val", "test"], int] = Field({}, description="split -> questions, as published")
     layout: list[Item] = Field(min_length=1, description="what has to be there")
+    texts: int | None = Field(None, description="captions, or answers, in all, as published")
+    other_versions: list[str] = Field([], description="what folders of other versions are called that look alike")
     marks: Paths = Field(description="any of these says that a folder is meant to be this data set")
     source: Paths = Field(["."], description="what in the folder is read, the first that is there")
     images: list[str] = Field([], description="sub-folder of the images, the first that is there")
@@ -124,12 +126,12 @@ class Card(_Strict):
         )
 
     def deeper(self, folder: Path) -> Path | None:
-        """A folder below this one that is meant to be this data set, the nearest; None where none is found."""
+        """A folder below this one that is the whole of this data set, the nearest; None where none is found."""
         places = [folder]
         for _ in range(LEVELS):
             wide = [place / name for place in places for name in sorted(_folder_names(place))]
             places = wide if len(wide) <= WIDEST else []
-            if found := next((place for place in places if self.marked(place)), None):
+            if found := next((place for place in places if self.marked(place) and not self.check(place)), None):
                 return found
         return None
 
@@ -140,8 +142,9 @@ class Card(_Strict):
 
     def check(self, folder: Path) -> list[str]:
         """Everything that the layout asks for and the folder does not have; empty where all is there."""
-        names = self.folder_names()
-        return [fault for fault in (item.missing(folder, names) for item in self.layout) if fault]
+        names, called = self.folder_names(), folder.resolve().name
+        other = [f"{called} is another version of it"] * (called in self.other_versions)
+        return other + [fault for fault in (item.missing(folder, names) for item in self.layout) if fault]
 
     def source_in(self, folder: Path) -> Path:
         """What in the folder is read."""

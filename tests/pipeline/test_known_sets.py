@@ -104,7 +104,8 @@ REFUSED: list[tuple[str, Damage, str, str]] = [
     ("imagenetv2", rename(f"{V2}/1", f"{V2}/goldfish"), "goldfish is none of its classes, 1 is missing", ""),
     ("eurosat", write(SPLIT, "{"), f"{SPLIT}: not readable as JSON", ""),
     ("eurosat", edit(SPLIT, lambda split: split.update(test=[])), "no image is in its test split", ""),
-    ("eurosat", deeper("2750"), "one folder deeper, below", ""),
+    ("eurosat", deeper("2750"), "AnnualCrop/AnnualCrop_1.jpg' lies below ", "which lies below "),
+    ("eurosat", edit(SPLIT, lambda split: split["train"][0].__setitem__(1, True)), "train[0] is \"['AnnualCrop/", ""),
     ("eurosat", deeper(""), "EuroSAT (RGB) lies 1 folder deeper: --source ", ""),
     ("fgvc_aircraft", double_variants, "variants.txt, line 5: class '707-320' stands there twice (line 1)", ""),
     ("fgvc_aircraft", write("variants.txt", "\n"), "variants.txt: no class in it", ""),
@@ -206,6 +207,38 @@ def test_images_of_two_files_of_captions_are_not_taken_twice(copied: Callable[[s
     shutil.copy(folder / NOCAPS, folder / "captions_again.json")
     with pytest.raises(UserError, match=r"stands in captions_again\.json as well; keep one of the files"):
         ingest("mine", str(folder), data=DataParams(), cache=folder.parent / "cache")
+
+
+def test_half_of_the_captions_of_all_images_is_said(
+    copied: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied("nocaps")
+    small = cards()["nocaps"].model_copy(update={"images_of": {"test": 3}, "texts": 30})
+    monkeypatch.setattr("pipeline.ingest.published.card", lambda _: small)
+    assert take("nocaps", folder) == []
+    edit(NOCAPS, lambda c: c.update(annotations=c["annotations"][::2]))(folder)
+    assert take("nocaps", folder)[0].startswith("15 captions, where the published NoCaps (validation) has 30: another")
+
+
+def test_another_version_of_a_variant_is_not_taken_for_it(copied: Callable[[str], Path]) -> None:
+    folder = copied("imagenetv2")
+    other = (folder / V2).rename(folder / "imagenetv2-threshold0.7-format-val")
+    assert "imagenetv2-threshold0.7-format-val is another version of it" in look("imagenetv2", other).text
+    with pytest.raises(UserError, match=r"imagenetv2-threshold0\.7-format-val is another version of it"):
+        take("imagenetv2", other)
+    with pytest.raises(UserError, match=r"is another version of ImageNetV2 \(matched frequency\)"):
+        take("imagenetv2", folder)
+
+
+def test_a_file_and_a_part_under_a_known_name_are_read_as_they_are_with_a_line(
+    copied: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied("nocaps")
+    take("nocaps", folder / NOCAPS)
+    assert "is a file, read as it is, without the split and names of NoCaps (validation)" in capsys.readouterr().err
+    folder = copied("eurosat")
+    take("eurosat", folder / "2750")
+    assert f"for that give --source {folder}, of which it is a part" in capsys.readouterr().err
 
 
 def test_the_variants_have_the_classes_of_the_published_ones() -> None:
