@@ -6,7 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-"$python" install/gpu_check.py --dry-run "$@"
+for word in "$@"; do
+  case $word in -h | --help) exec "$python" install/gpu_check.py --help ;; esac
+done
+"$python" install/gpu_check.py --dry-run "$@"  # before minutes of installing
 if [ "${INSTALL:-yes}" = yes ]; then
   "$python" install/venv.py >&2
   python=.venv/bin/python

@@ -3,8 +3,41 @@
 The libraries that fetch models try again and again where a hub is silent, and say of a gated model that it is missing.
 """
 
+import queue
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
 SECONDS = 2
-"""Longest wait for one answer of the hub, which is asked twice: a line within ten seconds, imports included."""
+"""Longest wait for a connection, and for each part of an answer of the hub."""
+LONGEST = 5
+"""Longest wait for an answer, name servers that are silent included: a line within ten seconds."""
+
+Answer = TypeVar("Answer")
+
+
+def answered(ask: Callable[[], Answer]) -> Answer:
+    """What the hub answers, or what `ask` raises.
+
+    Raises:
+        TimeoutError: nothing within `LONGEST` seconds; what waits then is left behind.
+    """
+    found: queue.SimpleQueue[tuple[Answer | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            found.put((ask(), None))
+        except BaseException as error:  # raised where it is waited for
+            found.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        answer, error = found.get(timeout=LONGEST)
+    except queue.Empty as error:
+        raise TimeoutError(f"no answer within {LONGEST} s") from error
+    if error is not None:
+        raise error
+    return answer  # type: ignore[return-value]
 
 
 def hub_problem(repo: str, files: tuple[str, ...], *, revision: str | None = None) -> str | None:
@@ -29,7 +62,8 @@ def hub_problem(repo: str, files: tuple[str, ...], *, revision: str | None = Non
         return f"{repo} is not in the local hub cache, and HF_HUB_OFFLINE is set"
     for file in files:
         try:
-            get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), timeout=SECONDS)
+            url = hf_hub_url(repo, file, revision=revision)
+            answered(lambda url=url: get_hf_file_metadata(url, timeout=SECONDS))  # type: ignore[misc]
         except GatedRepoError:
             return f"{repo} is gated; accept its licence on its hub page, then `hf auth login`"
         except (RepositoryNotFoundError, RevisionNotFoundError):

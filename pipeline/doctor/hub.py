@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.hub import SECONDS, answered
 from stages.extras import installed, mend
-
-SECONDS = 3
-"""Longest wait for the hub's answer."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Hub:
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
-            info: Any = HfApi().model_info(repo, files_metadata=True, timeout=SECONDS)
+            info: Any = answered(lambda: HfApi().model_info(repo, files_metadata=True, timeout=SECONDS))
         except RepositoryNotFoundError:
             return Remote(None, problem=f"the hub has no model {repo!r}, or not for you")
         except Exception:  # whatever the connection dies of

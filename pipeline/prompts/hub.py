@@ -3,10 +3,9 @@
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.hub import SECONDS, answered
 from stages.errors import UserError
 
-SECONDS = 3
-"""Longest wait for the hub's answer."""
 TEMPLATES = ("tokenizer_config.json", "chat_template.jinja")
 """Files that may hold a chat template."""
 OFFLINE = "offline use --llm smollm2, or a local folder with the model"
@@ -39,7 +38,8 @@ def hub_config(name: str, repo: str, revision: str | None) -> Path:
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"LLM {name}: {repo} is not in the local hub cache and HF_HUB_OFFLINE is set; {OFFLINE}")
     try:
-        HfApi().model_info(repo, revision=revision, timeout=SECONDS)  # unlike a download it does not try six times
+        # unlike a download it does not try six times
+        answered(lambda: HfApi().model_info(repo, revision=revision, timeout=SECONDS))
         config = Path(hf_hub_download(repo, "config.json", revision=revision))
         for name_of_file in TEMPLATES:
             with suppress(EntryNotFoundError):

@@ -86,6 +86,18 @@ def test_a_silent_hub_is_out_of_reach_after_a_moment(monkeypatch: pytest.MonkeyP
     assert hub.SECONDS < 4, "beside imports, within ten seconds"
 
 
+def test_a_name_server_that_is_silent_is_no_longer_waited_for_than_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "LONGEST", 0.2)
+    asked = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: asked.set() or Hub.leave.wait(30))
+    assert "and the hub cannot be reached" in str(hub_problem("some/other", FILES))
+    with pytest.raises(
+        UserError, match="LLM m: some/other is not in the local hub cache and the hub cannot be reached"
+    ):
+        hub_config("m", "some/other", None)
+    assert asked.is_set()
+
+
 def test_a_hub_switched_off_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert hub_problem("silent/model", FILES) == (
