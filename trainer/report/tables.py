@@ -144,9 +144,19 @@ def _tables(record: RunRecord) -> Iterable[tuple[str, list[str], list[list[str]]
             [method, *(cell(by_metric.get(m), m) for m in names), _seconds(seconds.get(method))]
             for method, by_metric in by_method.items()
         ]
-        yield protocol, ["method", *names, "seconds"], rows
+        saw = {
+            fit.method: str(fit.info["saw"]) for fit in record.fits if fit.protocol == protocol and "saw" in fit.info
+        }
+        headers = ["method", *names, "seconds"]
+        if saw:
+            headers.append(SAW)
+            for row in rows:
+                row.append(saw.get(row[0], ""))
+        yield protocol, headers, rows
 
 
+SAW = "saw before it judged"
+"""Column of what methods that learn while they judge saw of the test split; a label is never among it."""
 LEGEND = "confidence (ECE in percent, NLL in nats; before: without the temperature)"
 
 

@@ -12,10 +12,12 @@ from trainer.methods.base import Method
 from trainer.methods.family.chain import aape_chain
 from trainer.methods.family.cones import ConES
 from trainer.methods.family.dapt import DAPT
+from trainer.methods.family.dynaprompt import DynaPrompt
 from trainer.methods.family.lmpt import LMPTSingle
 from trainer.methods.family.prograd import ProGrad, aape_prograd
 from trainer.methods.family.pseudo_labels import FPL, GRIP, IFPL
 from trainer.methods.family.shared import SharedShift
+from trainer.methods.family.test_time import CONFIDENT_VIEWS, DIFF_TPT, TPT
 from trainer.methods.family.unsupervised_cache import TFUP, TFUP_T
 
 __all__ = ["FAMILY", "WITH_MORE"]
@@ -26,6 +28,10 @@ WITH_MORE: dict[str, Callable[[TrainParams], Method]] = {
     "grip": lambda _: GRIP,
     "tfup": lambda _: TFUP,
     "tfup-t": lambda _: TFUP_T,
+    "tpt": lambda _: TPT,
+    "difftpt": lambda _: DIFF_TPT,
+    "confident-views": lambda _: CONFIDENT_VIEWS,
+    "dynaprompt": lambda _: DynaPrompt(),
 }
 """Those of FAMILY that live on more than a few labelled images: images without labels, views, a second encoder."""
 

@@ -32,6 +32,8 @@ from trainer.training import Candidate, Info, Schedule, Score, Trained, choose, 
 
 EACH = 16
 """K of fpl and ifpl, as published."""
+SAW = "images of the test split, no labels"
+"""What a method says of itself in the tables that adapts to the images that are judged."""
 ROUNDS = 10
 """Of ifpl and grip, as published."""
 RATES, BATCH, STEPS = (0.0025, 0.025), 256, 100
@@ -205,7 +207,7 @@ class PseudoLabels:
 
     def _waiting(self, start: Prepared, task: Task, *, seed: int) -> TransductivePredictor:
         selection = start.selection
-        info = start.info(n_parameters=start.weights.numel(), val=None)
+        info = start.info(n_parameters=start.weights.numel(), val=None, saw=SAW)
         val = None if selection.held_out else selection.val
         return TransductivePredictor(
             start.names, start.weights, start.tau, self.rounds, self.each, seed, start.train.embeddings,

@@ -23,7 +23,7 @@ from torch.nn.functional import normalize
 from trainer.data import ClassText, Images, Task, Unlabelled
 from trainer.methods.base import Needs
 from trainer.methods.common import class_sums, one_hot, prepare
-from trainer.methods.family.pseudo_labels import SelfTaught, surest, taught, taught_on_all
+from trainer.methods.family.pseudo_labels import SAW, SelfTaught, surest, taught, taught_on_all
 from trainer.methods.linear import LinearPredictor, require_fitted
 from trainer.text import label_free_tau
 from trainer.training import Info, judge
@@ -176,8 +176,8 @@ class TrainingFree:
     def fit(self, task: Task, *, seed: int) -> Any:
         """Fill the cache, or wait for the images that are judged."""
         start = prepare(task, seed=seed)
-        info = start.info(n_parameters=0, val=None)
         if task.transductive:
+            info = start.info(n_parameters=0, val=None, saw=SAW)
             shots = start.train
             return WaitingCache(
                 start.names, start.weights, start.tau, self.trains, seed, shots.embeddings, shots.labels, info=info
