@@ -240,6 +240,9 @@ class EvaluationParams(_Section):
     shifts: dict[str, list[str]] = Field(
         {}, description="domain-generalization: data set -> its shifted variants to test on"
     )
+    student_encoder: str | None = Field(
+        None, min_length=1, description="second encoder, for methods that learn through two (nola); null = none"
+    )
     sources: list[str] | None = Field(None, description="prompt sources to use, the main one first; null = all")
     prompts_per_class: Count | None = Field(None, description="reference prompts a class, at most; null = all")
     checkpoints: Literal["first", "all"] = Field(

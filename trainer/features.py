@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from stages import ImageStore, ManifestStore, TextStore, UserError, nearest
 from stages.artifacts import NO_LLM, encoder_of, partition_values, read_together
 from stages.device import pick_device
+from stages.provenance import refuse_mixture
 from stages.text import counted
 from trainer.data import LENGTH_TOLERANCE, ClassText, Images
 from trainer.indices import Indices, read_indices
@@ -91,6 +92,7 @@ class Features(StoredFeatures):
         prompts: prompt source -> the language model or file, and what pins it.
         templates: the sentences whose embeddings name the classes, one `{}` each.
         source_notes: prompt source -> those of the notes that concern it alone.
+        student: the image store of a second encoder; None where none was asked for.
     """
 
     class_ids: tuple[int, ...]
@@ -103,6 +105,7 @@ class Features(StoredFeatures):
     prompts: dict[str, str] = field(default_factory=dict)
     templates: tuple[str, ...] = ()
     source_notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    student: ImageStore | None = None
 
     def notes_on(self, sources: Collection[str]) -> tuple[str, ...]:
         """The notes without those that concern prompt sources that are not among these."""
@@ -119,7 +122,7 @@ class Features(StoredFeatures):
         Args:
             views: with the augmented views, where there are some; else without.
         """
-        return read_split(self.store, "test", self.class_ids, self.device, views=views)
+        return read_split(self.store, "test", self.class_ids, self.device, views=views, student=self.student)
 
     def with_main_source(self, source: str) -> "Features":
         """The same features with this prompt source first, where it is there."""
@@ -129,6 +132,7 @@ class Features(StoredFeatures):
 def load_features(
     cache: Path, dataset: str, encoder: str, *, sources: list[str] | None = None, device: str = "auto",
     indices: Path | None = None, prompts: int | None = None, only_test: bool = False, several: bool = False,
+    student: str | None = None,
 ) -> Features:  # fmt: skip
     """Read the stores of a data set and check that they belong together.
 
@@ -136,6 +140,7 @@ def load_features(
         sources: prompt sources to load, the main one first; None takes all there are.
         indices: CSV file of published draws (`trainer.indices.read_indices`).
         only_test: the data set is tested on and not trained on, so that it needs no training image.
+        student: a second encoder, whose embeddings of the same images stand beside the first's.
         prompts: reference prompts a class, at most, each question's first answers before its second; None takes all.
         several: its images may have several classes; the labels are then all 0, and `trainer.multilabel.features` has
             them.
@@ -168,8 +173,9 @@ def load_features(
     if not several:
         refuse_several(manifest)
     class_ids = tuple(sorted(names))
-    train = read_split(images, "train", None if several else class_ids, target)
-    val = read_split(images, "val", None if several else class_ids, target)
+    second = None if student is None else _second_store(cache, dataset, student, manifest)
+    train = read_split(images, "train", None if several else class_ids, target, student=second)
+    val = read_split(images, "val", None if several else class_ids, target, student=second)
     if not only_test and not several:
         _require_images(train, [names[i] for i in class_ids], images)
     called = tuple(names[i] for i in class_ids)
@@ -217,7 +223,8 @@ def load_features(
         contents={
             f"{store.name}/{'/'.join(store.partitions.values())}": origin.content
             for store, origin in zip((*own, *stores), origins, strict=True)
-        },
+        }
+        | ({} if second is None else {f"images/{dataset}/{second.partitions['encoder']}": second.provenance().content}),
         indices=None if indices is None else read_indices(indices),
         embedded_elsewhere=about.encoder is not None,
         source=about.source,
@@ -228,6 +235,7 @@ def load_features(
             if source in text
         },
         source_notes={source: tuple(lines) for source, lines in about_source.items()},
+        student=second,
     )
 
 
@@ -266,14 +274,48 @@ def require_encoder(store: ImageStore | TextStore, cache: Path, dataset: str, en
     store.require()
 
 
+def _second_store(cache: Path, dataset: str, encoder: str, manifest: ManifestStore) -> ImageStore:
+    """The image store of a second encoder.
+
+    Raises:
+        UserError: it is missing, or of another manifest.
+    """
+    store = ImageStore(cache, dataset, encoder)
+    require_encoder(store, cache, dataset, encoder)
+    refuse_mixture(manifest.provenance(), store.provenance())
+    return store
+
+
+def _of_student(store: ImageStore, image_ids: Sequence[str], device: torch.device) -> Float[Tensor, "B E"]:
+    """A second encoder's embeddings of these images.
+
+    Raises:
+        UserError: it has not all of them.
+    """
+    rows = store.read(["image_id", "view"])
+    first = np.flatnonzero(rows["view"].to_numpy() == 0)
+    at = pc.fill_null(pc.index_in(pa.array(image_ids, pa.string()), rows["image_id"].take(first)), -1).to_numpy()
+    if (at < 0).any():
+        lacking = image_ids[int(np.flatnonzero(at < 0)[0])]
+        raise UserError(
+            f"{store.file}: no embedding of {int((at < 0).sum())} images that the first encoder has (first: "
+            f"{lacking!r}): run `{store.made_by.format(**store.partitions)}` again"
+        )
+    found = torch.from_numpy(store.embeddings(rows["view"].to_numpy() == 0, check=True))
+    _check_unit(found, store)
+    return found[torch.from_numpy(at.astype(np.int64))].to(device)
+
+
 def read_split(
-    store: ImageStore, split: str, class_ids: tuple[int, ...] | None, device: torch.device, *, views: bool = False
-) -> Split:
+    store: ImageStore, split: str, class_ids: tuple[int, ...] | None, device: torch.device, *, views: bool = False,
+    student: ImageStore | None = None,
+) -> Split:  # fmt: skip
     """The images of a split, in the store's order.
 
     Args:
         class_ids: the classes, in the order of the labels; None: one an image is not what they have, all labels are 0.
-        views: with the augmentations, as of train.
+        views: with the augmentations, as of train and val.
+        student: the store of a second encoder, whose embeddings stand beside.
 
     Raises:
         UserError: an embedding is not of length 1, or an image of a strange class.
@@ -287,7 +329,8 @@ def read_split(
     augmented = None
     drawn = int(view.max(initial=0))
     if (views or split != "test") and drawn:  # rows lie image by image, view by view
-        augmented = torch.from_numpy(store.embeddings(own & (view > 0), check=True)).reshape(len(table), drawn, -1)
+        augmented = torch.from_numpy(store.embeddings(own & (view > 0), check=True))
+        augmented = augmented.reshape(len(table), drawn, embeddings.shape[1])
         _check_unit(augmented, store)
         augmented = augmented.to(device)
     ids = tuple(table["image_id"].to_pylist())
@@ -301,7 +344,8 @@ def read_split(
     if strange:
         raise UserError(f"{store.file}: class id {strange[0]} is not in the manifest; write the store again")
     labels = torch.tensor([position[c] for c in found], dtype=torch.long)
-    return Split(Images(embeddings.to(device), labels.to(device), augmented), ids)
+    second = None if student is None else _of_student(student, ids, device)
+    return Split(Images(embeddings.to(device), labels.to(device), augmented, second), ids)
 
 
 def _check_unit(embeddings: Float[Tensor, "*rows D"], store: ImageStore | TextStore) -> None:

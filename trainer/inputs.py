@@ -63,7 +63,7 @@ def load_training(params: Params, dataset: str, *, cache: Path, device: str = "a
     features = load_features(
         cache, dataset, params.encoder, device=device, prompts=asked.prompts_per_class,
         sources=None if asked.sources is None else [slug(source) for source in asked.sources],
-        indices=None if asked.indices is None else Path(asked.indices),
+        indices=None if asked.indices is None else Path(asked.indices), student=asked.student_encoder,
     )  # fmt: skip
     return features if asked.sources else features.with_main_source(slug(params.prompts.llm))
 

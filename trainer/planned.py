@@ -105,7 +105,13 @@ def planned(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tu
 def _taught(protocol: Protocol, chosen: Sequence[Any]) -> tuple[list[Any], list[str]]:
     """The methods that a protocol gives all they learn from, and lines on the others."""
     labels = [m for m in chosen if not protocol.gives_labels and not getattr(m, "without_labels", False)]
-    images = [m for m in chosen if not protocol.gives_unlabelled and getattr(m, "reads_unlabelled", False)]
+    late = protocol.gives_unlabelled == "judging"
+    images = [
+        m
+        for m in chosen
+        if getattr(m, "reads_unlabelled", False)
+        and (protocol.gives_unlabelled is None or (late and not getattr(m, "waits", False)))
+    ]
     lines = []
     if labels:
         names = ", ".join(method.name for method in labels)
@@ -113,8 +119,9 @@ def _taught(protocol: Protocol, chosen: Sequence[Any]) -> tuple[list[Any], list[
     if images:
         names = ", ".join(method.name for method in images)
         lines.append(
-            f"{protocol.name}: left out are methods that learn from images without labels, of which it gives none: "
-            f"{names} (--protocols semi-supervised, unsupervised or transductive)"
+            f"{protocol.name}: left out are methods that learn from images without labels, of which it gives none"
+            f"{' beforehand' * late}: {names} (--protocols semi-supervised, unsupervised"
+            f"{'' if late else ' or transductive'})"
         )
     return [method for method in chosen if method not in labels and method not in images], lines
 

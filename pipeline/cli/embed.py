@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -103,6 +104,10 @@ def embed_images(
     precision: PrecisionOption = "auto",
     engine: EngineOption = None,
     address: AddressOption = None,
+    from_file: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="A further encoder's embeddings: arrays `embedding`, `image_id`."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Embed every image, or take over the embeddings of a data set that came without pixels."""
@@ -112,6 +117,9 @@ def embed_images(
 
     settings = settings_on(params, engine, address, {"encoder": encoder, "embed.views": views})
     wanted = settings.encoder
+    if from_file is not None:
+        _take_second(dataset, from_file, encoder, cache, settings.embed.precision, as_json=as_json)
+        return
     names = take_from_arrays(
         chosen(dataset, settings, cache=cache, variants=True), "images", settings, cache, asked=encoder
     )
@@ -149,3 +157,21 @@ def embed_images(
             done.append(asdict(summary))
     if as_json:
         command.show(done, as_json=True, text=str)
+
+
+def _take_second(
+    dataset: str | None, source: Path, encoder: str | None, cache: Path, precision: str, *, as_json: bool
+) -> None:
+    from pipeline.features.second import import_second
+
+    if dataset is None or encoder is None:
+        raise UserError(
+            "--from needs --dataset and --encoder: whose embeddings the file holds, and of what", exit_code=2
+        )
+    rows, spare = import_second(dataset, source, encoder=encoder, cache=cache, precision=precision)
+    say(f"{dataset}: {rows} image embeddings of {encoder} taken from {source}")
+    if spare:
+        say(f"{dataset}: {spare} rows of {source} are of no image of the data set, passed over")
+    if as_json:
+        done = {"dataset": dataset, "store": "images", "encoder": encoder, "rows": rows, "imported": str(source)}
+        command.show([done], as_json=True, text=str)

@@ -3,16 +3,18 @@
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_stores import CLASSES, fast, make_stores
 from torch.nn.functional import cross_entropy, normalize
 
+from pipeline.features.second import import_second
 from stages import UserError
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, small_text, unit
 from trainer.data import Images, Task, Unlabelled
 from trainer.features import Features, load_features
-from trainer.inputs import Inputs
+from trainer.inputs import Inputs, load_inputs
 from trainer.methods.family.pseudo_labels import GRIP, IFPL, SelfTaught, round_size, surest
 from trainer.methods.family.unsupervised_cache import EVEN, TFUP, EvenlyTaught, divergence, representative
 from trainer.protocols import PROTOCOLS
@@ -215,7 +217,50 @@ def test_the_trained_form_pays_for_a_mean_prediction_that_is_not_even() -> None:
 
 
 def test_every_protocol_says_whether_it_shows_images_without_labels() -> None:
-    gives = {name for name, each in PROTOCOLS.items() if each.gives_unlabelled}
+    gives = {name for name, each in PROTOCOLS.items() if each.gives_unlabelled is not None}
     assert gives == {"semi-supervised", "unsupervised", "transductive"}
     assert Transductive(0, "t").gives_labels is False
     assert Transductive(4, "t").gives_labels is True
+
+
+def second_file(cache: Path, place: Path, *, drop: int = 0) -> Path:
+    """Embeddings of a second encoder that tells the classes better than the first, of other width."""
+    features = load_features(cache, "w", "lite")
+    ids = [*features.train.image_ids, *features.val.image_ids, *features.test().image_ids][drop:]
+    labels = torch.tensor([int(image_id.split("/")[1]) for image_id in ids])
+    rows = torch.eye(CLASSES, 7)[labels] + 0.1 * unit(len(ids), 7, seed=4)
+    np.savez(place, embedding=3 * rows.numpy(), image_id=np.array(ids))
+    return place.with_suffix(".npz") if place.suffix != ".npz" else place
+
+
+def test_a_second_encoder_taught_without_a_label_corrects_the_first(tmp_path: Path) -> None:
+    make_stores(tmp_path / "cache", noise=2.5, per_split={"train": 40, "val": 3, "test": 30})
+    file = second_file(tmp_path / "cache", tmp_path / "dino.npz")
+    rows, spare = import_second("w", file, encoder="dino", cache=tmp_path / "cache", precision="float16")
+    assert (rows, spare) == (73 * CLASSES, 0)
+    settings = fast(protocols=["unsupervised"], methods=["cupl", "nola", "nola-student"], student_encoder="dino",
+                    sources=["llm"])  # fmt: skip
+    record = run(settings, load_inputs(settings, "w", cache=tmp_path / "cache"))
+    found = {method: by["accuracy"].mean or 0 for method, by in summarize(record)["unsupervised"].items()}
+    assert found["nola-student"] > found["cupl"] + 0.05
+    assert found["nola"] >= found["cupl"]
+
+
+def test_bad_input_a_second_encoder_that_is_not_there_or_of_other_images_is_refused(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    make_stores(cache)
+    with pytest.raises(UserError, match=r"no embeddings by a second encoder, and nola reads them: run .*--student-enc"):
+        run(fast(protocols=["unsupervised"], methods=["nola"]), Inputs(load_features(cache, "w", "lite")))
+    with pytest.raises(UserError, match="no images store of encoder 'dino', only of lite"):
+        load_features(cache, "w", "lite", student="dino")
+    with pytest.raises(UserError, match=r"no embedding of 2 of \d+ images of w \(first: "):
+        import_second("w", second_file(cache, tmp_path / "few.npz", drop=2), encoder="dino", cache=cache,
+                      precision="float16")  # fmt: skip
+    np.savez(tmp_path / "bare.npz", embedding=np.ones((4, 3)))
+    with pytest.raises(UserError, match=r"expected `embedding` .N, D. and `image_id`"):
+        import_second("w", tmp_path / "bare.npz", encoder="dino", cache=cache, precision="float16")
+    import_second("w", second_file(cache, tmp_path / "all.npz"), encoder="dino", cache=cache, precision="float16")
+    assert load_features(cache, "w", "lite", student="dino").train.images.student is not None
+    make_stores(cache, per_split={"train": 9, "val": 3, "test": 12})
+    with pytest.raises(UserError, match=r"were made from different manifest"):
+        load_features(cache, "w", "lite", student="dino")

@@ -49,6 +49,10 @@ def run(
         float | None, typer.Option(help="long-tailed: shots of the largest class over those of the smallest.")
     ] = None,
     encoder: EncoderOption = None,
+    student_encoder: Annotated[
+        str | None,
+        typer.Option("--student-encoder", help="Second encoder, for methods of two (nola).", metavar="ENCODER"),
+    ] = None,
     device: DeviceOption = "auto",
     jobs: JobsOption = None,
     params: ParamsOption = None,
@@ -81,6 +85,7 @@ def run(
             "evaluation.up_to": up_to,
             "evaluation.seeds": numbers(seeds),
             "evaluation.imbalance": imbalance,
+            "evaluation.student_encoder": student_encoder,
             "evaluation.targets": words(targets),
             "evaluation.together": words(together),
             "evaluation.shifts": variants and {dataset: variants},

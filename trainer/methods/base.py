@@ -42,11 +42,11 @@ class Method(Protocol):
         uses_prompts: whether reference prompts change the result.
         serves_new_classes: whether a predictor can serve classes that it was not fitted on.
 
-    A method with a true attribute `reads_views` looks at the augmented views of the images that it judges, through
-    `view_logits` of its predictor, and is left out where the store has none. Likewise `reads_student`: a second
-    encoder's embeddings, through `student_logits` where it judges by them. `reads_unlabelled` learns from images
-    without labels, which some protocols give; `without_labels` can be fitted where no image has one. A predictor with
-    `split_logits` scores all images of a split together.
+    True attributes that few have: `reads_views` looks at the augmented views of the images that it judges, through
+    `view_logits` of its predictor, and is left out where the store has none; `reads_student` likewise at a second
+    encoder's embeddings, through `student_logits` where it judges by them; `reads_unlabelled` learns from images without
+    labels, which some protocols give, and with `waits` also from those that come when they are judged; `without_labels`
+    can be fitted where no image has one. A predictor with `split_logits` scores all images of a split together.
     """
 
     @property

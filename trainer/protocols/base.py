@@ -112,7 +112,7 @@ class Protocol(ABC):
         learns_from_others: whether its tasks are of several data sets, those of `tests_on` too.
         by_shots: whether it is run once for each number of shots that is asked for.
         without_shots: whether that number may be 0.
-        gives_unlabelled: whether methods get images without labels beside the labelled ones.
+        gives_unlabelled: when methods get images without labels beside the labelled ones; None: never.
         long_fits: whether a fit takes minutes, so that it is worth a process of its own.
         shots: training images a class; "all" where all training images are used.
         key: as in tables and metrics.json; unlike `name` it tells several numbers of shots apart.
@@ -127,7 +127,7 @@ class Protocol(ABC):
     learns_from_others: ClassVar[bool] = False
     by_shots: ClassVar[bool] = True
     without_shots: ClassVar[bool] = False
-    gives_unlabelled: ClassVar[bool] = False
+    gives_unlabelled: ClassVar[Literal["beforehand", "judging"] | None] = None
     long_fits: ClassVar[bool] = False
 
     shots: Shots

@@ -11,7 +11,7 @@ them then, while they are judged (`split_logits`), and nothing is chosen by them
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from stages.numbers import amount
 from stages.text import counted
@@ -28,7 +28,7 @@ class SemiSupervised(FewShot):
     """Few-shot, with the other training images in reach of the methods, without labels."""
 
     name: ClassVar[str] = "semi-supervised"
-    gives_unlabelled: ClassVar[bool] = True
+    gives_unlabelled: ClassVar[Literal["beforehand", "judging"] | None] = "beforehand"
 
     @property
     def title(self) -> str:
@@ -70,7 +70,7 @@ class Unsupervised(FewShot):
 
     name: ClassVar[str] = "unsupervised"
     by_shots: ClassVar[bool] = False
-    gives_unlabelled: ClassVar[bool] = True
+    gives_unlabelled: ClassVar[Literal["beforehand", "judging"] | None] = "beforehand"
 
     @property
     def gives_labels(self) -> bool:
@@ -103,7 +103,7 @@ class Transductive(FewShot):
     name: ClassVar[str] = "transductive"
     judges_all: ClassVar[bool] = False
     without_shots: ClassVar[bool] = True
-    gives_unlabelled: ClassVar[bool] = True
+    gives_unlabelled: ClassVar[Literal["beforehand", "judging"] | None] = "judging"
 
     @property
     def gives_labels(self) -> bool:

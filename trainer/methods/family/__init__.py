@@ -18,6 +18,7 @@ from trainer.methods.family.prograd import ProGrad, aape_prograd
 from trainer.methods.family.pseudo_labels import FPL, GRIP, IFPL
 from trainer.methods.family.shared import SharedShift
 from trainer.methods.family.test_time import CONFIDENT_VIEWS, DIFF_TPT, TPT
+from trainer.methods.family.two_encoders import NOLA, NOLA_STUDENT
 from trainer.methods.family.unsupervised_cache import TFUP, TFUP_T
 
 __all__ = ["FAMILY", "WITH_MORE"]
@@ -28,6 +29,8 @@ WITH_MORE: dict[str, Callable[[TrainParams], Method]] = {
     "grip": lambda _: GRIP,
     "tfup": lambda _: TFUP,
     "tfup-t": lambda _: TFUP_T,
+    "nola": lambda _: NOLA,
+    "nola-student": lambda _: NOLA_STUDENT,
     "tpt": lambda _: TPT,
     "difftpt": lambda _: DIFF_TPT,
     "confident-views": lambda _: CONFIDENT_VIEWS,

@@ -171,6 +171,7 @@ class TrainingFree:
     uses_prompts: bool = False
     serves_new_classes: bool = False
     reads_unlabelled: bool = True
+    waits: bool = True
     without_labels: bool = True
 
     def fit(self, task: Task, *, seed: int) -> Any:
