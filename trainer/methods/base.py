@@ -44,9 +44,10 @@ class Method(Protocol):
 
     True attributes that few have: `reads_views` looks at the augmented views of the images that it judges, through
     `view_logits` of its predictor, and is left out where the store has none; `reads_student` likewise at a second
-    encoder's embeddings, through `student_logits` where it judges by them; `reads_unlabelled` learns from images without
-    labels, which some protocols give, and with `waits` also from those that come when they are judged; `without_labels`
-    can be fitted where no image has one. A predictor with `split_logits` scores all images of a split together.
+    encoder's embeddings, through `student_logits` where it judges by them; `reads_unlabelled` learns from images
+    without labels, which some protocols give, and with `waits` also from those that come when they are judged;
+    `without_labels` can be fitted where no image has one. A predictor with `split_logits` scores all images of a split
+    together.
     """
 
     @property
