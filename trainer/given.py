@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -39,6 +39,11 @@ class GivenEncoder:
 
     @property
     def preprocess(self) -> Callable[[Image], Tensor]:
+        """There are no pictures."""
+        raise NotImplementedError
+
+    @property
+    def augment(self) -> Callable[[Image, Any], Tensor]:
         """There are no pictures."""
         raise NotImplementedError
 

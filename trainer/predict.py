@@ -36,6 +36,9 @@ class ImageEncoder(Protocol):
     @property
     def preprocess(self) -> Callable[[Image], Tensor]: ...
 
+    @property
+    def augment(self) -> Callable[[Image, Any], Tensor]: ...
+
     def encode_images(self, pixels: Tensor) -> Tensor: ...
 
 
@@ -172,16 +175,23 @@ class Batch(NamedTuple):
         readable: those rows that are pictures.
         pictures: one for each readable row; none where embeddings are given.
         images: unit embeddings, float32, one row for each readable one.
+        views: those of further, augmented views of each, where some were asked for and pictures are given.
     """
 
     rows: list[Row]
     readable: list[Row]
     pictures: list[Image]
     images: Tensor
+    views: Tensor | None = None
 
 
-def embed_files(files: Sequence[Path], encoder: ImageEncoder, *, batch: int, what: str) -> Iterator[Batch]:
+def embed_files(
+    files: Sequence[Path], encoder: ImageEncoder, *, batch: int, what: str, views: int = 0
+) -> Iterator[Batch]:
     """Read and encode files, `batch` at once; those that cannot be read keep their row, with the error.
+
+    Args:
+        views: augmented views of each picture, drawn by the name of its file.
 
     Raises:
         UserError: see `trainer.given.given_rows`.
@@ -191,7 +201,7 @@ def embed_files(files: Sequence[Path], encoder: ImageEncoder, *, batch: int, wha
             for file in some:
                 yield from _given(file, encoder, batch=batch)
         else:
-            yield from _embed_pictures(list(some), encoder, batch=batch, what=what)
+            yield from _embed_pictures(list(some), encoder, batch=batch, what=what, views=views)
 
 
 def _given(file: Path, encoder: ImageEncoder, *, batch: int) -> Iterator[Batch]:
@@ -205,19 +215,23 @@ def _given(file: Path, encoder: ImageEncoder, *, batch: int) -> Iterator[Batch]:
         yield Batch(rows, [row for row in rows if row["error"] is None], [], images)
 
 
-def _embed_pictures(files: Sequence[Path], encoder: ImageEncoder, *, batch: int, what: str) -> Iterator[Batch]:
+def _embed_pictures(
+    files: Sequence[Path], encoder: ImageEncoder, *, batch: int, what: str, views: int
+) -> Iterator[Batch]:
     import torch
 
+    from pipeline.embed.pictures import view_rng
     from pipeline.images import ImageError, open_rgb
 
     batches = [files[i : i + batch] for i in range(0, len(files), batch)]
     for chunk in progress(batches, what=what, unit="batch"):
         found = Batch([{"path": str(path), "error": None, "classes": []} for path in chunk], [], [], torch.empty(0))
-        pixels = []
+        pixels, drawn = [], []
         for path, row in zip(chunk, found.rows, strict=True):
             try:
                 picture = open_rgb(path.read_bytes())
                 pixels.append(encoder.preprocess(picture))
+                drawn += [encoder.augment(picture, view_rng(1, path.name, view)) for view in range(1, views + 1)]
             except (ImageError, OSError) as error:
                 row["error"] = getattr(error, "strerror", None) or str(error)
             else:
@@ -226,9 +240,14 @@ def _embed_pictures(files: Sequence[Path], encoder: ImageEncoder, *, batch: int,
         if pixels:
             # Stored embeddings are float16: the same rounding here gives the same answer as in training.
             found = found._replace(images=encoder.encode_images(torch.stack(pixels)).half().float())
+        if drawn:
+            augmented = encoder.encode_images(torch.stack(drawn)).half().float()
+            found = found._replace(views=augmented.view(len(pixels), views, -1))
         yield found
 
 
+VIEWS = 16
+"""Augmented views of a picture, where a predictor looks at them."""
 Extend = Callable[["Checkpoint", ImageEncoder], "tuple[Checkpoint, list[str]]"]
 """A checkpoint that serves more classes, made with its encoder, and lines to say."""
 
@@ -242,6 +261,7 @@ def predict_files(
     device: str,
     wanted: Wanted | None = None,
     extend: Extend | None = None,
+    views: int = VIEWS,
 ) -> tuple[list[Row], list[str]]:
     """Rows with `classes: [{class, probability}]` in the order of the files, and lines to say.
 
@@ -251,6 +271,7 @@ def predict_files(
     Args:
         wanted: what is asked for beside the likeliest classes (`trainer.confidence.answers`).
         extend: adds classes that are served by their text alone (`trainer.new_classes.with_classes`).
+        views: augmented views of each picture, for a predictor that looks at them (tpt, dynaprompt, awt).
 
     Raises:
         UserError: the checkpoint is damaged or does not know what is asked for, or this machine's encoder is not the
@@ -281,10 +302,16 @@ def predict_files(
         found, notes = extend(found, load_with_encoder(checkpoint, device=device)[1] if given else encoder)
     answer = answers(found, wanted or Wanted())
     rows: list[Row] = []
-    for each in embed_files(files, encoder, batch=batch, what="predicting"):
+    score, looks = _scorer(found)
+    if looks and not isinstance(encoder, GivenEncoder):
+        notes.append(f"{views} augmented views of each picture are looked at beside its centre crop")
+    elif looks:
+        notes.append("embeddings come without views: every image is scored by the one that is given")
+    views = views if looks else 0
+    for each in embed_files(files, encoder, batch=max(1, batch // (1 + views)), what="predicting", views=views):
         rows += each.rows
         if each.readable:
-            logits = found.logits(each.images)
+            logits = score(each)
             shares = torch.sigmoid(logits) if several else logits.softmax(dim=-1)
             values, labels = shares.topk(min(top, shares.shape[1]), dim=-1)
             for row, value, label in zip(each.readable, values.tolist(), labels.tolist(), strict=True):
@@ -299,6 +326,32 @@ def predict_files(
             for row, more in zip(each.readable, answer.of(shares, each.images), strict=True):
                 row |= more
     return rows, [note for note in (encoder.note, *notes, *answer.notes) if note]
+
+
+def _scorer(found: Checkpoint) -> tuple[Callable[[Batch], Tensor], bool]:
+    """What scores a batch, and whether it looks at views; an online one learns from one batch for the next."""
+    import torch
+
+    predictor, temperature = found.predictor, found.temperature
+    if hasattr(predictor, "buffer"):
+        buffer = predictor.buffer(found.text)
+
+        def online(batch: Batch) -> Tensor:
+            if batch.views is None:
+                return found.logits(batch.images)
+            every = torch.cat([batch.images[:, None], batch.views], 1)
+            return torch.stack([buffer.see(views).clamp_min(1e-30).log() for views in every]) / temperature
+
+        return online, True
+    if hasattr(predictor, "view_logits"):
+
+        def by_views(batch: Batch) -> Tensor:
+            every = batch.images[:, None] if batch.views is None else torch.cat([batch.images[:, None], batch.views], 1)
+            scores: Tensor = predictor.view_logits(every, found.text) / temperature
+            return scores
+
+        return by_views, True
+    return (lambda batch: found.logits(batch.images)), False
 
 
 def unreadable(rows: Sequence[Row]) -> str | None:

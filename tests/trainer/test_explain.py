@@ -44,6 +44,11 @@ class Colours:
     def preprocess(self, image: Any) -> Tensor:
         return torch.tensor(image.resize((1, 1)).getpixel((0, 0)), dtype=torch.uint8).view(3, 1, 1)
 
+    def augment(self, image: Any, rng: Any) -> Tensor:
+        """The colour, a little off."""
+        off = torch.from_numpy(rng.integers(-30, 31, size=(3, 1, 1)))
+        return (self.preprocess(image) + off).clamp(0, 255).to(torch.uint8)
+
     def encode_images(self, pixels: Tensor) -> Tensor:
         spread = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(0))
         return normalize((pixels.flatten(1).float() / 255 - 0.5) @ spread, dim=-1)

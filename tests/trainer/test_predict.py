@@ -194,3 +194,18 @@ def test_a_checkpoint_made_without_held_out_images_says_what_it_cannot_serve(
                 ["predict", str(tmp_path / "x.png"), "--results", str(tmp_path), *option],
                 catch_exceptions=False,
             )
+
+
+def test_test_time_methods_look_at_views_of_new_pictures_and_say_so(trainer: Any, tmp_path: Path) -> None:
+    make_stores(tmp_path / "cache", views=4)
+    inputs = Inputs(load_features(tmp_path / "cache", "w", "lite"))
+    run(fast(methods=["tpt", "dynaprompt", "zero-shot"]), inputs, results=tmp_path / "viewed", jobs=1)
+    told = {}
+    for name in ("tpt", "dynaprompt", "zero-shot"):
+        folder = str(tmp_path / "viewed" / "runs" / "w" / "checkpoints" / name)
+        done = trainer("predict", "new", "--checkpoint", folder, "--views", "3", "--batch", "2", "--json")
+        told[name] = [row["classes"][0]["probability"] for row in json.loads(done.stdout)]
+        assert ("3 augmented views of each picture are looked at" in done.stderr) == (name != "zero-shot")
+        again = trainer("predict", "new", "--checkpoint", folder, "--views", "3", "--batch", "3", "--json")
+        assert json.loads(again.stdout) == json.loads(done.stdout), "whatever the batches are"
+    assert told["tpt"] != told["zero-shot"]

@@ -58,6 +58,9 @@ def predict(
     llm: Annotated[
         str | None, typer.Option(help="Language model that is asked about the added classes.", metavar="LLM")
     ] = None,
+    views: Annotated[
+        int, typer.Option(min=1, max=1000, help="Augmented views a picture, for methods that look at them (tpt, awt).")
+    ] = 16,
     batch: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 64,
     device: DeviceOption = "auto",
     params: ParamsOption = None,
@@ -75,7 +78,9 @@ def predict(
     pick_device(device)  # a name that torch does not know is refused before anything is read
     files = find_images(paths)
     folder = serving(checkpoint, results, dataset, method)
-    rows, notes = predict_files(files, folder, top=top, batch=batch, device=device, wanted=wanted, extend=extend)
+    rows, notes = predict_files(
+        files, folder, top=top, batch=batch, device=device, wanted=wanted, extend=extend, views=views
+    )
     for note in notes:
         say(f"note: {note}")
     write = predictions_csv if as_csv else predictions_table

@@ -106,10 +106,14 @@ class OnlinePredictor:
             found[i] = logits
         return found
 
+    def buffer(self, text: ClassText) -> Buffer:
+        """An empty buffer, for images that are still to come."""
+        return Buffer(class_weights(text, "ensemble"), self.tau)
+
     @torch.no_grad()
     def stream(self, images: Iterator[Float[Tensor, "V D"]], text: ClassText) -> Iterator[Float[Tensor, " C"]]:
         """Scores of one image after the other, each with its views, the centre crop first, in the order they come."""
-        buffer = Buffer(class_weights(text, "ensemble"), self.tau)
+        buffer = self.buffer(text)
         for views in images:
             yield buffer.see(views).clamp_min(1e-30).log()
 
