@@ -17,6 +17,7 @@ from trainer.bench import Ratio, Sizes, as_text, bench
 from trainer.bench.captions import CAPTIONS, _among_others, made_pairs, plain_ranks
 from trainer.bench.generated import made_task
 from trainer.bench.plain import PlainAggregator, plain_cosines, plain_training
+from trainer.bench.test_time import NAMES
 from trainer.ranks import ranks
 from trainer.text import class_weights
 
@@ -158,3 +159,17 @@ def test_captions_are_written_nearly_as_fast_as_by_the_model_alone(typed: Comman
     (row,) = json.loads(typed("trainer", "bench", "speaking", *SMALL, *asked, cwd=tmp_path).stdout)
     assert row["name"] == f"captions, {llm}, 6 images"
     assert row["ratio"] > 0
+
+
+def test_test_time_methods_are_timed_beside_plain_prediction() -> None:
+    sizes = Sizes(classes=4, shots=2, prompts=2, widths=(8,))
+    rows = list(bench(sizes, torch.device("cpu"), ["test-time"]))
+    assert [row.name.split(",")[0] for row in rows] == [
+        "zero-shot",
+        "confident-views",
+        "tpt",
+        "difftpt",
+        "dynaprompt",
+        "awt",
+    ]
+    assert all(row.unit == "images/s" and row.ours > 0 for row in rows)

@@ -13,8 +13,10 @@ from tests.trainer.small_tasks import WIDTH, small_images, small_task, unit
 from trainer.data import Images, Unlabelled
 from trainer.features import load_features
 from trainer.inputs import Inputs
+from trainer.methods.aape_plus import AAPEPlus
 from trainer.methods.family.dynaprompt import BUFFER, Buffer, DynaPrompt
 from trainer.methods.family.test_time import CONFIDENT_VIEWS, DIFF_TPT, STEP, TPT, confident, entropy, most_alike, tuned
+from trainer.methods.family.viewed import AAPEPlusViews
 from trainer.report import text_tables
 from trainer.run import run
 
@@ -146,3 +148,13 @@ def test_bad_input_test_time_methods_without_views_are_refused_with_the_mend(tmp
     make_stores(tmp_path)
     with pytest.raises(UserError, match=r"no augmented views of the images, and tpt, dynaprompt read them: run "):
         run(fast(methods=["tpt", "dynaprompt"]), Inputs(load_features(tmp_path, "w", "lite")))
+
+
+def test_aape_plus_judges_an_image_by_the_mean_of_what_it_says_of_its_views() -> None:
+    task, images = small_task(), viewed()
+    found = AAPEPlusViews().fit(task, seed=1)
+    plain = AAPEPlus().fit(task, seed=1)
+    every = with_crop(images)
+    naive = torch.stack([plain.logits(every[:, v], task.text).softmax(-1) for v in range(every.shape[1])]).mean(0)
+    torch.testing.assert_close(found.view_logits(every, task.text).exp(), naive)
+    torch.testing.assert_close(found.logits(images.embeddings, task.text), plain.logits(images.embeddings, task.text))

@@ -10,7 +10,8 @@ from trainer.bench.captions import caption_rows, retrieval_rows
 from trainer.bench.evaluation import evaluation_rows
 from trainer.bench.loading import loading_rows
 from trainer.bench.methods import method_rows
-from trainer.bench.rows import METHODS, PARTS, SPEAKING, Ratio, Sizes
+from trainer.bench.rows import METHODS, PARTS, SPEAKING, TEST_TIME, Ratio, Sizes
+from trainer.bench.test_time import test_time_rows
 from trainer.bench.training import training_rows
 
 
@@ -30,6 +31,8 @@ def bench(sizes: Sizes, device: torch.device, parts: Sequence[str] = PARTS) -> I
         yield from speaking_rows(sizes, device)
     if METHODS in parts:
         yield from method_rows(sizes)
+    if TEST_TIME in parts:
+        yield from test_time_rows(sizes)
     if "captions" in parts:
         yield from caption_rows(sizes, device)
     if "retrieval" in parts:

@@ -76,7 +76,7 @@ class Ratio:
 
 PARTS = ("evaluation", "training", "captions", "retrieval", "loading")
 """What is measured, in this order: memory first, while nothing else has asked for any."""
-METHODS, SPEAKING = "methods", "speaking"
+METHODS, SPEAKING, TEST_TIME = "methods", "speaking", "test-time"
 """Parts that are measured where they are asked for by name."""
 
 

@@ -16,7 +16,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[PART]...",
-            help="training, evaluation, captions, retrieval, loading, default these; or methods, speaking.",
+            help="training, evaluation, captions, retrieval, loading, default these; or methods, speaking, test-time.",
         ),
     ] = None,
     classes: Annotated[int, typer.Option(min=2, help="Classes of the training run.")] = 100,
@@ -48,7 +48,7 @@ def bench(
 ) -> None:
     """Training, evaluation and loading as ratios against their plain forms, measured here and now."""
     from stages.device import pick_device
-    from trainer.bench import METHODS, PARTS, SPEAKING, Sizes, as_text
+    from trainer.bench import METHODS, PARTS, SPEAKING, TEST_TIME, Sizes, as_text
     from trainer.bench import bench as rows_of
 
     found_widths = [width for width in numbers(widths) or [] if isinstance(width, int) and width > 0]
@@ -73,7 +73,7 @@ def bench(
         written=written,
     )
     found = []
-    asked = command.picked(parts or PARTS, (*PARTS, METHODS, SPEAKING), what="no benchmark")
+    asked = command.picked(parts or PARTS, (*PARTS, METHODS, SPEAKING, TEST_TIME), what="no benchmark")
     for row in rows_of(sizes, pick_device(device), asked):
         found.append(row)
         say(f"{row.name}: {row.ratio} x")
