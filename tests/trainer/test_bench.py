@@ -17,7 +17,6 @@ from trainer.bench import Ratio, Sizes, as_text, bench
 from trainer.bench.captions import CAPTIONS, _among_others, made_pairs, plain_ranks
 from trainer.bench.generated import made_task
 from trainer.bench.plain import PlainAggregator, plain_cosines, plain_training
-from trainer.bench.test_time import NAMES
 from trainer.ranks import ranks
 from trainer.text import class_weights
 
