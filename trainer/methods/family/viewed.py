@@ -36,8 +36,9 @@ class ViewedPredictor:
     @torch.no_grad()
     def view_logits(self, views: Float[Tensor, "B V D"], text: ClassText) -> Float[Tensor, "B C"]:
         """Logarithms of the mean probabilities over all views, the centre crop among them."""
-        shares = self.inner.logits(views.flatten(0, 1), text).softmax(-1).unflatten(0, views.shape[:2])
-        return shares.mean(1).clamp_min(torch.finfo(shares.dtype).tiny).log()
+        every = self.inner.logits(views.flatten(0, 1), text).softmax(-1)
+        mean: Tensor = every.view(*views.shape[:2], -1).mean(1)
+        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
 @dataclass(frozen=True)
