@@ -244,6 +244,16 @@ def test_the_command_prints_the_parts_and_refuses_an_unknown_form(
         assert caught.value.exit_code == 2
 
 
+def test_another_checkpoint_is_not_written_over(stores: Path, tmp_path: Path) -> None:
+    run(tmp_path / "h", Wanted(sources=["a=w"]), PARAMS, cache=stores)
+    (tmp_path / "other").mkdir()
+    before = (tmp_path / "h" / "checkpoint.json").read_bytes()
+    (tmp_path / "other" / "checkpoint.json").write_bytes(before)
+    with pytest.raises(UserError, match="other: holds a checkpoint that is no composition: name another folder"):
+        run(tmp_path / "other", Wanted(sources=["a=w"]), PARAMS, cache=stores)
+    assert (tmp_path / "other" / "checkpoint.json").read_bytes() == before
+
+
 class Colours:
     """An encoder that sees the mean colour and reads names of colours."""
 

@@ -14,6 +14,7 @@ from stages.lock import store_lock
 from stages.numbers import Shots
 from stages.params import Params
 from stages.text import counted
+from trainer.checkpoint import RECORD as CHECKPOINT
 from trainer.checkpoint import save_checkpoint
 from trainer.compose.composition import compose, provenance_of
 from trainer.compose.parts import PARTS, RECORD, Part, load_part, save_part
@@ -68,6 +69,8 @@ def run(to: Path, wanted: Wanted, params: Params, *, cache: Path) -> Done:
     asked = [asked_of(text) for text in wanted.sources]
     folder = to / PARTS
     with store_lock(to, what=f"trainer compose {to}"):
+        if (to / CHECKPOINT).exists() and not folder.is_dir():
+            raise UserError(f"{to}: holds a checkpoint that is no composition: name another folder", exit_code=2)
         old = [load_part(place.parent) for place in sorted(folder.glob(f"*/{RECORD}"))]
         _require_new(asked, old, folder)
         new, lines = _made(asked, old, wanted, params, cache)
