@@ -70,7 +70,7 @@ class TextLabels:
         unseen, note = unseen_by_text(task)
         return finished(
             [part], [part], unseen, task.text, note=note, started=started, n_parameters=0,
-            chosen={"class_text": self.source},
+            chosen={"class_text": self.source}, last=len(task.val),
         )  # fmt: skip
 
 
@@ -196,7 +196,7 @@ class RidgeLabels:
         part = _predictor(task.text.names, train, targets["labels"], best)
         return finished(
             [part], [best.scores], both, task.text, note=_left_out(train, val), started=started,
-            n_parameters=part.weight.numel() + part.bias.numel(), chosen={"strength": best.strength},
+            n_parameters=part.weight.numel() + part.bias.numel(), chosen={"strength": best.strength}, last=len(val),
         )  # fmt: skip
 
 
@@ -289,7 +289,7 @@ class AAPEPlusLabels:
         numbers = sum(each.numel() for each in (part.weight, part.bias, part.values))
         return finished(
             [*parts, part], [*heard, best.scores], both, task.text, note=_left_out(train, val), started=started,
-            n_parameters=numbers, chosen=chosen,
+            n_parameters=numbers, chosen=chosen, last=len(val),
         )  # fmt: skip
 
 

@@ -76,7 +76,7 @@ class LabelPredictor:
 
 def finished(
     parts: Sequence[Any], before: Sequence[Any] | Sequence[Tensor], unseen: Labelled, text: ClassText, *, note: str,
-    started: float, n_parameters: int, chosen: Info, history: list[dict[str, float]] | None = None,
+    started: float, n_parameters: int, chosen: Info, history: list[dict[str, float]] | None = None, last: int = 0,
 ) -> LabelPredictor:  # fmt: skip
     """Probabilities and a threshold, fitted to scores of rows that the parts did not learn from.
 
@@ -84,6 +84,8 @@ def finished(
         before: what gives these scores: the parts themselves, the parts before they were fitted again on all images, or
             the scores as they are.
         note: what the rows are, for the records.
+        last: how many of them, the last ones, are validation images: mAP is told of these where there are any, so that
+            methods are compared on the same images.
     """
     x = unseen.embeddings.float()
     scores = [each if isinstance(each, Tensor) else each.logits(x, text) for each in before]
@@ -97,7 +99,7 @@ def finished(
         "selection": note,
         "threshold": threshold,
         "n_parameters": n_parameters,
-        "val_map": mean_of(average_precisions(shares, y)),
+        "val_map": mean_of(average_precisions(shares[-last:], y[-last:])),
         "val_loss": loss,
         "fit_seconds": time.perf_counter() - started,
     }

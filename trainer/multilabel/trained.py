@@ -203,7 +203,7 @@ class TaI:
         part = _linear(task.text, best.learner)
         return finished(
             [part], [part], unseen, task.text, note=note, started=started, n_parameters=part.weight.numel(),
-            chosen={**best.info, "sentences": len(sentences)}, history=best.history,
+            chosen={**best.info, "sentences": len(sentences)}, history=best.history, last=len(task.val),
         )  # fmt: skip
 
 
