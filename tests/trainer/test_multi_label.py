@@ -17,7 +17,7 @@ from pipeline.ingest import ingest
 from stages import UserError
 from stages.params import DataParams, Params
 from stages.training import TrainParams
-from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.checkpoints import choose_checkpoint
 from trainer.data import ClassText
 from trainer.inputs import load_inputs
@@ -25,6 +25,7 @@ from trainer.long_tail import head_medium_tail, long_tail
 from trainer.multilabel.closed import fit_one_vs_rest
 from trainer.multilabel.data import Labelled, LabelTask
 from trainer.multilabel.draws import draw_rows, few_shot_labels, select_labels
+from trainer.multilabel.finish import mixed
 from trainer.multilabel.losses import (
     asymmetric_loss,
     class_specific_embedding_loss,
@@ -35,7 +36,6 @@ from trainer.multilabel.metrics import average_precisions, best_threshold, f1_by
 from trainer.multilabel.nouns import Nouns
 from trainer.multilabel.registry import LABEL_METHODS
 from trainer.multilabel.stacking import stack_labels
-from trainer.multilabel.trained import mixed
 from trainer.predict import predict_files, predictions_csv
 from trainer.report.page.blocks import Table
 from trainer.report.page.dataset import DataSet
@@ -292,6 +292,8 @@ def test_tai_learns_from_sentences_alone_what_the_names_do_not_say() -> None:
         score[name] = mean_of(average_precisions(found[name].logits(x, given_.text).numpy(), y.numpy()))
     assert score["tai"] > score["zero-shot"] > score["tai-shuffled"]
     assert "no image" in str(found["tai"].info["selection"])
+    decided = found["tai"].decided(x, given_.text)
+    assert f1_of_all(decided.numpy(), y.numpy()) > 0.6, "what is fitted to sentences decides about images"
 
 
 def test_one_image_a_class_is_enough_for_every_method() -> None:
@@ -395,3 +397,14 @@ def test_a_class_without_a_training_image_is_named_and_does_not_stop_all_shots(t
     asked = asked_for(shots=1, methods=["zero-shot"], seeds=[1])
     with pytest.raises(UserError, match="thing 2 0"):
         run(asked, load_inputs(asked, "f", cache=tmp_path / "cache", device="cpu"), jobs=1)
+
+
+def test_a_checkpoint_that_attends_keeps_the_prompts_one_by_one(tmp_path: Path) -> None:
+    given_ = task(train=0, val=0)
+    fitted = LABEL_METHODS["aape-plus"](TrainParams()).fit(given_, seed=0)
+    assert fitted.attends
+    about = {"encoder": "clip-x", "encoder_fingerprint": "f", "width": WIDTH}
+    save_checkpoint(tmp_path, fitted, given_.text, provenance=about)
+    x, _ = scene(20, 1)
+    loaded = load_checkpoint(tmp_path, several=True)
+    assert torch.equal(loaded.logits(x), fitted.logits(x, given_.text))

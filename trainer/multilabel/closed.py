@@ -19,7 +19,7 @@ from trainer.methods.aape_plus import BETAS, SHARES, ShotsPredictor, TextHead
 from trainer.methods.linear import LinearPredictor
 from trainer.multilabel.data import Labelled, LabelTask, check_labels
 from trainer.multilabel.draws import select_labels
-from trainer.multilabel.finish import LabelPredictor, Needs, finished, unseen_by_text
+from trainer.multilabel.finish import LabelPredictor, Needs, finished, served_by_text, unseen_by_text
 from trainer.multilabel.losses import binary_loss
 from trainer.multilabel.stacking import stack_labels
 from trainer.text import TextSource, class_weights
@@ -66,8 +66,9 @@ class TextLabels:
         """Fit the probabilities."""
         check_labels(task)
         task.text.require_text()
-        started, part = time.perf_counter(), TextScores(self.source)
-        unseen, note = unseen_by_text(task)
+        started, images = time.perf_counter(), len(task.train) + len(task.val) > 0
+        part = served_by_text(TextScores(self.source), images=images)
+        unseen, note = unseen_by_text(task, seed=seed)
         return finished(
             [part], [part], unseen, task.text, note=note, started=started, n_parameters=0,
             chosen={"class_text": self.source}, last=len(task.val),
@@ -266,10 +267,10 @@ class AAPEPlusLabels:
         heard: list[Tensor] = []
         targets: dict[Target, Tensor] = {"labels": train.labels.double()}
         if self.text:
-            unseen, note = unseen_by_text(task)
+            unseen, note = unseen_by_text(task, seed=seed)
             head = choose_head(task.text, unseen) if len(both) else usual_head(task.text)
             chosen |= {"class_text": head.source, "template_share": head.share, "beta": head.beta}
-            parts.append(TextLabelHead(head))
+            parts.append(served_by_text(TextLabelHead(head), images=len(both) > 0))
             if not len(train):
                 return finished(
                     parts, parts, unseen, task.text, note=note, started=started, n_parameters=0, chosen=chosen

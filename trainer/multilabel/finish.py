@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from trainer.data import ClassText
 from trainer.multilabel.data import Labelled, LabelTask
@@ -17,6 +18,8 @@ from trainer.multilabel.metrics import average_precisions, best_threshold, mean_
 from trainer.multilabel.stacking import stack_labels
 from trainer.training import Info
 
+SMALLEST = 1e-9
+"""Least deviation that scores are divided by."""
 Needs = Literal["text", "prompts", "images", "shots"]
 """What a method cannot do without: class text, prompts, training images alone, or training images and class text."""
 
@@ -59,6 +62,11 @@ class LabelPredictor:
     threshold: float
     history: list[dict[str, float]] = field(default_factory=list)
     info: Info = field(default_factory=dict)
+
+    @property
+    def attends(self) -> bool:
+        """Whether the prompts are needed one by one, and not only their mean."""
+        return any(getattr(part, "attends", False) for part in self.parts)
 
     @torch.no_grad()
     def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
@@ -106,9 +114,59 @@ def finished(
     return LabelPredictor(list(parts), weights, bias, threshold, history or [], info)
 
 
-def unseen_by_text(task: LabelTask) -> tuple[Labelled, str]:
+def unseen_by_text(task: LabelTask, *, seed: int) -> tuple[Labelled, str]:
     """What a method that learns from no image fits its probabilities to: all images of the task, or the sentences."""
     if len(task.train) or len(task.val):
         both = Labelled.join(task.train, task.val)
         return both, f"none: nothing is learned from images; probabilities and threshold from {len(both)} of them"
-    return task.sentences.float32(), f"none: no image; probabilities and threshold from {len(task.sentences)} sentences"
+    texts = mixed(task.sentences, seed=seed)
+    return texts, f"none: no image; probabilities and threshold from {len(texts)} sentences, alone and mixed"
+
+
+@dataclass
+class Standardised:
+    """The scores of each row less their mean over the classes, over their deviation.
+
+    Cosines of images and text lie lower, and closer together, than cosines of text and text. Without an image to fit
+    probabilities to, this takes the difference out: what is fitted to sentences then holds for images. The order
+    of the classes of an image is not changed.
+    """
+
+    part: Any
+    history: list[dict[str, float]] = field(default_factory=list)
+    info: Info = field(default_factory=dict)
+
+    @property
+    def attends(self) -> bool:
+        """Whether the prompts are needed one by one."""
+        return bool(getattr(self.part, "attends", False))
+
+    @torch.no_grad()
+    def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
+        """Scores of mean 0 and deviation 1 over the classes."""
+        scores: Tensor = self.part.logits(images, text)
+        centred = scores - scores.mean(1, keepdim=True)
+        return centred / centred.square().mean(1, keepdim=True).sqrt().clamp_min(SMALLEST)
+
+
+def served_by_text(part: Any, *, images: bool) -> Any:
+    """A part as it is, or standardised where there is no image to fit probabilities to."""
+    return part if images else Standardised(part)
+
+
+def mixed(sentences: Labelled, *, seed: int) -> Labelled:
+    """The sentences, and as many that stand for a text about several classes: the mean of two or three of them.
+
+    A caption names several things, the prompts of a class only that one. Deviation from TaI, which writes and collects
+    texts that name several.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    count = len(sentences)
+    if count < 2:
+        return sentences.float32()
+    rows = torch.randint(count, (count, 3), generator=rng)
+    third = (torch.rand(count, generator=rng) < 0.5)[:, None]
+    rows[:, 2:] = torch.where(third, rows[:, 2:], rows[:, :1])
+    rows = rows.to(sentences.device)
+    together = normalize(sentences.embeddings.float()[rows].sum(1), dim=-1)
+    return Labelled.join(sentences, Labelled(together, sentences.labels[rows].any(1)))

@@ -26,7 +26,7 @@ from trainer.methods.linear import LinearPredictor
 from trainer.methods.text import another
 from trainer.multilabel.data import Labelled, LabelTask, check_labels
 from trainer.multilabel.draws import LabelSelection, select_labels
-from trainer.multilabel.finish import LabelPredictor, Needs, finished, unseen_by_text
+from trainer.multilabel.finish import LabelPredictor, Needs, finished, mixed, served_by_text, unseen_by_text
 from trainer.multilabel.losses import (
     asymmetric_loss,
     binary_loss,
@@ -142,24 +142,6 @@ class Balanced(ClassEmbeddings):
         return {"loss": (task + apart) / 2, "loss_task": task}
 
 
-def mixed(sentences: Labelled, *, seed: int) -> Labelled:
-    """The sentences, and as many that stand for a text about several classes: the mean of two or three of them.
-
-    A caption names several things, the prompts of a class only that one. Deviation from TaI, which writes and collects
-    texts that name several.
-    """
-    rng = torch.Generator().manual_seed(seed)
-    count = len(sentences)
-    if count < 2:
-        return sentences.float32()
-    rows = torch.randint(count, (count, 3), generator=rng)
-    third = (torch.rand(count, generator=rng) < 0.5)[:, None]
-    rows[:, 2:] = torch.where(third, rows[:, 2:], rows[:, :1])
-    rows = rows.to(sentences.device)
-    together = normalize(sentences.embeddings.float()[rows].sum(1), dim=-1)
-    return Labelled.join(sentences, Labelled(together, sentences.labels[rows].any(1)))
-
-
 @dataclass(frozen=True)
 class TaI:
     """Texts as images (Guo et al., "Texts as Images in Prompt Tuning for Multi-Label Recognition", CVPR 2023).
@@ -187,7 +169,7 @@ class TaI:
         if self.shuffled:
             moved = another(len(task.text), seed=seed)
             sentences = Labelled(sentences.embeddings, sentences.labels[:, moved])
-        unseen, note = unseen_by_text(task)
+        unseen, note = unseen_by_text(task, seed=seed)
         images = len(task.train) + len(task.val) > 0
         train, val = (sentences, unseen) if images else _part(sentences, seed)
         texts = mixed(train, seed=seed)
@@ -200,9 +182,10 @@ class TaI:
         ]
         best = choose(candidates, LabelSelection(texts, val, False, note), seed=seed)
         assert isinstance(best.learner, RankedSentences)
-        part = _linear(task.text, best.learner)
+        head = _linear(task.text, best.learner)
+        part = served_by_text(head, images=images)
         return finished(
-            [part], [part], unseen, task.text, note=note, started=started, n_parameters=part.weight.numel(),
+            [part], [part], unseen, task.text, note=note, started=started, n_parameters=head.weight.shape[1],
             chosen={**best.info, "sentences": len(sentences)}, history=best.history, last=len(task.val),
         )  # fmt: skip
 

@@ -88,20 +88,31 @@ class MultiLabel(Protocol):
             lines.append(f"{dataset}: {self.key}: what {', '.join(left)} would learn from is not there: left out")
         if self.shots == 0:
             lines.append(
-                f"{dataset}: {self.key}: no image is learned from; probabilities and threshold are fitted to "
-                "sentences, whose cosines lie elsewhere than those of images: mAP tells more than F1"
+                f"{dataset}: {self.key}: no image is learned from; probabilities and threshold are fitted to sentences "
+                "on standardised scores"
             )
         elif not len(features.val):
             lines.append(
                 f"{dataset} has no validation split: choices are made on training images that were not drawn, or on a "
                 "part of those drawn"
             )
+        if self.shots != 0:
+            lines += self._drawn(features)
         if features.captions is not None:
             lines.append(
                 f"{dataset}: tai and lmpt read the captions of all training images, drawn or not; their classes are "
                 "those that the words name"
             )
         return lines
+
+    def _drawn(self, features: LabelFeatures) -> list[str]:
+        """How many images of each class a draw brings: one of several classes counts for each."""
+        try:
+            train = self.task(features, NO_LLM, seed=1).train
+        except UserError:  # said when the task itself is drawn
+            return []
+        least, most_ = int(train.counts.min()), int(train.counts.max())
+        return [f"{features.dataset}: {self.key}: seed 1 draws {len(train)} images, {least} to {most_} of each class"]
 
     def remarks(self, features: LabelFeatures, tests: TestSplits) -> list[str]:
         """Classes and images of the test split that tell little."""
