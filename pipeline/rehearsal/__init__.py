@@ -136,7 +136,7 @@ def run(rehearsal: Rehearsal) -> int:
 def _is_below(source: str) -> bool:
     """Whether a source is a path that stays in the folder it is relative to."""
     parts = Path(source).parts
-    return bool(source) and ":" not in source and not Path(source).is_absolute() and ".." not in parts
+    return bool(parts) and ":" not in source and not Path(source).is_absolute() and ".." not in parts
 
 
 def _write_models(hub: Path, params: Params) -> str:

@@ -79,6 +79,9 @@ def test_a_rehearsal_that_was_interrupted_leaves_nothing_and_one_that_was_killed
     monkeypatch.setattr(rehearsal, "_write_models", lambda hub, params: "lite")
     prepare(tmp_path / "empty", settings)
     assert sorted(each.name for each in (tmp_path / "empty").iterdir()) == ["here", "params.paper.yaml"]
+    settings.write_text("datasets: [eurosat]\ndata: {eurosat: {source: .}}\nencoder: lite\n")
+    prepare(tmp_path / "dot", settings)
+    assert (tmp_path / "dot/data/eurosat/2750").is_dir(), "not in the folder itself"
 
 
 @pytest.mark.llm
