@@ -19,7 +19,7 @@ from trainer.record import Curve, RunRecord, summarize
 from trainer.report.lettering import labels, plain, set_fonts
 from trainer.report.tables import most_shots
 
-OURS, PLUS, REFERENCE, CONTROL = "#1f5fa8", "#2e8b57", "#8a8f98", "#d08a2e"
+OURS, PLUS, REFERENCE, CONTROL, PROBE = "#1f5fa8", "#2e8b57", "#8a8f98", "#d08a2e", "#a03050"
 NAMED_CLASSES = 30
 """With more classes than this the confusion matrix leaves out the class names."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
@@ -155,7 +155,7 @@ def by_shots(record: RunRecord, path: Path) -> None:
 NOISE_COLOURS: dict[str, tuple[str, tuple[str, ...]]] = {
     "learned prompts": (OURS, ("shared-shift", "cones", "prograd", "dapt", "aape", "aape-prograd", "aape-chain")),
     "adapters": (CONTROL, ("clip-adapter", "tip-adapter", "tip-adapter-f", "taskres", "ape", "ape-t", "proker")),
-    "linear probes": ("#a03050", ("logistic", "lp++", "clap", "cross-modal", "nearest-centroid", "gda")),
+    "linear probes": (PROBE, ("logistic", "lp++", "clap", "cross-modal", "nearest-centroid", "gda")),
     "AAPE+": (PLUS, ("aape-plus", "aape-plus-no-text")),
 }
 """What a line over the share of wrong labels stands for, its colour, and the methods; grey is text alone."""
@@ -199,9 +199,10 @@ def by_noise(record: RunRecord, path: Path) -> None:
              ylabel="accuracy on test images, whose labels are right (percent)")  # fmt: skip
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    told = {OURS: "Blue", CONTROL: "orange", "#a03050": "red", PLUS: "green"}
-    of = "; ".join(f"{told[colour]}: {what}" for what, (colour, _) in NOISE_COLOURS.items())
-    _caption(figure, f"Mean over {record.seeds_text}; whiskers: 95 % interval. {of}; grey: text alone.")
+    told = {OURS: "blue", CONTROL: "orange", PROBE: "red", PLUS: "green"}
+    drawn = {method.split("@")[0] for method in methods}
+    of = "".join(f"{told[c]}: {what}; " for what, (c, those) in NOISE_COLOURS.items() if drawn & {*those})
+    _caption(figure, f"Mean over {record.seeds_text}; whiskers: 95 % interval; {of}grey: text alone and others.")
     save(figure, path)
 
 
