@@ -173,6 +173,12 @@ class EmbedParams(_Section):
     part: Count = Field(1024, description="embeddings saved at once: what a killed run does again at most")
     precision: Literal["float16", "float32"] = Field("float16", description="of the stored embeddings")
     views: int = Field(0, ge=0, le=1000, description="seeded augmentations an image, beside the centre crop")
+    views_from: str | None = Field(
+        None,
+        min_length=1,
+        description="folder with a folder of pictures for each image, named as its path without the suffix: the first "
+        "`views` of them, by name, are its views; augmentations make up for pictures that lack. null = augmentations",
+    )
     seed: Seed = Field(1, description="seed of the augmentations")
 
 

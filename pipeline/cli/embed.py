@@ -100,6 +100,10 @@ def embed_images(
     params: ParamsOption = None,
     cache: CacheOption = CACHE,
     views: Annotated[int | None, typer.Option(min=0, help="Seeded augmentations an image, beside its crop.")] = None,
+    views_from: Annotated[
+        str | None,
+        typer.Option("--views-from", metavar="DIR", help="Views from a folder of pictures for each image."),
+    ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     engine: EngineOption = None,
@@ -115,8 +119,12 @@ def embed_images(
     from pipeline.ingest.exported import import_images
     from stages import ImageStore, ManifestStore
 
-    settings = settings_on(params, engine, address, {"encoder": encoder, "embed.views": views})
+    settings = settings_on(
+        params, engine, address, {"encoder": encoder, "embed.views": views, "embed.views_from": views_from}
+    )
     wanted = settings.encoder
+    if settings.embed.views_from is not None and settings.cluster.engine == "ray":
+        raise UserError("embed.views_from: the pictures are read on this machine: leave --engine ray away", exit_code=2)
     if from_file is not None:
         _take_second(dataset, from_file, encoder, cache, settings.embed.precision, as_json=as_json)
         return

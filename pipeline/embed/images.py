@@ -1,6 +1,8 @@
 """Images to image stores: decoded in worker processes, encoded, saved part by part, joined when complete;
 what could not be read is tried again."""
 
+import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from pipeline.embed.kept import Kept, find_kept, keep
 from pipeline.embed.reading import read_picture
 from stages import ImageProvenance, ImageStore, ManifestStore, UserError
 from stages.artifacts import embedding_array
-from stages.command import progress_bar
+from stages.command import progress_bar, say
 from stages.params import DataParams, EmbedParams
 from stages.parts import Parts, is_current
 from stages.stopping import keeping
@@ -66,6 +68,9 @@ def embed_images(
         seed=embed.seed if embed.views else None,
         **facts_of(encoder),
     )
+    if embed.views_from is not None:
+        shown = manifest_store.read(["path"])["path"].to_pylist()
+        origin = origin.model_copy(update={"settings": _views_given(dataset, shown, embed)})
     rows = manifest_store.read(["image_id", "path", "class_id", "split", "sha256", "error"])
     broken = rows.filter(pc.is_valid(rows["error"])).to_pylist()
     rows = rows.filter(pc.is_null(rows["error"])).drop_columns(["error"]).combine_chunks()
@@ -219,6 +224,33 @@ def _lines(rows: pa.Table, left_out: dict[str, str]) -> list[str]:
     return [f"{row['path']}: {left_out[row['image_id']]}" for row in there.to_pylist()]
 
 
+def _views_given(dataset: str, paths: list[str], embed: EmbedParams) -> dict[str, str]:
+    """What pins the pictures of a views folder: their names and sizes; says how many there are.
+
+    Raises:
+        UserError: no folder, no view asked for, or no picture of any image.
+    """
+    from pipeline.embed.pictures import given_views
+
+    folder = Path(embed.views_from or "")
+    if not folder.is_dir():
+        raise UserError(f"embed.views_from: {folder} is no folder")
+    if not embed.views:
+        raise UserError("embed.views_from: say how many of the pictures are views, with --views N", exit_code=2)
+    found = [given_views(folder, path)[: embed.views] for path in paths]
+    lacking = sum(len(some) < embed.views for some in found)
+    if lacking == len(found) and not any(found):
+        raise UserError(
+            f"{folder}: no picture of any image of {dataset}: expected a folder such as "
+            f"{folder / Path(paths[0]).with_suffix('')} with pictures of it"
+        )
+    if lacking:
+        say(f"{dataset}: {lacking} of {len(found)} images have fewer than {embed.views} pictures in {folder}: "
+            "augmentations make up for them")  # fmt: skip
+    listed = [(str(file.relative_to(folder)), file.stat().st_size) for some in found for file in some]
+    return {"views_from": hashlib.sha256(json.dumps(listed).encode()).hexdigest()}
+
+
 def worker_count(asked: int | str, *, cpu: bool) -> int:
     """Processes that decode beside the encoder: as asked; by themselves one a core beside a GPU, none beside a CPU.
 
@@ -241,6 +273,7 @@ def vectors(encoder: "Encoder", root: Path, rows: pa.Table, embed: EmbedParams) 
     pictures = Pictures(
         root, rows["path"].combine_chunks(), rows["image_id"].combine_chunks(), preprocess=encoder.preprocess,
         augment=encoder.augment, views=embed.views, seed=embed.seed,
+        views_from=None if embed.views_from is None else Path(embed.views_from),
     )  # fmt: skip
     each = 1 + embed.views
     for pixels, errors in _batches(pictures, encoder, max(1, embed.batch // each), embed.workers):

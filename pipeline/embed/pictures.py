@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from pipeline.embed.reading import read_picture
 from pipeline.encoders.base import Augment, Preprocess
+from pipeline.images import SUFFIXES
 
 Batch = tuple[Tensor | None, list[str | None]]
 """Pixels of the readable images, view after view; and for each image None, or why it cannot be read."""
@@ -28,14 +29,16 @@ class Pictures(Dataset["Tensor | str"]):
         preprocess: the centre crop.
         augment: one random view.
         views: random views beside the centre crop.
+        views_from: folder of the pictures that are views in the place of random ones (`given_views`).
     """
 
     def __init__(
         self, root: Path, paths: pa.Array, image_ids: pa.Array, *, preprocess: Preprocess, augment: Augment,
-        views: int = 0, seed: int = 1,
+        views: int = 0, seed: int = 1, views_from: Path | None = None,
     ) -> None:  # fmt: skip
         self.root, self.paths, self.image_ids = root, paths, image_ids
         self.preprocess, self.augment, self.views, self.seed = preprocess, augment, views, seed
+        self.views_from = views_from
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -46,8 +49,26 @@ class Pictures(Dataset["Tensor | str"]):
         if isinstance(image, str):
             return image
         image_id = self.image_ids[index].as_py()
-        drawn = [self.augment(image, view_rng(self.seed, image_id, view)) for view in range(1, self.views + 1)]
+        given = given_views(self.views_from, path)[: self.views]
+        shown = [read_picture(file.parent, file.name) for file in given]
+        bad = next(
+            (f"view {file}: {why}" for file, why in zip(given, shown, strict=True) if isinstance(why, str)), None
+        )
+        if bad is not None:
+            return bad
+        drawn = [self.preprocess(picture) for picture in shown if not isinstance(picture, str)]
+        rest = range(len(drawn) + 1, self.views + 1)
+        drawn += [self.augment(image, view_rng(self.seed, image_id, view)) for view in rest]
         return _stacked([self.preprocess(image), *drawn])
+
+
+def given_views(folder: Path | None, path: str) -> list[Path]:
+    """The pictures of a views folder that are views of the image at this path, by name; none without a folder."""
+    if folder is None:
+        return []
+    own = folder / Path(path).with_suffix("")
+    inside = own.resolve().is_relative_to(folder.resolve())  # a path of the manifest is not trusted
+    return sorted(p for p in own.iterdir() if p.suffix.lower() in SUFFIXES) if inside and own.is_dir() else []
 
 
 def view_rng(seed: int, image_id: str, view: int) -> np.random.Generator:

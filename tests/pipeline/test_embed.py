@@ -145,6 +145,39 @@ def test_views_are_the_centre_crop_and_seeded_augmentations(cache: Path, encoder
     assert verify(cache).faults == []
 
 
+def test_pictures_of_a_folder_are_views_and_augmentations_make_up_for_what_lacks(
+    cache: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    paths = ManifestStore(cache, "w").read(["path", "error"]).to_pylist()
+    sound = [row["path"] for row in paths if row["error"] is None]
+    root = Path(ManifestStore(cache, "w").provenance().root or "")
+    folder = tmp_path / "views"
+    for place, count in ((sound[0], 3), (sound[1], 1)):
+        own = folder / Path(place).with_suffix("")
+        own.mkdir(parents=True)
+        for k in range(count):
+            shutil.copy(root / sound[-1 - k], own / f"{k}.png")
+    embed = EMBED.model_copy(update={"views": 2, "views_from": str(folder)})
+    embed_images("w", encoder, embed=EMBED.model_copy(update={"views": 2}), cache=cache)
+    store = ImageStore(cache, "w", encoder.name)
+    drawn = embedding_matrix(store.read()["embedding"]).reshape(48, 3, -1)
+    assert not embed_images("w", encoder, embed=embed, cache=cache).skipped
+    found = embedding_matrix(store.read()["embedding"]).reshape(48, 3, -1)
+    assert embed_images("w", encoder, embed=embed, cache=cache).skipped
+    ids = list(dict.fromkeys(store.read()["image_id"].to_pylist()))
+    at = {place: ids.index(place) for place in sound}
+    first, second, last = at[sound[0]], at[sound[1]], at[sound[-1]]
+    assert np.abs(found[first, 1] - found[last, 0]).max() < 2e-3, "the picture, as its own centre crop"
+    assert np.abs(found[second, 1] - found[last, 0]).max() < 2e-3
+    assert np.abs(found[second, 2] - drawn[second, 2]).max() < 2e-3, "an augmentation for the picture that lacks"
+    others = [row for row in range(48) if row not in (first, second)]
+    assert np.abs(found[others] - drawn[others]).max() < 2e-3
+    with pytest.raises(UserError, match="no picture of any image of w"):
+        embed_images("w", encoder, embed=embed.model_copy(update={"views_from": str(tmp_path)}), cache=cache)
+    with pytest.raises(UserError, match="say how many of the pictures are views"):
+        embed_images("w", encoder, embed=embed.model_copy(update={"views": 0}), cache=cache)
+
+
 def test_captions_questions_and_answers_are_embedded_with_the_templates(tmp_path: Path, encoder: Encoder) -> None:
     asked = [{"question_id": "q1", "question": "What is it?", "choices": None, "answers": ["bear", "bear", "a bear"]}]
     rows = [
