@@ -41,6 +41,7 @@ from trainer.report.page.blocks import Table
 from trainer.report.page.dataset import DataSet
 from trainer.report.page.sections.labels import section
 from trainer.run import run
+from trainer.suggest.known import known_of
 
 NAMES = tuple(f"thing {c}" for c in range(6))
 WIDTH = 16
@@ -375,6 +376,8 @@ def test_a_run_without_images_leaves_out_what_needs_them(cache: Path) -> None:
 def test_the_kind_of_data_set_and_the_protocol_have_to_fit(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="may have several classes, and few-shot needs one an image: --protocol multi-"):
         load_inputs(asked_for(protocols=["few-shot"]), "f", cache=cache, device="cpu")
+    with pytest.raises(UserError, match="this needs one an image"):
+        known_of(cache, "f", "clip-x")
     single = features(tmp_path, several=False)
     with pytest.raises(UserError, match="have one class each, and multi-label is for several: --protocol few-shot"):
         load_inputs(asked_for(), "f", cache=single, device="cpu")

@@ -15,6 +15,7 @@ from stages import ImageStore, ManifestProvenance, ManifestStore, UserError
 from stages.artifacts import read_together
 from stages.text import counted
 from trainer.checkpoint import Checkpoint
+from trainer.features import refuse_several
 from trainer.suggest.choose import quick_classifier
 
 MOST = 20_000
@@ -61,12 +62,13 @@ def known_of(cache: Path, dataset: str | None, encoder: str) -> Known:
         dataset: None for none at all.
 
     Raises:
-        UserError: stores that do not belong together.
+        UserError: stores that do not belong together, or of several classes an image.
     """
     if dataset is None:
         return Known()
     manifest = ManifestStore(cache, dataset)
     origin = manifest.provenance()
+    refuse_several(manifest)
     assert isinstance(origin, ManifestProvenance)
     table = manifest.read(["class_name", "split", "sha256", "error"])
     files = zip(table["sha256"].to_pylist(), table["error"].to_pylist(), strict=True)
