@@ -70,11 +70,11 @@ def find_columns(header: Sequence[str], wanted: Mapping[str, str], *, where: str
     plain = {_plain(name): name for name in reversed(header)}
     found = dict(wanted)
     for role, names in ROLES.items():
-        if role == "labels" and {"class", "class_id"} & set(found):
-            continue  # one class an image is said
         known = next((plain[name] for name in names if name in plain), None)
         if role not in found and known is not None and known not in wanted.values():
             found[role] = known
+    if "labels" in found and "labels" not in wanted and {"class", "class_id", "caption", "question"} & set(found):
+        del found["labels"]  # tags beside what such files are read for
     for column in found.values():
         if list(header).count(column) > 1:
             raise UserError(f"{where}: column {column!r} stands twice in the header")

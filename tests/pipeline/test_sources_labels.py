@@ -101,6 +101,15 @@ def test_images_with_one_class_each_are_a_set_of_one_class_unless_said_otherwise
     assert classes(read(file, multi_label=True)) == [["dog"], ["cat"]]
 
 
+def test_tags_beside_captions_or_a_class_are_left_aside_unless_the_user_names_them(tmp_path: Path) -> None:
+    rows = [["a.png", "A dog and a cat.", "dog;cat"], ["b.png", "Nothing.", ""]]
+    file = table(tmp_path, ["image", "caption", "tags"], rows)
+    assert not read(file).class_names
+    found = read(file, columns={"labels": "tags"})
+    assert classes(found) == [["cat", "dog"], []]
+    assert found.entries[0].captions == ["A dog and a cat."]
+
+
 @pytest.mark.parametrize(
     ("header", "row", "data", "fault"),
     [
