@@ -36,6 +36,7 @@ class Table:
         rivals: further columns that could be the class as well.
         order: the class names, of a table with a column of 0 and 1 for each; `labels` then lists those of a row.
         aside: columns that are not taken, of such a table.
+        signed: whether such a table says -1 where others say 0.
     """
 
     file: Path
@@ -48,6 +49,7 @@ class Table:
     rivals: Sequence[str] = ()
     order: Sequence[str] | None = None
     aside: Sequence[str] = ()
+    signed: bool = False
 
     def where(self, row: int) -> str:
         """A row's place, for messages."""

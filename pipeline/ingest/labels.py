@@ -65,6 +65,8 @@ def indicator_columns(
 ) -> dict[str, list[bool]]:
     """The columns of 0 and 1, one a class, in the order of the header; {} where there are not two of them.
 
+    Where no cell is 0 and columns hold 1 and -1 alone, as CelebA's attributes do, -1 says what 0 does.
+
     Args:
         taken: columns that say something else.
         where: the place of each row, for messages.
@@ -73,6 +75,9 @@ def indicator_columns(
         UserError: a column of 0 and 1 holds something else too, or stands twice.
     """
     taken = set(taken)
+    signed = signed_columns(header, rows, taken)
+    if signed:
+        return signed
     found: dict[str, list[bool | None]] = {}
     for place, name in enumerate(header):
         if name in taken or not name:
@@ -93,6 +98,19 @@ def indicator_columns(
                 "class and 0 where it has not"
             )
     return {name: [bool(cell) for cell in cells] for name, cells in found.items()}
+
+
+def signed_columns(header: Sequence[str], rows: Sequence[Sequence[Any]], taken: Iterable[str]) -> dict[str, list[bool]]:
+    """The columns of 1 and -1 alone; {} where there are not two of them, or where any cell of a free column is 0."""
+    taken, found, zero = set(taken), {}, False
+    for place, name in enumerate(header):
+        if name in taken or not name or name in found:
+            continue
+        cells = [str(row[place]).strip().removesuffix(".0") for row in rows]
+        zero |= "0" in cells
+        if set(cells) <= {"1", "-1"}:
+            found[name] = [cell == "1" for cell in cells]
+    return found if len(found) > 1 and not zero and not all(all(cells) for cells in found.values()) else {}
 
 
 def _zero_or_one(value: Any) -> bool | None:

@@ -31,6 +31,8 @@ def add_table(records: Records, table: Table, places: Places, split: str | None,
             "--column class=COLUMN (or labels=, caption=, question=)"
         )
     records.order(table.order, where=str(table.file))
+    if table.signed:
+        records.notes.append(f"{table.file.name}: its columns hold 1 and -1, and -1 is read as: not there")
     if table.aside:
         records.notes.append(
             f"{table.file.name}: {counted(len(table.order or ()), 'column')} of 0 and 1 are the classes; left aside: "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.ingest.columns import Table, find_columns, require_image, rivals
-from pipeline.ingest.labels import ROLES_OF_CONTENT, indicator_columns, named_by
+from pipeline.ingest.labels import ROLES_OF_CONTENT, indicator_columns, named_by, signed_columns
 from stages.errors import UserError
 from stages.text import csv_rows, delimiter, read_text, said_separator
 
@@ -106,15 +106,17 @@ def _table(
     columns: dict[str, Sequence[Any]] = {role: [row[place] for row in rows] for role, place in places.items()}
     order: list[str] | None = None
     aside: list[str] = []
+    signed = False
     if not ROLES_OF_CONTENT & set(roles):
         where = [f"{file}, {counted} {line}" for line in lines]
         has = indicator_columns(header, rows, roles.values(), where=where)
         if has:
             columns["labels"], order = named_by(has), list(has)
+            signed = bool(signed_columns(header, rows, roles.values()))
             aside = [name for name in header if name not in has and name not in roles.values()]
     return Table(
         file, columns, lines, counted=counted, called=roles, rivals=rivals(header, roles, wanted), order=order,
-        aside=aside,
+        aside=aside, signed=signed,
     )  # fmt: skip
 
 

@@ -101,6 +101,15 @@ def test_images_with_one_class_each_are_a_set_of_one_class_unless_said_otherwise
     assert classes(read(file, multi_label=True)) == [["dog"], ["cat"]]
 
 
+def test_columns_of_1_and_minus_1_alone_are_classes_too_with_a_line(tmp_path: Path) -> None:
+    rows = [["a.png", 1, -1, -1], ["b.png", 1, 1, -1], ["c.png", -1, -1, -1]]
+    found = read(table(tmp_path, ["image", *NAMES], rows))
+    assert classes(found) == [["dog"], ["dog", "cat"], []]
+    assert any("1 and -1, and -1 is read as: not there" in note for note in found.notes)
+    with pytest.raises(UserError, match=r"line 2: column 'cat' holds '-1'; expected 1"):
+        read(table(tmp_path, ["image", *NAMES], [[*rows[0][:3], 0], ["b.png", 1, 1, 1], ["c.png", 0, 0, 0]]))
+
+
 def test_tags_beside_captions_or_a_class_are_left_aside_unless_the_user_names_them(tmp_path: Path) -> None:
     rows = [["a.png", "A dog and a cat.", "dog;cat"], ["b.png", "Nothing.", ""]]
     file = table(tmp_path, ["image", "caption", "tags"], rows)
