@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -66,8 +66,11 @@ class Cluster:
 
     @property
     def workers(self) -> list[psutil.Process]:
-        below = [each for node in self.nodes for each in node.children(recursive=True)]
-        return [each for each in below if any("ray::Worker" in word for word in each.cmdline())]
+        found = []
+        for each in (below for node in self.nodes for below in node.children(recursive=True)):
+            with suppress(psutil.Error):  # one that ends just now
+                found += [each] if any("ray::Worker" in word for word in each.cmdline()) else []
+        return found
 
     @property
     def on_right(self) -> ClusterParams:
@@ -102,7 +105,8 @@ def node(*arguments: str, log: Path, env: dict[str, str], before: str = "") -> I
     finally:
         family = [*psutil.Process(process.pid).children(recursive=True), process]
         for each in family:
-            each.kill()
+            with suppress(psutil.Error):
+                each.kill()
         process.wait()
 
 
