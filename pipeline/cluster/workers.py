@@ -7,7 +7,7 @@ and nothing comes twice. Whoever holds an item, its result is the same: what dec
 import heapq
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,19 +73,25 @@ class Workers:
         again = [first]  # a heap: the earliest first
         done: dict[int, Any] = {}
         turn = 0
-        while True:
-            while turn in done:
-                yield done.pop(turn)
-                turn += 1
-            while (again or len(done) + len(self._out) < self._window) and (worker := self._free()) is not None:
-                task = heapq.heappop(again) if again else next(tasks, None)
-                if task is None:
-                    break
-                self._at_work[worker] += 1
-                self._out[worker.map.remote(task.item)] = worker, task
-            if not self._out and not again:
-                return
-            self._wait(done, again)
+        try:
+            while True:
+                while turn in done:
+                    yield done.pop(turn)
+                    turn += 1
+                while (again or len(done) + len(self._out) < self._window) and (worker := self._free()) is not None:
+                    task = heapq.heappop(again) if again else next(tasks, None)
+                    if task is None:
+                        break
+                    self._at_work[worker] += 1
+                    self._out[worker.map.remote(task.item)] = worker, task
+                if not self._out and not again:
+                    return
+                self._wait(done, again)
+        finally:  # whoever takes no more results gets none of them with the next items
+            for worker, _ in self._out.values():
+                if worker in self._at_work:
+                    self._at_work[worker] -= 1
+            self._out.clear()
 
     def start(self) -> None:
         """Wait until every worker holds its model; `map` by itself begins with the first one.
@@ -100,6 +106,11 @@ class Workers:
 
     def close(self) -> None:
         """End the workers, and a cluster of our own with them."""
+        for worker in (*self._starting.values(), *self._at_work):
+            with suppress(self._ray.exceptions.RayError):  # the cluster has ended
+                self._ray.kill(worker)
+        self._starting.clear()
+        self._at_work.clear()
         self._stack.close()
         self._ray = None
 
@@ -191,32 +202,39 @@ class Workers:
         self._at_work[worker], self._nodes[worker] = 0, found.node
 
     def _returned(self, ref: Any, done: dict[int, Any], again: list[_Task]) -> None:
-        worker, task = self._out.pop(ref)
+        worker, task = self._out[ref]
         try:
             result = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:  # not in our code, which returns its faults
             raise UserError(f"node {self._nodes[worker]}: {_cause(error)}") from error
         except self._ray.exceptions.RayError as error:
             self._lost(worker, error)
-            task.deaths += 1
-            if task.deaths >= DEATHS:
-                raise UserError(
-                    f"{task.deaths} workers ended over {task.item}, the last one on node {self._nodes[worker]}: "
-                    f"{_cause(error)}"
-                ) from error
+            del self._out[ref]
             heapq.heappush(again, task)
             return
+        del self._out[ref]
         if isinstance(result, Fault):
             raise _refused(result)
         self._at_work[worker] -= 1
         done[task.index] = result
 
     def _lost(self, worker: Any, error: Exception) -> None:
-        """A worker has ended: say so once, and start another."""
+        """A worker has ended: say so once, and start another.
+
+        Raises:
+            UserError: the item that it had in work has ended too many.
+        """
         if self._at_work.pop(worker, None) is None:
             return
         self._ray.kill(worker)  # one that is only out of reach would keep its cores
-        say(f"a worker on node {self._nodes[worker]} has ended ({_cause(error)}): its work is done again by another")
+        where, why = self._nodes[worker], _cause(error)
+        task = next(task for at, task in self._out.values() if at is worker)
+        task.deaths += 1
+        if task.deaths >= DEATHS:
+            raise UserError(
+                f"{task.deaths} workers ended over {task.item}, the last one on node {where}: {why}"
+            ) from error
+        say(f"a worker on node {where} has ended ({why}): its work is done again by another")
         self._start_one()
 
 

@@ -59,7 +59,7 @@ def test_imports_run_down_the_house(package: str) -> None:
 
 @pytest.mark.parametrize("command", ["pipeline", "trainer"])
 def test_help_loads_nothing_heavy(command: str) -> None:
-    heavy = ["torch", "pyarrow", "vllm", "duckdb", "numpy"]
+    heavy = ["torch", "pyarrow", "vllm", "duckdb", "numpy", "ray"]
     code = f"import sys; import {command}.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

@@ -31,7 +31,7 @@ from pipeline.encoders import load_encoder
 from pipeline.encoders.base import Encoder
 from pipeline.ingest import ingest
 from pipeline.torchvision_mend import mend_torchvision
-from stages import UserError
+from stages import ImageStore, UserError
 from stages.extras import installed
 from stages.files import atomic_file
 from stages.params import ClusterParams, DataParams, EmbedParams
@@ -56,9 +56,7 @@ class Cluster:
     nodes: list[psutil.Process]
 
     def params(self, **more: Any) -> ClusterParams:
-        return ClusterParams(
-            engine="ray", address=self.address, **{"cpus": 1, "gpus": 0, "batch": 4, "wait": 60.0} | more
-        )
+        return ClusterParams(engine="ray", address=self.address, **{"cpus": 1, "gpus": 0, "batch": 4} | more)
 
     def view(self, name: str) -> tuple[Path, Path]:
         """A folder, and what `right` sees in its place."""
@@ -110,7 +108,7 @@ def node(*arguments: str, log: Path, env: dict[str, str], before: str = "") -> I
         process.wait()
 
 
-def until(reached: Callable[[], Any], seconds: float = 60) -> Any:
+def until(reached: Callable[[], Any], seconds: float = 300) -> Any:
     """Wait for something that another process does."""
     end = time.monotonic() + seconds
     while not (found := reached()):
@@ -258,7 +256,7 @@ def test_a_worker_that_dies_is_replaced_and_its_work_done_again_and_one_item_can
         assert list(made.map(items)) == [value**2 for value in range(20)]
         assert capsys.readouterr().err.count("has ended") == 1
         with pytest.raises(UserError, match=r"3 workers ended over number 7, the last one on node (left|right) \(127"):
-            list(made.map([Number(7, tmp_path / "always")]))
+            list(made.map([Number(7, tmp_path / "always"), *map(Number, range(8, 20))]))
 
 
 def test_what_goes_wrong_on_a_node_is_one_line_that_names_it(cluster: Cluster) -> None:
@@ -364,6 +362,20 @@ def test_a_store_is_the_same_bytes_whether_a_worker_is_killed_or_not(
     assert "has ended" in capsys.readouterr().err
     assert stores(cache) == undisturbed
     assert not (cache / ".work").exists() or not any((cache / ".work").rglob("*.parquet"))
+
+
+def test_the_parts_of_a_large_store_are_written_by_the_workers_that_see_the_cache_and_the_others_by_the_command(
+    cluster: Cluster, mapper: ClusterEncoder, encoder: Encoder, sources: Path, cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    hidden = cluster.view("pictures")[0] / "cache"  # from `right`
+    shutil.copytree(cache, hidden)
+    monkeypatch.setattr(ImageStore, "part_rows", 7)
+    embed_images("w", encoder, embed=EMBED, cache=cache)
+    embed_images("w", encoder, embed=EMBED, cache=hidden, mapper=mapper)
+    found = stores(hidden)
+    assert len(found) == 6
+    assert found == stores(cache)
 
 
 def test_an_image_that_one_node_alone_cannot_read_is_left_out_with_its_line_and_taken_by_the_next_call(
