@@ -61,7 +61,7 @@ def _drawn(classes: Int[np.ndarray, " N"], width: int, seed: int) -> Float32[np.
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
-def _queries(width: int) -> Float32[np.ndarray, "Q D"]:
+def _queries(width: int) -> Float32[np.ndarray, "queries D"]:
     return _drawn(np.random.default_rng(2).integers(CLASSES, size=QUERIES), width, 10**9)
 
 
@@ -125,7 +125,7 @@ def _recall(cache: Path, rows: int, width: int) -> dict[str, float]:
     return {"at_10": right / (QUERIES * TOP)}
 
 
-def _nearest(store: ImageStore, queries: Float32[np.ndarray, "Q D"]) -> Int[np.ndarray, "Q top"]:
+def _nearest(store: ImageStore, queries: Float32[np.ndarray, "queries D"]) -> Int[np.ndarray, "queries top"]:
     """The rows of highest cosine of each query, all compared."""
     best, rows, start = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64), 0
     for _, matrix in store.pieces(["view"]):
