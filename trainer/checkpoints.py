@@ -17,7 +17,7 @@ from pathlib import Path
 
 from stages.errors import UserError, nearest
 from trainer.checkpoint import RECORD
-from trainer.choice import AT, Ranked, place, ranked
+from trainer.choice import AT, Ranked, best_of_labels, place, ranked
 from trainer.methods import METHODS
 from trainer.record import RUN, RunRecord, load_record
 
@@ -106,9 +106,10 @@ def choose_checkpoint(results: Path, dataset: str | None, method: str | None, *,
     if len(folders) == 1:
         return Choice(*next((folder, f"{only} of {name}, the only checkpoint") for only, folder in folders.items()))
     if folders == kept_labels(results / "runs" / name):
-        best_label, share = _best_labels(results / "runs" / name, folders)
-        why = f"{best_label} of {name}, the best of {len(folders)} on images to choose by: mAP {share:.4f}"
-        return Choice(folders[folder_name(best_label)], f"{why}; another one with --method NAME")
+        found = best_of_labels(load_record(results / "runs" / name))
+        if found is not None and folder_name(found[0]) in folders:
+            why = f"{found[0]} of {name}, the best of {len(folders)} on images to choose by: mAP {found[1]:.4f}"
+            return Choice(folders[folder_name(found[0])], f"{why}; another one with --method NAME")
     best, *others = kept_ranked(results / "runs" / name) or [Ranked(next(iter(folders)), None)]
     why = f"{best.name} of {name}, {reason(best, others)}; another one with --method NAME"
     return Choice(folders[folder_name(best.name)], why)
@@ -154,18 +155,6 @@ def _run(results: Path, dataset: str | None) -> tuple[str, dict[str, Path]]:
         raise UserError(f"{results}/runs: no checkpoint there yet: run `trainer run` first, or give --checkpoint DIR")
     asked = f"no checkpoint of {dataset!r}" if dataset is not None else "several checkpoints"
     raise UserError(f"{results}/runs: {asked}; choose with --dataset: {', '.join(found)}", exit_code=2)
-
-
-def _best_labels(run: Path, folders: Mapping[str, Path]) -> tuple[str, float]:
-    """The method of several classes an image with the best mAP on images to choose by, mean over the seeds."""
-    found: dict[str, list[float]] = {}
-    for fit in load_record(run).fits:
-        value = fit.info.get("val_map")
-        if fit.protocol.startswith(LABELS) and folder_name(fit.method) in folders and isinstance(value, float):
-            found.setdefault(fit.method, []).append(value)
-    means = {name: sum(values) / len(values) for name, values in found.items()}
-    best = max(means, key=lambda name: means[name], default=next(iter(folders)))
-    return best, means.get(best, 0.0)
 
 
 def _named(folders: Mapping[str, Path], method: str, run: Path) -> Path:

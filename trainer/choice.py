@@ -49,6 +49,17 @@ def ranked(record: RunRecord) -> list[Ranked]:
     return sorted(found, key=lambda each: (*_badness(each.validation), *place(each.name)))
 
 
+def best_of_labels(record: RunRecord) -> tuple[str, float] | None:
+    """The method of several classes an image with the best mAP on images to choose by, mean over the seeds."""
+    found: dict[str, list[float]] = {}
+    for fit in record.fits:
+        value = fit.info.get("val_map")
+        if record.protocols[fit.protocol].name.startswith("multi-label") and isinstance(value, float):
+            found.setdefault(fit.method, []).append(value)
+    means = {name: math.fsum(values) / len(values) for name, values in found.items()}
+    return max(means.items(), key=lambda each: each[1]) if means else None
+
+
 def place(name: str) -> tuple[int, int, str]:
     """Methods in the order of the registry, the main prompt source first."""
     method, _, source = name.partition(AT)

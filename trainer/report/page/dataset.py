@@ -67,10 +67,11 @@ class DataSet:
         """Whether there are classes, one an image; a data set of captions alone has none."""
         return self.record.one_class
 
-    def sheet(self, file: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    def sheet(self, file: str, columns: Sequence[str], *, method: str | None = None) -> list[dict[str, str]]:
         """A CSV file of the run with one method's rows, or with none where the run has no such file.
 
-        The method is AAPE where it is among them, else the first; its first seed, and the last of its protocols.
+        The method is the one that is asked for, or AAPE, where it is among them, else the first; its first seed, and
+        the last of its protocols.
         """
         path = self.run / file
         try:
@@ -85,7 +86,7 @@ class DataSet:
             raise UserError(f"{path}: expected the columns {', '.join(wanted)}: run `trainer run` again")
         rows = [dict(zip(head, row, strict=True)) for row in lines[1:]]
         methods = list(dict.fromkeys(row["method"] for row in rows))
-        ours = [method for method in methods if method.partition("@")[0] == "aape"]
+        ours = [each for each in methods if each == method or (method is None and each.partition("@")[0] == "aape")]
         own = [row for row in rows if row["method"] in (ours or methods)[:1]]
         return [row for row in own if (row["protocol"], row["seed"]) == (own[-1]["protocol"], own[0]["seed"])]
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from stages import UserError
+from trainer.choice import best_of_labels
 from trainer.report.page.blocks import Block, Card, Cards, Cell, Column, Section, Table, Text
 from trainer.report.page.dataset import DataSet
 from trainer.report.page.thumbnails import thumbnails
@@ -17,10 +18,12 @@ WORST = 24
 
 def section(of: DataSet) -> Section | None:
     """One method's classes and worst images; None where no image may have several classes."""
-    classes = of.sheet(CLASSES, ("class", "images", "found", "average_precision", "f1"))
+    best = best_of_labels(of.record)
+    method = None if best is None else best[0]
+    classes = of.sheet(CLASSES, ("class", "images", "found", "average_precision", "f1"), method=method)
     if not classes:
         return None
-    images = of.sheet(IMAGES, ("image_id", "classes", "predicted"))
+    images = of.sheet(IMAGES, ("image_id", "classes", "predicted"), method=method)
     try:
         rows = [
             [Cell(row["class"]), *(_number(row[name]) for name in ("images", "found", "average_precision", "f1"))]
@@ -39,8 +42,8 @@ def section(of: DataSet) -> Section | None:
     ]
     blocks += [table, *([Cards(f"{len(cards)} test images with the most classes wrong", cards)] if cards else [])]
     lead = (
-        f"By {classes[0]['method']}, first seed. AP is the area under precision over recall; found: test images above "
-        "the threshold, which was chosen on images that are no test images."
+        f"By {classes[0]['method']}, the best on images to choose by, first seed. AP is the area under precision over "
+        "recall; found: test images above the threshold, which was chosen on images that are no test images."
     )
     return Section("labels", "Several classes an image", blocks, lead)
 
