@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -32,6 +33,8 @@ from trainer.training import Candidate, Info, Schedule, Score, Trained, choose, 
 
 EACH = 16
 """K of fpl and ifpl, as published."""
+BLOCK = 2**16
+"""Shares that are gone through at once."""
 SAW = "images of the test split, no labels"
 """What a method says of itself in the tables that adapts to the images that are judged."""
 ROUNDS = 10
@@ -46,23 +49,24 @@ pseudo-labels by heart.
 def surest(shares: Float[Tensor, "B C"], each: int) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
     """The `each` images of every class with the largest shares, no image twice: their rows, ascending, and labels.
 
-    An image that several classes ask for goes to the one of which its share is largest, and the others ask for their
-    next one, until nobody asks for a taken image. The same as going through all shares from the largest down.
-    Of fewer images than that every one is taken.
+    Through all shares from the largest down: an image goes to the first class that asks for it and still has room. Of
+    fewer images than are asked for every one is taken.
     """
-    each = min(each, len(shares))
-    asked = shares.double().clone()
-    while True:
-        rows = asked.topk(each, dim=0).indices
-        wants = torch.zeros_like(asked, dtype=torch.bool).scatter(0, rows, True) & asked.isfinite()
-        held = torch.where(wants, shares.double(), -torch.inf)
-        best = torch.zeros_like(wants).scatter(1, held.argmax(1, keepdim=True), True)
-        lost = wants & ~best
-        if not bool(lost.any()):
+    count, classes = shares.shape
+    order = shares.flatten().argsort(descending=True, stable=True).cpu().numpy()
+    given, room = np.full(count, -1), np.full(classes, each)
+    for start in range(0, len(order), BLOCK):
+        rows, labels = np.divmod(order[start : start + BLOCK], classes)
+        open_yet = (given[rows] < 0) & (room[labels] > 0)
+        for row, label in zip(rows[open_yet].tolist(), labels[open_yet].tolist(), strict=True):
+            if given[row] < 0 and room[label]:
+                given[row] = label
+                room[label] -= 1
+        if not room.any() or bool((given >= 0).all()):
             break
-        asked = asked.masked_fill(lost, -torch.inf)
-    taken = wants.any(1).nonzero()[:, 0]
-    return taken, held.argmax(1)[taken]
+    taken = np.flatnonzero(given >= 0)
+    found = (torch.from_numpy(each_of).to(shares.device) for each_of in (taken, given[taken]))
+    return next(found), next(found)
 
 
 class SelfTaught(Embeddings):
