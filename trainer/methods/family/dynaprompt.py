@@ -60,7 +60,7 @@ class Buffer:
         found: Tensor = self._shares(views[:1], stepped).mean((0, 1))
         return found
 
-    def _taken(self, crop: Float[Tensor, " D"], sure: Float[Tensor, "K D"]) -> list[int]:
+    def _taken(self, crop: Float[Tensor, " D"], sure: Float[Tensor, "kept D"]) -> list[int]:
         """Positions of the shifts that suit an image."""
         if not self.kept:
             return []
@@ -77,7 +77,7 @@ class Buffer:
         self.kept = [*self.kept[max(0, len(self.kept) - BUFFER + 1) :], self.start.clone()]
         return len(self.kept) - 1
 
-    def _shares(self, views: Float[Tensor, "K D"], weights: Float[Tensor, "M C D"]) -> Float[Tensor, "M K C"]:
+    def _shares(self, views: Float[Tensor, "kept D"], weights: Float[Tensor, "M C D"]) -> Float[Tensor, "M kept C"]:
         return (views @ weights.mT / self.tau).softmax(-1)
 
 

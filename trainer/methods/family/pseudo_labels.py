@@ -145,8 +145,8 @@ class TransductivePredictor:
     seed: int
     shots: Float[Tensor, "M D"]
     labels: Int[Tensor, " M"]
-    val: Float[Tensor, "K D"] | None = None
-    val_labels: Int[Tensor, " K"] | None = None
+    val: Float[Tensor, "kept D"] | None = None
+    val_labels: Int[Tensor, " kept"] | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     info: Info = field(default_factory=dict)
 

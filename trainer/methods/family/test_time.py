@@ -41,7 +41,7 @@ def entropy(shares: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows"]:
     return found
 
 
-def most_alike(views: Float[Tensor, "B V D"], share: float) -> Float[Tensor, "B K D"]:
+def most_alike(views: Float[Tensor, "B V D"], share: float) -> Float[Tensor, "B kept D"]:
     """The centre crop, which comes first, and this share of the other views, those with the largest cosine to it."""
     others = views[:, 1:]
     kept = max(1, round(share * others.shape[1]))
@@ -49,14 +49,17 @@ def most_alike(views: Float[Tensor, "B V D"], share: float) -> Float[Tensor, "B 
     return torch.cat([views[:, :1], others.gather(1, near[..., None].expand(-1, -1, views.shape[2]))], 1)
 
 
-def confident(logits: Float[Tensor, "B V C"], share: float) -> Int[Tensor, "B K"]:
+def confident(logits: Float[Tensor, "B V C"], share: float) -> Int[Tensor, "B kept"]:
     """The views with the least entropy, LEAST of them at least."""
     count = min(logits.shape[1], max(LEAST, round(share * logits.shape[1])))
     return entropy(logits.softmax(-1)).topk(count, dim=1, largest=False).indices
 
 
 def towards_agreement(
-    views: Float[Tensor, "B K D"], weights: Float[Tensor, "B C D"], tau: float, mean: Float[Tensor, "B C"] | None = None
+    views: Float[Tensor, "B kept D"],
+    weights: Float[Tensor, "B C D"],
+    tau: float,
+    mean: Float[Tensor, "B C"] | None = None,
 ) -> Float[Tensor, "B C D"]:
     """The sign of the gradient of H(p) by each class's shift, where the class embeddings are `weights`, unit rows.
 
@@ -72,7 +75,7 @@ def towards_agreement(
 
 
 def tuned(
-    views: Float[Tensor, "B K D"], weights: Float[Tensor, "C D"], tau: float
+    views: Float[Tensor, "B kept D"], weights: Float[Tensor, "C D"], tau: float
 ) -> tuple[Float[Tensor, "B C D"], Float[Tensor, " B"], Float[Tensor, " B"]]:
     """Shifted class embeddings of each image, unit rows, and H(p) before and after; it never grows."""
     start = weights.expand(len(views), *weights.shape)
