@@ -98,13 +98,13 @@ def test_the_test_split_is_read_by_its_own_call_and_by_nothing_else(
 ) -> None:
     make_stores(tmp_path)
     opened: list[str] = []
-    whole = trainer_features._read_split
+    whole = trainer_features.read_split
 
     def watched(store: object, split: str, *rest: object, **named: object) -> object:
         opened.append(split)
         return whole(store, split, *rest, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer_features, "_read_split", watched)
+    monkeypatch.setattr(trainer_features, "read_split", watched)
     data = open_features(tmp_path, dataset="w", encoder="lite")
     AAPEPlusClassifier().fit(**data.few_shot(4), text=data.classes()).predict(data.val.X)
     assert opened == ["train", "val"]

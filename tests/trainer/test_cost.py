@@ -32,13 +32,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_stores(tmp_path / "cache")
     from trainer import features
 
-    whole = features._read_split
+    whole = features.read_split
 
     def shut(store: object, split: str, *rest: object) -> object:
         assert split != "test", "the test split was opened"
         return whole(store, split, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(features, "_read_split", shut)
+    monkeypatch.setattr(features, "read_split", shut)
     return tmp_path / "cache"
 
 

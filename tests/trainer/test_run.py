@@ -46,7 +46,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Events
     from trainer import features
     from trainer import fits as module
 
-    read, whole = features._read_split, module.timed_fit
+    read, whole = features.read_split, module.timed_fit
 
     def reading(store: ImageStore, split: str, *rest: object, **more: object) -> object:
         events.append(("read", split))
@@ -57,7 +57,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Events
         return whole(method, task, seed)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "_read_split", reading)
+        patch.setattr(features, "read_split", reading)
         patch.setattr(module, "timed_fit", fitting)
         return run(fast(protocols=["few-shot", "base-to-new"], methods=["all"]), inputs(cache), jobs=1), events
 
