@@ -93,6 +93,9 @@ def bench(
         ]  # fmt: skip
 
     def ray_prompts() -> "list[Measured]":
+        from pipeline.prompts.process import before_torch
+
+        before_torch()
         from pipeline.bench.cluster import bench_cluster_prompts
 
         return [bench_cluster_prompts(settings.prompts.llm, batch=requests, batches=4, cluster=settings.cluster)]
