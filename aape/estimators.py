@@ -21,7 +21,7 @@ from trainer.methods.aape import AAPE
 WORDS = {
     "aape": "AAPE", "cupl": "CuPL", "gda": "GDA", "lp++": "LPPlusPlus", "taskres": "TaskRes", "h": "H",
     "ape": "APE", "timo": "TIMO", "clap": "CLAP", "awt": "AWT", "proker": "ProKeR",
-    "cones": "ConES", "prograd": "ProGrad", "dapt": "DAPT",
+    "cones": "ConES", "prograd": "ProGrad", "dapt": "DAPT", "lmpt": "LMPT",
 }  # fmt: skip
 """Words of method names that are no plain word in a class name."""
 

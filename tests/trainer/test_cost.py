@@ -34,9 +34,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     whole = features.read_split
 
-    def shut(store: object, split: str, *rest: object) -> object:
+    def shut(store: object, split: str, *rest: object, **named: object) -> object:
         assert split != "test", "the test split was opened"
-        return whole(store, split, *rest)  # type: ignore[arg-type]
+        return whole(store, split, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(features, "read_split", shut)
     return tmp_path / "cache"
