@@ -129,7 +129,7 @@ def _from_table(file: Path, column: str, row: int) -> bytes:
     try:
         table = _tables.get(stamp(file), lambda: _TableFile(file))
         value = table.read(column, row) if row < table.rows else None
-    except (pa.ArrowException, KeyError, ValueError) as error:
+    except (pa.ArrowException, KeyError, IndexError, ValueError) as error:
         raise ContainerError(f"no readable column {column!r} ({' '.join(str(error).split())[:120]})") from error
     if not isinstance(value, bytes):
         raise FileNotFoundError(errno.ENOENT, "no image in this row", f"{file}/{column}/{row}")

@@ -299,7 +299,8 @@ def test_an_unknown_data_set_lists_the_known_ones_and_suggests_the_nearest(cache
     [
         ('{"red weave": ["x"]}', "no sentence for 3 of 4 classes"),
         ("[]", "expected an object"),
-        ('{"red weave": "x"}', "must be a list"),
+        ('{"red weave": "x"}', "no sentence of any class could be kept"),
+        ('{"red weave": 3}', "must be"),
         ('{"red weave": [""]}', "must be a list"),
         ("{", "not readable as JSON"),
     ],

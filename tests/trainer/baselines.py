@@ -2,10 +2,10 @@
 
 import pytest
 
-from trainer.methods import METHODS
+from trainer.methods import FITS_ALONE
 from trainer.methods.aape import VARIANTS
 
-BASELINES = [name for name in METHODS if name not in VARIANTS]
+BASELINES = [name for name in FITS_ALONE if name not in VARIANTS]
 TRAINED = ["tip-adapter-f", "clip-adapter", "taskres", "cross-modal", "lp++", "ape-t", "clap"]
 
 

@@ -11,7 +11,7 @@ from stages.errors import UserError
 from stages.training import TrainParams
 from tests.trainer.small_tasks import WIDTH, small_task, unit
 from trainer.checkpoint import _digest, load_checkpoint, save_checkpoint
-from trainer.methods import METHODS, methods
+from trainer.methods import FITS_ALONE, methods
 
 SETTINGS = TrainParams.model_validate(
     {"hidden": 8, "heads": 2, "head_width": 6, "feed_forward": 8, "aggregator_steps": 2, "epochs": 3, "lr": 0.05}
@@ -26,7 +26,7 @@ def saved(folder: Path, name: str = "aape") -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(FITS_ALONE))
 def test_every_predictor_comes_back_with_the_same_scores(tmp_path: Path, name: str) -> None:
     predictor = methods([name], settings=SETTINGS)[0].fit(TASK, seed=1)
     save_checkpoint(tmp_path / "new" / "folder", predictor, TASK.text, provenance=PROVENANCE)

@@ -24,7 +24,7 @@ from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Task
 from trainer.draws import few_shot
 from trainer.features import Features, load_features
-from trainer.methods import METHODS
+from trainer.methods import FITS_ALONE, METHODS
 from trainer.methods.aape import AAPE
 from trainer.methods.aape_plus import TextHead
 from trainer.methods.linear import LinearPredictor
@@ -183,7 +183,7 @@ def kept(name: str, beta: float | None = None) -> tuple[Path, Path]:
     return folder / "cache", folder / "checkpoint"
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(FITS_ALONE))
 def test_every_method_says_what_it_can(name: str, explained: Callable[..., Any]) -> None:
     stores, checkpoint = kept(name)
     done = explained(stores=stores, checkpoint=checkpoint, top=4)

@@ -28,7 +28,7 @@ from trainer.export.card import model_card
 from trainer.export.heads import Probabilities
 from trainer.features import load_features
 from trainer.inputs import Inputs
-from trainer.methods import METHODS
+from trainer.methods import FITS_ALONE, METHODS
 from trainer.methods.aape import AAPE
 from trainer.methods.aape_plus import AAPEPlusPredictor, ShotsPredictor, TextHead
 from trainer.methods.base import Method
@@ -114,7 +114,7 @@ def by_numpy(found: Checkpoint, folder: Path, images: Tensor) -> np.ndarray:
     return shares
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(FITS_ALONE))
 def test_every_method_becomes_lines_of_numpy_that_answer_as_predict_does(name: str, tmp_path: Path) -> None:
     images = small_images(draw=50).embeddings
     for rows in (1, len(images)):
@@ -123,14 +123,14 @@ def test_every_method_becomes_lines_of_numpy_that_answer_as_predict_does(name: s
     assert len((tmp_path / "head.py").read_text().splitlines()) <= 32
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(FITS_ALONE))
 def test_every_method_becomes_a_torch_program_that_answers_as_predict_does(name: str) -> None:
     program, images = program_of(kept(name)).module(), small_images(draw=50).embeddings
     for rows in (1, len(images)):
         torch.testing.assert_close(program(images[:rows]), served(kept(name), images[:rows]), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(FITS_ALONE))
 def test_every_method_becomes_an_onnx_program_that_answers_as_predict_does(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from tests.trainer.small_tasks import WIDTH, small_task, unit
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Images
 from trainer.fits import FinishedFits, timed_fit
-from trainer.methods import METHODS, Method, Predictor, methods
+from trainer.methods import Method, Predictor, methods
 from trainer.methods.linear import LinearPredictor
 from trainer.packing import canonical
 
@@ -32,7 +32,7 @@ def fitted_once(name: str) -> Predictor:
     return timed_fit(method(name), TASK, 1)[0]
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(FITS_ALONE))
 def test_a_kept_fit_comes_back_bit_for_bit(tmp_path: Path, name: str) -> None:
     fits, fitted = FinishedFits(tmp_path / "fits"), fitted_once(name)
     file = fits.file(method(name), TASK, 1)
@@ -55,7 +55,7 @@ def layouts(value: object) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     return [each for part in parts for each in layouts(part)]
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", list(FITS_ALONE))
 def test_a_fresh_predictor_lies_in_memory_as_one_from_a_file(tmp_path: Path, name: str) -> None:
     """Another layout is another path through the processor's linear algebra, and on some another last bit."""
     fits, fitted = FinishedFits(tmp_path / "fits"), fitted_once(name)
