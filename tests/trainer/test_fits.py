@@ -12,7 +12,7 @@ from tests.trainer.small_tasks import WIDTH, small_task, unit
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Images
 from trainer.fits import FinishedFits, timed_fit
-from trainer.methods import Method, Predictor, methods
+from trainer.methods import FITS_ALONE, Method, Predictor, methods
 from trainer.methods.linear import LinearPredictor
 from trainer.packing import canonical
 
