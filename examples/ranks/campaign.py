@@ -13,6 +13,7 @@ name holds it. `--methods` and `--seeds` as of `trainer run`: another choice nee
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -176,6 +177,7 @@ def main() -> int:
     parser.add_argument("--methods", default="all")
     parser.add_argument("--seeds", default="1,2,3")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the runs end with this command
     wanted = [setting for setting in settings() if asked.only in setting.name]
     prepare(asked.stores, asked.clip)
     more = ["--methods", asked.methods, "--seeds", asked.seeds]
