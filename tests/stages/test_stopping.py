@@ -12,12 +12,13 @@ import pytest
 from stages import stopping
 
 APP = """
-import os, sys, time
+import os, signal, sys, time
 from contextlib import nullcontext
 import typer
 from stages import command
 from stages.stopping import keeping
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background hands on that it is ignored
 app = typer.Typer(add_completion=False)
 
 @app.command()
