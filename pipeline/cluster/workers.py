@@ -140,7 +140,7 @@ class Workers:
         self._need = f"a worker takes {cpus} CPU cores" + (f" and {gpus:g} GPUs" if gpus else "")
         offers = f"the cluster has {has.get('CPU', 0):g} cores and {has.get('GPU', 0):g} GPUs on {len(nodes)} nodes"
         self.count = room if asked.workers == "auto" else asked.workers
-        short = f"{self._need}, and {offers}: room for {room} of them (cluster.workers, .cpus, .gpus)"
+        short = f"{self._need}, and {offers}: room for {room}: lower cluster.cpus, cluster.gpus or cluster.workers"
         if not self.count or (self.count > room and asked.address is None):
             raise UserError(short)
         if self.count > room:  # a cluster may grow

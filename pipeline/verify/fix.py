@@ -74,18 +74,18 @@ def _mend(
     for words, stores in jobs.items():
         line = f"pipeline {' '.join(words)}"
         say(f"fix: {line}")
-        before = {store.file: readable_origin(store) for store in stores}
+        before = [readable_origin(store) for store in stores]
         try:
             with _put_aside([store for store in stores if put_aside and store.file in damaged]):
                 run(words)
         except Exception as error:  # whatever it is, the other stores can still be mended
             left += [f"{store.file}: not made again: `{line}` failed: {error}" for store in stores]
             continue
-        for store in stores:
+        for store, was in zip(stores, before, strict=True):
             again = inspection.store(store)
             left += [f"still wrong after `{line}`: {fault.text}" for fault in again]
             if not again:
-                done.append(f"{store.file}: made again with `{line}`{_changes(before[store.file], store)}")
+                done.append(f"{store.file}: made again with `{line}`{_changes(was, store)}")
 
 
 @contextmanager

@@ -141,6 +141,22 @@ def test_fix_makes_a_store_of_many_parts_again_byte_for_byte(cache: Path, one: t
     assert files(store) == before
 
 
+def test_fix_may_make_one_file_of_many_parts(
+    cache: Path, one: tuple[Path, Encoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ImageStore(cache, "weaves", one[1].name)
+    store.files()[3].unlink()
+    monkeypatch.setattr(Store, "part_rows", 1000 * ROWS)
+
+    def run(words: Sequence[str]) -> None:
+        done = CliRunner().invoke(app, [*words, f"--cache={cache}", "--set", "embed.views=2", "--set", "embed.batch=8"])
+        assert done.exit_code == 0, done.output
+
+    fixed = fix(cache, Params(), run)
+    assert (fixed.left, fixed.report.faults, len(fixed.done)) == ([], [], 1)
+    assert [file.name for file in store.files()] == ["part-0.parquet"]
+
+
 def test_what_cannot_be_mended_comes_back_as_it_was(cache: Path, one: tuple[Path, Encoder]) -> None:
     store = ImageStore(cache, "weaves", one[1].name)
     store.files()[2].unlink()
