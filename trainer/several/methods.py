@@ -67,19 +67,11 @@ def _several(
 
 
 @dataclass(frozen=True)
-class Multitask:
-    """One h and g over all data sets, then adapted to each (MVLPT).
-
-    Attributes:
-        adapts: whether each set's shots alone come last; else all are served by what was learnt together.
-        alone: the control: the same steps twice, on each set alone.
-    """
+class LearnsAAPE:
+    """A name, and AAPE with these settings: what is learnt over several data sets."""
 
     name: str
     settings: TrainParams
-    adapts: bool = True
-    alone: bool = False
-    serves_new_classes: bool = False
 
     @property
     def method(self) -> AAPE:
@@ -95,6 +87,20 @@ class Multitask:
     def uses_prompts(self) -> bool:
         """As AAPE."""
         return self.method.uses_prompts
+
+
+@dataclass(frozen=True)
+class Multitask(LearnsAAPE):
+    """One h and g over all data sets, then adapted to each (MVLPT).
+
+    Attributes:
+        adapts: whether each set's shots alone come last; else all are served by what was learnt together.
+        alone: the control: the same steps twice, on each set alone.
+    """
+
+    adapts: bool = True
+    alone: bool = False
+    serves_new_classes: bool = False
 
     def fit(self, task: SeveralTask, *, seed: int) -> SeveralPredictor:
         """Learn over all sets, then on each."""
@@ -122,7 +128,7 @@ class Multitask:
 
 
 @dataclass(frozen=True)
-class FromOthers:
+class FromOthers(LearnsAAPE):
     """A start of h and g learnt over the other data sets, then AAPE's own steps on this one.
 
     Attributes:
@@ -130,25 +136,8 @@ class FromOthers:
             the others together (the transferable start of MVLPT), `none` the control without one.
     """
 
-    name: str
-    settings: TrainParams
-    kind: str
+    kind: str = "none"
     serves_new_classes: bool = False
-
-    @property
-    def method(self) -> AAPE:
-        """What is learnt."""
-        return AAPE.variant("aape", self.settings)
-
-    @property
-    def needs(self) -> Needs:
-        """As AAPE."""
-        return self.method.needs
-
-    @property
-    def uses_prompts(self) -> bool:
-        """As AAPE."""
-        return self.method.uses_prompts
 
     def fit(self, task: SeveralTask, *, seed: int) -> SeveralPredictor:
         """Learn the start on the others alone, then descend on this set's shots."""
