@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from aape.arrays import plain_errors
 from aape.classes import Classes
 from stages import ImageStore, TextStore, UserError
-from stages.artifacts import NO_LLM, partition_values
 from stages.numbers import Shots
-from stages.remote import mirror, remote
+from stages.stores.artifacts import NO_LLM, partition_values
+from stages.stores.remote import mirror, remote
 from trainer.data import Images
 from trainer.draws import few_shot
 from trainer.features import Features, Split, load_features

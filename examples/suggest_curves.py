@@ -16,7 +16,7 @@ import torch
 from scipy.stats import t as student
 
 from stages import ImageStore, ManifestStore
-from stages.artifacts import encoder_of
+from stages.stores.artifacts import encoder_of
 from trainer.suggest.choose import choose, cover_by, margin_doubt, quick_classifier, width_of
 
 WAYS = ("suggest", "random")

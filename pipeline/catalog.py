@@ -161,7 +161,7 @@ def mismatches(cache: Path, encoder: str) -> list[str]:
     Raises:
         UserError: a store cannot be read.
     """
-    from stages.provenance import refuse_mixture
+    from stages.stores.provenance import refuse_mixture
 
     stores = _stores(Path(cache), encoder)
     parents = {(s.name, s.dataset, s.partitions.get("llm")): s for s in stores if not s.embedded}

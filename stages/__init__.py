@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stages.artifacts import ImageStore, ManifestStore, PromptStore, Store, TextStore
     from stages.errors import UserError, nearest
     from stages.names import display_name, slug
-    from stages.provenance import (
+    from stages.stores.artifacts import ImageStore, ManifestStore, PromptStore, Store, TextStore
+    from stages.stores.provenance import (
         ImageProvenance,
         ManifestProvenance,
         PromptProvenance,
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "ImageProvenance": "provenance",
-    "ImageStore": "artifacts",
-    "ManifestProvenance": "provenance",
-    "ManifestStore": "artifacts",
-    "PromptProvenance": "provenance",
-    "PromptStore": "artifacts",
-    "Provenance": "provenance",
-    "Store": "artifacts",
-    "TextProvenance": "provenance",
-    "TextStore": "artifacts",
+    "ImageProvenance": "stores.provenance",
+    "ImageStore": "stores.artifacts",
+    "ManifestProvenance": "stores.provenance",
+    "ManifestStore": "stores.artifacts",
+    "PromptProvenance": "stores.provenance",
+    "PromptStore": "stores.artifacts",
+    "Provenance": "stores.provenance",
+    "Store": "stores.artifacts",
+    "TextProvenance": "stores.provenance",
+    "TextStore": "stores.artifacts",
     "UserError": "errors",
     "display_name": "names",
     "nearest": "errors",

@@ -54,7 +54,7 @@ class App(typer.Typer):
 
     Args:
         place: gives what a folder that is named `s3://...` stands for here: argument, folder, whether the command only
-            reads the cache (`stages.remote.local`).
+            reads the cache (`stages.stores.remote.local`).
         reads: whether its commands only read the cache; a command can say otherwise for itself.
     """
 

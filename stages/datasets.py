@@ -24,7 +24,7 @@ def chosen(dataset: str | None, params: Params, *, cache: Path | None = None, va
     if dataset is not None:
         return [dataset]
     if cache is not None and "datasets" not in params.model_fields_set:
-        from stages.artifacts import ManifestStore, partition_values
+        from stages.stores.artifacts import ManifestStore, partition_values
 
         there = partition_values(cache, ManifestStore, "dataset")
         if len(there) > 1:

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Int
 
 from stages import ImageStore, ManifestStore, TextStore, UserError
-from stages.artifacts import NO_LLM, Store, read_together
 from stages.device import pick_device
+from stages.stores.artifacts import NO_LLM, Store, read_together
 from trainer.data import LENGTH_TOLERANCE
 from trainer.features import StoredFeatures, require_encoder
 from trainer.pairs import Held, Pairs, Rows, Stored

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stages.errors import UserError
 from stages.files import write_bytes, write_text
-from stages.provenance import named_fingerprint
+from stages.stores.provenance import named_fingerprint
 from trainer.confidence import Calibration, Distance
 from trainer.data import ClassText
 from trainer.methods.base import Predictor

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stages import ImageStore, ManifestStore, TextStore, UserError, nearest
-from stages.artifacts import NO_LLM, encoder_of, partition_values, read_together
 from stages.device import pick_device
-from stages.provenance import refuse_mixture
+from stages.stores.artifacts import NO_LLM, encoder_of, partition_values, read_together
+from stages.stores.provenance import refuse_mixture
 from stages.text import counted
 from trainer.data import LENGTH_TOLERANCE, ClassText, Images
 from trainer.indices import Indices, read_indices

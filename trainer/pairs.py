@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stages.artifacts import Store
 from stages.errors import UserError
+from stages.stores.artifacts import Store
 from trainer.data import check_unit
 from trainer.packing import pack
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages import UserError
-from stages.artifacts import NO_LLM
 from stages.numbers import amount, most
 from stages.params import Params
+from stages.stores.artifacts import NO_LLM
 from stages.text import counted
 from trainer.able import able_methods
 from trainer.choice import AT

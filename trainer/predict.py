@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from stages import ImageStore, UserError
 from stages.command import progress, table, visible
 from stages.names import is_left_behind
-from stages.provenance import NAMED
 from stages.sheet import NoPicture
+from stages.stores.provenance import NAMED
 from trainer.given import GivenEncoder, are_embeddings, given_rows
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from stages.command import progress
 from stages.files import remove_tree, replaced_folder
 from stages.lock import store_lock
 from stages.params import Params
-from stages.provenance import code_version
+from stages.stores.provenance import code_version
 from trainer.captions import CaptionFeatures
 from trainer.choice import serving_protocol
 from trainer.confidence import Calibration, Unseen, unseen

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from stages import ImageProvenance, ImageStore, ManifestProvenance, ManifestStore, TextProvenance, TextStore
-from stages.artifacts import NO_LLM, Store, embedding_array
 from stages.files import sha256_file
-from stages.provenance import FEATURES, named_fingerprint
+from stages.stores.artifacts import NO_LLM, Store, embedding_array
+from stages.stores.provenance import FEATURES, named_fingerprint
 
 DATASET, ENCODER = "coco500", "clip-vit-b-32"
 

@@ -22,8 +22,8 @@ from pipeline.audit.measures import Measures, measure_all
 from pipeline.audit.neighbours import nearest, robust_z
 from pipeline.audit.quality import quality
 from stages import ImageStore, ManifestProvenance, ManifestStore, TextStore, UserError
-from stages.artifacts import NO_LLM, SPLITS, encoder_of, read_together
 from stages.decisions import read_decisions
+from stages.stores.artifacts import NO_LLM, SPLITS, encoder_of, read_together
 from stages.text import counted
 
 OUTLYING = 1.75

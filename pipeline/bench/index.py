@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int
 
 from pipeline.bench import Measured
 from stages import ImageProvenance, ImageStore
-from stages.artifacts import ROW_GROUP, embedding_array
+from stages.stores.artifacts import ROW_GROUP, embedding_array
 
 CLASSES, PARTS, QUERIES, EXACT, TOP = 1000, 4, 100, 3, 10
 SPREAD = 0.8

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.bench import Measured, compare
 from pipeline.encoders import load_encoder
 from stages import ImageProvenance, ImageStore, ManifestProvenance, ManifestStore
-from stages.artifacts import embedding_array
+from stages.stores.artifacts import embedding_array
 
 SENTENCE = "a photo of a cat."
 BARE = f"""

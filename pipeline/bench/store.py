@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.bench import Measured
 from stages import ImageStore, Provenance
-from stages.artifacts import ROW_GROUP, embedding_array
+from stages.stores.artifacts import ROW_GROUP, embedding_array
 
 CLASSES = 1000
 MEGA = 1e6

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _place(name: str, path: Path, reads: bool) -> Path:
-    from stages.remote import local
+    from stages.stores.remote import local
 
     return local(name, path, reads)
 
@@ -57,7 +57,7 @@ def split_folders(given: list[str] | None) -> dict[str, str] | None:
     Raises:
         UserError: not of this form, or no such split.
     """
-    from stages.artifacts import SPLITS
+    from stages.stores.artifacts import SPLITS
 
     if not given or given == ["none"]:
         return {} if given else None
@@ -97,7 +97,7 @@ def take_from_arrays(
         UserError: a data set without a manifest, or with embeddings of another encoder; see `pipeline.features.take`.
     """
     from stages import ManifestStore
-    from stages.artifacts import refuse_other_encoder
+    from stages.stores.artifacts import refuse_other_encoder
 
     refuse_other_encoder(cache, names, asked)
     others = []

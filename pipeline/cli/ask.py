@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float32
 
-    from stages.artifacts import Store
+    from stages.stores.artifacts import Store
 
 CsvOption = Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")]
 
@@ -40,7 +40,7 @@ def sql(
     from pipeline.catalog import copy_out, mismatches
     from pipeline.catalog import query as run
     from pipeline.printing import show
-    from stages.artifacts import only_encoder
+    from stages.stores.artifacts import only_encoder
 
     form = _form(as_json=as_json, as_csv=as_csv)
     asked = command.settings(params, {"encoder": encoder}).encoder
@@ -125,8 +125,8 @@ def search(
         sentence_stores,
         stored_query,
     )
-    from stages.artifacts import SPLITS, encoder_of, only_encoder
     from stages.command import visible
+    from stages.stores.artifacts import SPLITS, encoder_of, only_encoder
 
     if split not in (None, *SPLITS):
         raise UserError(f"--split {split!r}: {nearest(str(split), list(SPLITS))}", exit_code=2)

@@ -30,10 +30,10 @@ def audit(
 
     from pipeline.audit import COLUMNS, check_folder, tables, write_report
     from pipeline.audit import audit as run
-    from stages.artifacts import only_encoder
     from stages.command import visible
     from stages.datasets import chosen
     from stages.decisions import list_text
+    from stages.stores.artifacts import only_encoder
     from stages.text import counted
 
     if as_csv and as_json:
@@ -78,7 +78,7 @@ def audit(
 def _note(cache: Path, names: list[str], encoder: str) -> str:
     """The honest line about the encoder, where embeddings were looked at."""
     from stages import ImageStore
-    from stages.artifacts import encoder_of
+    from stages.stores.artifacts import encoder_of
 
     stores = [ImageStore(cache, name, encoder_of(cache, name, encoder)) for name in names]
     return next((store.provenance().note for store in stores if store.exists()), "")

@@ -150,7 +150,7 @@ def export_features(
 ) -> None:
     """Copy manifest and image embeddings, no pixels, into a folder that `pipeline ingest` reads."""
     from pipeline.ingest.exported import export as run
-    from stages.artifacts import encoder_of
+    from stages.stores.artifacts import encoder_of
 
     settings = command.settings(params, {"encoder": encoder})
     names = chosen(dataset, settings, cache=cache)

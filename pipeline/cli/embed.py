@@ -62,7 +62,7 @@ def embed_text(
     """Embed the templates and the kept prompts of every source."""
     from pipeline.embed import embed_text as run
     from stages import ManifestStore, TextStore
-    from stages.artifacts import NO_LLM
+    from stages.stores.artifacts import NO_LLM
 
     settings = settings_on(params, engine, address, {"encoder": encoder})
     names = take_from_arrays(

@@ -12,7 +12,7 @@ from pipeline.cluster.workers import Workers
 from pipeline.embed.base import no_vectors
 from stages.errors import UserError
 from stages.params import ClusterParams, EmbedParams
-from stages.parts import Joining
+from stages.stores.parts import Joining
 
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.doctor.check import Check, size
 from stages.extras import installed, mend
-from stages.provenance import code_version
+from stages.stores.provenance import code_version
 
 NEEDED = ("torch", "scikit-learn", "pyarrow", "duckdb", "pydantic")
 OPTIONAL = {

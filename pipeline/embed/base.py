@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder
     from stages import Provenance
     from stages.params import EmbedParams
-    from stages.parts import Joining, Parts
+    from stages.stores.parts import Joining, Parts
 
 
 class Mapper(Protocol):

@@ -19,11 +19,11 @@ from pipeline.embed.base import EmbedSummary, Mapper, facts_of, finish, no_vecto
 from pipeline.embed.kept import Kept, find_kept, keep
 from pipeline.embed.reading import read_picture
 from stages import ImageProvenance, ImageStore, ManifestStore, UserError
-from stages.artifacts import embedding_array
 from stages.command import progress_bar, say
 from stages.params import DataParams, EmbedParams
-from stages.parts import Parts, is_current
 from stages.stopping import keeping
+from stages.stores.artifacts import embedding_array
+from stages.stores.parts import Parts, is_current
 
 if TYPE_CHECKING:
     from pipeline.embed.pictures import Batch, Pictures

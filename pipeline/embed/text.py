@@ -20,11 +20,11 @@ from stages import (
     UserError,
     display_name,
 )
-from stages.artifacts import NO_LLM, embedding_array, partition_values
 from stages.command import progress_bar
 from stages.params import DataParams, EmbedParams
-from stages.parts import Parts, is_current
 from stages.stopping import keeping
+from stages.stores.artifacts import NO_LLM, embedding_array, partition_values
+from stages.stores.parts import Parts, is_current
 
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder

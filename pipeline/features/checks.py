@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int
 
 from pipeline.features.vectors import check_vectors
 from stages.arrays import UNNAMED, Values, hash_arrays, read_arrays
-from stages.artifacts import NO_LLM
 from stages.errors import UserError, nearest
 from stages.names import display_name, slug
+from stages.stores.artifacts import NO_LLM
 from stages.text import counted
 
 KEYS = (

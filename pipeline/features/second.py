@@ -16,8 +16,8 @@ from pipeline.features.stores import encoder_facts
 from pipeline.features.vectors import check_vectors, unit_rows
 from stages import ImageProvenance, ImageStore, ManifestStore, UserError
 from stages.arrays import MAIN, hash_arrays, read_arrays
-from stages.artifacts import embedding_array
-from stages.provenance import FEATURES
+from stages.stores.artifacts import embedding_array
+from stages.stores.provenance import FEATURES
 
 
 def import_second(dataset: str, source: Path, *, encoder: str, cache: Path, precision: str) -> tuple[int, int]:

@@ -25,12 +25,12 @@ from stages import (
     display_name,
 )
 from stages.arrays import hash_arrays
-from stages.artifacts import CLASS_IDS, NO_LLM, Store, embedding_array, partition_values
 from stages.command import progress_bar
 from stages.files import remove_tree
 from stages.params import DataParams, EmbedParams
-from stages.parts import is_current
-from stages.provenance import FEATURES, named_fingerprint
+from stages.stores.artifacts import CLASS_IDS, NO_LLM, Store, embedding_array, partition_values
+from stages.stores.parts import is_current
+from stages.stores.provenance import FEATURES, named_fingerprint
 
 
 def encoder_facts(encoder: str, width: int) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
-from stages.artifacts import ROW_GROUP
 from stages.errors import UserError
+from stages.stores.artifacts import ROW_GROUP
 
 OFF = 2e-3
 """How far from 1 a length may be that float16 rounding explains."""

@@ -36,9 +36,9 @@ from pipeline.ingest.webdataset import WebDatasetReader
 from pipeline.registry import card, prepare
 from pipeline.registry.readers import AircraftReader, SynsetReader
 from stages import ManifestProvenance, ManifestStore, UserError
-from stages.artifacts import CLASS_IDS, SPLITS
 from stages.command import progress
 from stages.params import DataParams, EmbedParams
+from stages.stores.artifacts import CLASS_IDS, SPLITS
 from stages.text import counted
 
 READERS: tuple[Reader, ...] = (

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, UserError, slug
-from stages.artifacts import Store
 from stages.files import refuse_lfs_pointer, user_errors, write_bytes
-from stages.provenance import FEATURES
+from stages.stores.artifacts import Store
+from stages.stores.provenance import FEATURES
 
 MANIFEST, IMAGES = "manifest.parquet", "images.parquet"
 

@@ -14,7 +14,7 @@ from pipeline.ingest.splits import draw_splits
 from stages import ManifestProvenance, ManifestStore, UserError
 from stages.arrays import FORM_NAMES, FORMS, holds_arrays
 from stages.params import DataParams, EmbedParams
-from stages.provenance import FEATURES
+from stages.stores.provenance import FEATURES
 
 
 def is_features(source: str, data: DataParams) -> bool:

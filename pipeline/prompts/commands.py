@@ -2,7 +2,7 @@
 
 import shlex
 
-from stages.provenance import PromptProvenance
+from stages.stores.provenance import PromptProvenance
 
 SERVED = "server:"
 """What the fingerprint of a model behind a server begins with; no store keeps its address."""

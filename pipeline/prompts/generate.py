@@ -32,8 +32,8 @@ from pipeline.registry.cards import card
 from stages import ManifestProvenance, ManifestStore, PromptProvenance, PromptStore, UserError, display_name
 from stages.command import say
 from stages.params import DataParams, PromptParams
-from stages.parts import Parts, is_current
 from stages.stopping import keeping
+from stages.stores.parts import Parts, is_current
 
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder

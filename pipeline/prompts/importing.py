@@ -15,9 +15,9 @@ from pipeline.prompts.rounds import lacking
 from pipeline.prompts.sentence_files import read_sentences
 from pipeline.prompts.summary import PromptSummary, summarise
 from stages import ManifestProvenance, ManifestStore, PromptProvenance, PromptStore, UserError
-from stages.artifacts import NO_LLM
 from stages.files import sha256_file
 from stages.names import slug
+from stages.stores.artifacts import NO_LLM
 from stages.text import counted
 
 SHOWN = 5

@@ -14,8 +14,8 @@ import pyarrow as pa
 from jaxtyping import Bool, Float32
 
 from stages import ImageStore, UserError
-from stages.artifacts import embedding_matrix
 from stages.command import progress, say
+from stages.stores.artifacts import embedding_matrix
 
 SEED = 1
 SAMPLE = 64

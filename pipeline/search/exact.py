@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float32
 
-from stages.artifacts import Store
+from stages.stores.artifacts import Store
 
 BLOCK = 8192
 """Rows turned to float32 at once."""

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float32
 
 from pipeline.search.exact import nearest_rows
 from stages import ImageStore, ManifestStore, TextStore, UserError, nearest, slug
-from stages.artifacts import Store, embedding_matrix, encoder_of, partition_values, read_together
 from stages.command import say
 from stages.extras import installed
-from stages.provenance import NAMED, named_fingerprint
+from stages.stores.artifacts import Store, embedding_matrix, encoder_of, partition_values, read_together
+from stages.stores.provenance import NAMED, named_fingerprint
 
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder

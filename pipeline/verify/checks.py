@@ -19,8 +19,8 @@ from stages import (
     TextProvenance,
     UserError,
 )
-from stages.artifacts import NO_LLM, SPLITS, Store
-from stages.provenance import refuse_mixture
+from stages.stores.artifacts import NO_LLM, SPLITS, Store
+from stages.stores.provenance import refuse_mixture
 from stages.text import counted
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from pipeline.prompts.commands import pasteable, remake
 from pipeline.verify.places import stores_in
 from stages import ManifestProvenance, PromptProvenance, Provenance, UserError, slug
-from stages.artifacts import Store
 from stages.params import Params
-from stages.provenance import FEATURES
+from stages.stores.artifacts import Store
+from stages.stores.provenance import FEATURES
 
 
 def readable_origin(store: Store) -> Provenance | None:

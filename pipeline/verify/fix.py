@@ -14,10 +14,10 @@ from pipeline.verify.commands import command_for, readable_origin
 from pipeline.verify.places import aside, files_of
 from pipeline.verify.report import Inspection, Report, verify
 from stages import Provenance, UserError
-from stages.artifacts import STORES, Store
 from stages.command import say
 from stages.files import user_errors
 from stages.params import Params
+from stages.stores.artifacts import STORES, Store
 
 Run = Callable[[Sequence[str]], None]
 """Runs one `pipeline` command, given its words; raises where it fails."""

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stages import ImageStore, ManifestStore, PromptStore, TextStore, UserError
-from stages.artifacts import PART, STORES, Store
-from stages.parted import LIST, NEW, OLD, is_part
+from stages.stores.artifacts import PART, STORES, Store
+from stages.stores.parted import LIST, NEW, OLD, is_part
 
 MAKERS: dict[str, type[Store]] = {s.name: s for s in (ManifestStore, PromptStore, TextStore, ImageStore)}
 

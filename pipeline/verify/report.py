@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.verify.checks import Fault, chain_faults, encoder_faults, lacking, own_faults, parents
 from pipeline.verify.places import leftovers, stores_in, strays
 from stages import UserError
-from stages.artifacts import STORES, Store
+from stages.stores.artifacts import STORES, Store
 
 
 @dataclass(frozen=True)

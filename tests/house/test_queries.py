@@ -21,7 +21,7 @@ from pipeline.catalog import query
 from pipeline.cli import app
 from pipeline.verify import stores_in
 from stages import ImageStore, ManifestProvenance, ManifestStore, PromptStore, TextStore
-from stages.artifacts import embedding_matrix
+from stages.stores.artifacts import embedding_matrix
 
 ROOT = Path(__file__).parents[2]
 QUERIES = (ROOT / "docs" / "queries.md").read_text()

@@ -17,7 +17,7 @@ from pipeline.audit.labels import held_out
 from pipeline.audit.measures import measure
 from pipeline.audit.neighbours import nearest
 from stages import ImageProvenance, ImageStore, ManifestStore
-from stages.artifacts import embedding_array
+from stages.stores.artifacts import embedding_array
 
 WIDTH = 12
 ROOT = Path(__file__).parents[2]

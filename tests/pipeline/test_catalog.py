@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from pipeline.catalog import copy_out, mismatches, query, unique
 from pipeline.printing import plain, table, write_csv, write_json
 from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, UserError
-from stages.artifacts import embedding_array
 from stages.command import visible
+from stages.stores.artifacts import embedding_array
 
 WIDTH = 8
 HOSTILE = "red\x1b[2J\x9b31m\u202eevil\nrow"

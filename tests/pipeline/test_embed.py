@@ -22,8 +22,8 @@ from pipeline.prompts.importing import import_prompts
 from pipeline.torchvision_mend import mend_torchvision
 from pipeline.verify import verify
 from stages import ImageStore, ManifestProvenance, ManifestStore, PromptProvenance, PromptStore, TextStore, UserError
-from stages.artifacts import embedding_matrix
 from stages.params import DataParams, EmbedParams
+from stages.stores.artifacts import embedding_matrix
 
 EMBED = EmbedParams(batch=8, workers=0, part=10)
 TINY = {

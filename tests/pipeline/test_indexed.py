@@ -22,8 +22,8 @@ SPLITS = ["test"] * 2000 + ["train"] * 4000
 def built(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
     """A store of three parts and its index, built in blocks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.store.Store.part_rows", 5000)
-        patch.setattr("stages.store.ROW_GROUP", 1000)
+        patch.setattr("stages.stores.store.Store.part_rows", 5000)
+        patch.setattr("stages.stores.store.ROW_GROUP", 1000)
         patch.setattr(indexed, "BLOCK", 1500)
         store = write_store(tmp_path_factory.mktemp("c") / "cache", clustered(ROWS, WIDTH, 1), views=2, splits=SPLITS)
         Indexed(store)

@@ -25,9 +25,9 @@ from pipeline.search import embed_query, find_images, find_sentences, image_stor
 from pipeline.verify import fix, stores_in, verify
 from pipeline.verify.places import files_of
 from stages import ImageStore, ManifestStore, UserError
-from stages.artifacts import Store
 from stages.params import DataParams, Params
-from stages.provenance import EmbeddingProvenance
+from stages.stores.artifacts import Store
+from stages.stores.provenance import EmbeddingProvenance
 from trainer.features import load_features
 
 ROWS = 10

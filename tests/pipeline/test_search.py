@@ -35,8 +35,8 @@ from pipeline.search import (
 )
 from pipeline.search.approximate import Approximate
 from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, TextStore, UserError
-from stages.artifacts import embedding_array, embedding_matrix
 from stages.sheet import HEAD, MOST, SIDE, _runs
+from stages.stores.artifacts import embedding_array, embedding_matrix
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_exact_search_finds_what_sorting_all_cosines_finds(
     made: tuple[Path, Encoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, encoder = made
-    monkeypatch.setattr("stages.store.ROW_GROUP", 7)  # several pieces
+    monkeypatch.setattr("stages.stores.store.ROW_GROUP", 7)  # several pieces
     stores = image_stores(cache, encoder.name)
     query = embed_query(encoder, text="a photo of a red weave")
     table = stores[0].read()
@@ -135,7 +135,7 @@ def test_exact_search_equals_one_sort_on_any_store(
     vectors = draw.integers(-1, 2, size=(rows, 3)) + np.eye(3)[0] / 9  # many the same: ties keep the order of the store
     query = np.float32([0.5, 0.25, 0])  # products and sums are exact, in whatever order they are taken
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.store.ROW_GROUP", pieces)
+        patch.setattr("stages.stores.store.ROW_GROUP", pieces)
         store = write_store(tmp_path_factory.mktemp("ties"), vectors)
     found = exact.nearest_rows(store, query, top=top)
     scores = embedding_matrix(store.read()["embedding"]).astype(np.float32) @ query

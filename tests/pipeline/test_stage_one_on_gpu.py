@@ -13,7 +13,7 @@ from pipeline.encoders import load_encoder
 from pipeline.search.approximate import Approximate
 from pipeline.search.exact import nearest_rows
 from stages import ImageStore
-from stages.artifacts import embedding_matrix
+from stages.stores.artifacts import embedding_matrix
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 GPU = "cuda"

@@ -24,8 +24,8 @@ from pipeline.ingest import ingest
 from pipeline.torchvision_mend import mend_torchvision
 from pipeline.verify import stores_in, verify
 from stages import ImageStore, ManifestStore, Store, UserError
-from stages.artifacts import embedding_array, embedding_matrix
 from stages.params import DataParams, load_params
+from stages.stores.artifacts import embedding_array, embedding_matrix
 from trainer.features import load_features
 
 TINY = {

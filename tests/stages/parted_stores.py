@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages import ImageStore, Provenance
-from stages.artifacts import embedding_array
+from stages.stores.artifacts import embedding_array
 
 ORIGIN = Provenance(store="images", dataset="d", content="", encoder="e", encoder_fingerprint="f", width=3)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stages import ImageStore, ManifestProvenance, ManifestStore, Provenance, TextStore, UserError
-from stages.artifacts import embedding_array, embedding_matrix, partition_values, read_together
+from stages.stores.artifacts import embedding_array, embedding_matrix, partition_values, read_together
 
 
 def origin(**more: object) -> Provenance:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from stages.artifacts import QUESTION
-from stages.content import ContentHash, content_hash
+from stages.stores.artifacts import QUESTION
+from stages.stores.content import ContentHash, content_hash
 
 SCHEMA = pa.schema(
     [

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages import ImageStore, Provenance, UserError
-from stages.artifacts import embedding_array, embedding_matrix
-from stages.pages import EmbeddingPages, embedding_pages
+from stages.stores.artifacts import embedding_array, embedding_matrix
+from stages.stores.pages import EmbeddingPages, embedding_pages
 
 
 def written(cache: Path, rows: int, width: int, precision: str, *, seed: int = 0) -> tuple[ImageStore, np.ndarray]:
@@ -37,7 +37,7 @@ def test_pages_equal_pyarrow(
     tmp_path_factory: pytest.TempPathFactory, rows: int, width: int, precision: str, group: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.store.ROW_GROUP", group)
+        patch.setattr("stages.stores.store.ROW_GROUP", group)
         store, vectors = written(tmp_path_factory.mktemp("cache"), rows, width, precision)
     pages = embedding_pages(store.file, width=width)
     assert pages is not None

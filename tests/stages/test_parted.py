@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from parted_stores import ORIGIN, replace_again_and_again, some, table, write, write_and_be_killed
 
 from stages import ImageStore, Provenance, UserError
-from stages.artifacts import embedding_matrix, partition_values
-from stages.parted import LIST, exchange
-from stages.parts import Parts, cuts_of
+from stages.stores.artifacts import embedding_matrix, partition_values
+from stages.stores.parted import LIST, exchange
+from stages.stores.parts import Parts, cuts_of
 
 
 def write_by_parts(store: ImageStore, tables: list[pa.Table], *, parts: int, origin: Provenance = ORIGIN) -> None:
@@ -59,7 +59,7 @@ def test_any_rows_in_any_parts_are_read_back_equal_with_the_same_hash(
     vectors = embedding_matrix(wanted["embedding"]).reshape(rows, 3)
     chosen = np.array([bool(marks >> k & 1) for k in range(rows)], bool)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.store.ROW_GROUP", group)
+        patch.setattr("stages.stores.store.ROW_GROUP", group)
         content = write(one, wanted, 1000, precision=precision)
         assert write(many, wanted, part_rows, pieces=pieces, precision=precision) == content
         parts = max(1, -(-rows // part_rows))
@@ -140,7 +140,7 @@ def test_saved_pieces_are_joined_by_many_into_what_one_makes_of_them(tmp_path: P
         for i in range(6):
             parts.save(i, table(23).slice(i * 4, 4))
         with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as pool:
-            patch.setattr("stages.store.Store.part_rows", 5)
+            patch.setattr("stages.stores.store.Store.part_rows", 5)
             if name == "one":
                 origin = parts.finish(parts.tables(6), provenance=ORIGIN)
             else:
@@ -274,7 +274,7 @@ def test_what_fails_leaves_the_old_store_and_no_rest(store: ImageStore, monkeypa
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("stages.parted.write_list", full)
+    monkeypatch.setattr("stages.stores.parted.write_list", full)
     with pytest.raises(UserError, match="disk is full"):
         write(store, table(30), 5)
     assert files(store.folder) == before
@@ -342,7 +342,7 @@ def test_a_second_writer_of_many_parts_is_turned_away(store: ImageStore) -> None
 def test_folders_change_places_where_the_system_cannot_exchange_them(
     store: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.parted._renameat2", lambda one, other: False)
+    monkeypatch.setattr("stages.stores.parted._renameat2", lambda one, other: False)
     write(store, table(30, seed=4), 7)
     assert store.read().equals(table(30, seed=4))
     store.work.mkdir(parents=True)

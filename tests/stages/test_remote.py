@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app as pipeline_app
 from stages import ImageStore, ManifestProvenance, ManifestStore, UserError
-from stages.parted import OBJECTS
-from stages.remote import mirror, remote
+from stages.stores.parted import OBJECTS
+from stages.stores.remote import mirror, remote
 
 URL = "s3://bucket/some/cache"
 
@@ -99,7 +99,7 @@ def test_a_store_that_stays_away_is_one_line_and_a_later_call_goes_on(
     server: Server, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
 ) -> None:
     cache = mirror(URL)
-    monkeypatch.setattr("stages.remote.TRIES", 2)
+    monkeypatch.setattr("stages.stores.remote.TRIES", 2)
     server.faults += [fault] * 200
     with pytest.raises(UserError, match=said) as caught:
         ImageStore(cache, "d", "e").read()
@@ -130,7 +130,7 @@ def test_wrong_keys_are_one_line(server: Server, monkeypatch: pytest.MonkeyPatch
 
 def test_nothing_listens_there(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("stages.remote.TRIES", 2)
+    monkeypatch.setattr("stages.stores.remote.TRIES", 2)
     with pytest.raises(UserError, match="does not answer, 2 times in a row: look at the network"):
         mirror(URL)
 

@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import normalize
 
 from stages import ImageProvenance, ImageStore, ManifestProvenance, ManifestStore, TextProvenance, TextStore
-from stages.artifacts import embedding_array
 from stages.params import Params
+from stages.stores.artifacts import embedding_array
 from trainer.pairs import Held, Pairs
 
 WIDTH = 16

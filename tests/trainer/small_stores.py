@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from pipeline.ingest import classes_hash
 from stages import ImageProvenance, ImageStore, ManifestProvenance, ManifestStore, Provenance, TextStore
-from stages.artifacts import embedding_array
 from stages.params import Params
+from stages.stores.artifacts import embedding_array
 
 WIDTH, CLASSES = 16, 4
 NAMES = {i: name for i, name in enumerate(["plain, weave", 'slub "yarn"', "<b>hole</b>", "stain$x$"])}

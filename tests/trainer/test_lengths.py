@@ -9,7 +9,7 @@ from small_stores import make_stores
 from small_tasks import small_task
 
 from stages import ImageStore, TextStore, UserError
-from stages.artifacts import embedding_array, embedding_matrix
+from stages.stores.artifacts import embedding_array, embedding_matrix
 from trainer.data import Images, check_task
 from trainer.features import load_features
 

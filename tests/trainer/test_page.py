@@ -17,9 +17,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from stages import ManifestStore
-from stages.artifacts import PromptStore, TextStore
 from stages.params import EvaluationParams
-from stages.provenance import PromptProvenance
+from stages.stores.artifacts import PromptStore, TextStore
+from stages.stores.provenance import PromptProvenance
 from stages.sums import write_sums
 from stages.training import TrainParams
 from tests.trainer.small_stores import fast, make_stores

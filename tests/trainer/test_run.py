@@ -13,8 +13,8 @@ from conftest import Command
 from small_stores import CLASSES, NAMES, fast, make_stores
 
 from stages import ImageStore, UserError
-from stages.artifacts import TextStore
 from stages.lock import store_lock
+from stages.stores.artifacts import TextStore
 from stages.sums import SUMS
 from trainer.data import Task
 from trainer.draws import few_shot, sample_shots

@@ -17,7 +17,7 @@ def test_a_run_on_features_in_a_bucket_is_the_run_on_the_folder(
 ) -> None:
     s3.at_hand(monkeypatch, tmp_path / "home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.store.Store.part_rows", 20)  # 44 images: stores of many parts too
+        patch.setattr("stages.stores.store.Store.part_rows", 20)  # 44 images: stores of many parts too
         make_stores(tmp_path / "cache")
     upload(tmp_path / "cache", s3)
     monkeypatch.chdir(tmp_path)

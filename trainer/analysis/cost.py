@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.artifacts import NO_LLM
 from stages.command import table
 from stages.numbers import Shots
 from stages.params import Params
+from stages.stores.artifacts import NO_LLM
 from trainer.aape import build_aggregator, distills
 from trainer.able import able_methods
 from trainer.data import ClassText, Task

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from stages import TextStore, UserError
-from stages.artifacts import NO_LLM, partition_values
 from stages.names import dataset_name
+from stages.stores.artifacts import NO_LLM, partition_values
 from trainer.aape import PromptTargets, distills, start_targets
 from trainer.aape.aggregator import AttentionAggregator
 from trainer.checkpoint import Checkpoint

@@ -11,8 +11,8 @@ import pyarrow as pa
 import torch
 
 from stages import ImageStore, Provenance
-from stages.artifacts import ROW_GROUP, embedding_array
 from stages.files import user_errors
+from stages.stores.artifacts import ROW_GROUP, embedding_array
 from trainer.bench.rows import Ratio, Sizes, in_turn, wait
 
 

@@ -10,7 +10,7 @@ from stages.errors import UserError
 
 
 def _place(name: str, path: Path, reads: bool) -> Path:
-    from stages.remote import local
+    from stages.stores.remote import local
 
     return local(name, path, reads)
 

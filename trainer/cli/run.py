@@ -63,7 +63,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Train every method on the cached features and judge it on the test split."""
-    from stages.artifacts import refuse_other_encoder
+    from stages.stores.artifacts import refuse_other_encoder
     from trainer.inputs import load_inputs
     from trainer.record import summarize
     from trainer.report import as_json as plain

@@ -106,7 +106,7 @@ def _dataset(cache: Path, asked: str | None) -> str | None:
     Raises:
         UserError: several, or none of this name.
     """
-    from stages.artifacts import ManifestStore, partition_values
+    from stages.stores.artifacts import ManifestStore, partition_values
 
     if asked is not None:
         ManifestStore(cache, asked).require()

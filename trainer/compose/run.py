@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages import ManifestStore
-from stages.artifacts import partition_values
 from stages.errors import UserError, nearest
 from stages.lock import store_lock
 from stages.numbers import Shots
 from stages.params import Params
+from stages.stores.artifacts import partition_values
 from stages.text import counted
 from trainer.checkpoint import RECORD as CHECKPOINT
 from trainer.checkpoint import save_checkpoint

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stages.artifacts import NO_LLM
 from stages.command import visible
+from stages.stores.artifacts import NO_LLM
 from trainer.checkpoint import Checkpoint
 from trainer.features import notes_on
 from trainer.paired import LOGISTIC

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from stages import ManifestStore, TextStore, UserError
-from stages.artifacts import NO_LLM, embedding_matrix
+from stages.stores.artifacts import NO_LLM, embedding_matrix
 from stages.text import counted
 from trainer.data import ClassText
 from trainer.features import Features, Split, StoredFeatures, load_features, notes_on, read_split

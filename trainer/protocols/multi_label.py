@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from stages import UserError
-from stages.artifacts import NO_LLM
 from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
+from stages.stores.artifacts import NO_LLM
 from stages.text import counted
 from stages.training import TrainParams
 from trainer.data import ClassText

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from stages import UserError
-from stages.artifacts import NO_LLM
 from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
+from stages.stores.artifacts import NO_LLM
 from trainer.data import ClassText, Task
 from trainer.draws import few_shot
 from trainer.features import Features

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stages import ImageStore, UserError
-from stages.artifacts import NO_LLM
 from stages.extras import missing_extra
+from stages.stores.artifacts import NO_LLM
 from trainer.analysis.explain import Background, background, explain
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.features import Features, load_features

@@ -10,7 +10,7 @@ from stages.command import say, table
 from stages.extras import installed, mend
 from stages.files import write_text
 from stages.params import Params, changed
-from stages.provenance import code_version
+from stages.stores.provenance import code_version
 from stages.sums import write_sums
 from trainer.inputs import Inputs, load_inputs
 from trainer.record import RUN, RunRecord, csv_text, load_record, save_record, summarize

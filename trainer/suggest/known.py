@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages import ImageStore, ManifestProvenance, ManifestStore, UserError
-from stages.artifacts import read_together
+from stages.stores.artifacts import read_together
 from stages.text import counted
 from trainer.checkpoint import Checkpoint
 from trainer.features import refuse_several

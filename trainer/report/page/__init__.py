@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 
 from stages import UserError
 from stages.files import write_text
-from stages.provenance import code_version
+from stages.stores.provenance import code_version
 from trainer.record import RunRecord
 from trainer.report.page.blocks import Section
 from trainer.report.page.dataset import DataSet

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import ImageStore, ManifestStore, UserError
-from stages.artifacts import CLASS_IDS
+from stages.stores.artifacts import CLASS_IDS
 from stages.sums import read_summed
 from stages.text import csv_rows
 from trainer.checkpoints import folder_name, kept_in, kept_ranked
@@ -28,7 +28,7 @@ from trainer.record import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from stages.provenance import ManifestProvenance
+    from stages.stores.provenance import ManifestProvenance
     from trainer.checkpoint import Checkpoint
     from trainer.features import Features
 

@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from stages import ImageStore, UserError
-from stages.artifacts import CLASS_IDS, SPLITS
-from stages.provenance import ImageProvenance
+from stages.stores.artifacts import CLASS_IDS, SPLITS
+from stages.stores.provenance import ImageProvenance
 from trainer.report.page.blocks import Block, Cell, Column, Section, Table, Text
 from trainer.report.page.dataset import DataSet
 from trainer.report.page.sections.classes import LISTED_CLASSES, of_all

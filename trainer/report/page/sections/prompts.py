@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stages import UserError
-from stages.artifacts import NO_LLM, PromptStore, TextStore, embedding_matrix, partition_values
+from stages.stores.artifacts import NO_LLM, PromptStore, TextStore, embedding_matrix, partition_values
 from trainer.report.page.blocks import Browser, Section, Text
 from trainer.report.page.dataset import DataSet
 

@@ -11,9 +11,9 @@ import yaml
 from pydantic import BaseModel
 
 from stages import ImageStore, ManifestStore, UserError
-from stages.artifacts import NO_LLM, PromptStore, Store, TextStore, partition_values
 from stages.params import DataParams, EvaluationParams, PromptParams
-from stages.provenance import (
+from stages.stores.artifacts import NO_LLM, PromptStore, Store, TextStore, partition_values
+from stages.stores.provenance import (
     FEATURES,
     EmbeddingProvenance,
     ImageProvenance,

@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.artifacts import Store
 from stages.files import atomic_file, remove_tree
-from stages.provenance import EmbeddingProvenance, Provenance
-from stages.store import PartsWriter
+from stages.stores.artifacts import Store
+from stages.stores.parted import PartsWriter
+from stages.stores.provenance import EmbeddingProvenance, Provenance
 
 LEFT_OUT = b"left_out"
 

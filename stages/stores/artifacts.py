@@ -1,4 +1,4 @@
-"""The four stores: their columns, their order and the command that makes each (`stages.store` reads and writes them).
+"""The four stores: their columns, their order and the command that makes each (`store.py` reads and writes them).
 
 Stores are Hive-partitioned Parquet (`cache/images/dataset=D/encoder=E/part-0.parquet`, many parts where there are many
 rows), so that pyarrow, DuckDB and Polars read them without this code. Partition values are slugs; the full names stand
@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.columns import embedding_array, embedding_matrix, embedding_type
 from stages.errors import UserError
 from stages.names import slug
-from stages.parted import PART
-from stages.provenance import (
+from stages.stores.columns import embedding_array, embedding_matrix, embedding_type
+from stages.stores.parted import PART
+from stages.stores.provenance import (
     ImageProvenance,
     ManifestProvenance,
     PromptProvenance,
@@ -23,7 +23,7 @@ from stages.provenance import (
     TextProvenance,
     refuse_mixture,
 )
-from stages.store import NO_LLM, PART_ROWS, ROW_GROUP, Store, values_on_disk
+from stages.stores.store import NO_LLM, PART_ROWS, ROW_GROUP, Store, values_on_disk
 
 __all__ = [
     "CLASS_IDS", "NO_LLM", "PART", "PART_ROWS", "QUESTION", "ROW_GROUP", "SPLITS", "STORES", "ImageStore",

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.columns import leaves
-from stages.content import ContentHash
-from stages.provenance import Provenance
+from stages.stores.columns import leaves
+from stages.stores.content import ContentHash
+from stages.stores.provenance import Provenance
 
 
 @dataclass(frozen=True)

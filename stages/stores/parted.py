@@ -11,27 +11,31 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.columns import DAMAGE, first_line
 from stages.command import say
 from stages.errors import UserError
-from stages.files import remove_rests, remove_tree, sync, user_errors
-from stages.provenance import FOOTER_KEY, Provenance
+from stages.files import atomic_file, remove_rests, remove_tree, sync, user_errors
+from stages.stores.columns import DAMAGE, embedding_array, first_line
+from stages.stores.content import ContentHash
+from stages.stores.pages import embedding_pages
+from stages.stores.provenance import FOOTER_KEY, Provenance
+from stages.stores.reading import groups, guarded
+from stages.stores.writing import Layout, Order, Part, PartWriter
 from stages.text import counted
-from stages.writing import Part
 
 PART = "part-0.parquet"
 """The file of a partition of one part."""
 LIST = "_common_metadata"
 """The list of a partition of many parts."""
 OBJECTS = ".objects"
-"""Folder in a cache that stands for one on an object store (`stages.remote`)."""
+"""Folder in a cache that stands for one on an object store (`stages.stores.remote`)."""
 PARTS_KEY = b"aape.parts"
 NEW, OLD = "new", "old"
 """Folders of parts that are being written, and that are being replaced, below the store's work folder."""
@@ -247,3 +251,58 @@ def _renameat2(one: Path, other: Path) -> bool:
     if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # NFS, and old kernels
         return False
     raise OSError(number, os.strerror(number), str(other))
+
+
+@dataclass(frozen=True)
+class PartsWriter:
+    """Writes parts of a store that is not published yet; goes to other processes as it is. Made by `writing_parts`."""
+
+    folder: Path
+    layout: Layout
+
+    def write(self, index: int, tables: Iterable[pa.Table]) -> None:
+        """Write one part, whole or not at all, from tables that come in the store's order.
+
+        Args:
+            index: of the part, from 0; the rows of a part come before those of the next.
+
+        Raises:
+            UserError: the disk is full or read-only.
+            ValueError: a column is missing or of another type, or the rows are not in order.
+        """
+        order, schema = Order(self.layout.sort_by), self.layout.schema
+        with atomic_file(self.folder / part_name(index)) as work:
+            writer = PartWriter(work, self.layout)
+            try:
+                for table in tables:
+                    table = table.select(schema.names).cast(schema).replace_schema_metadata(None)
+                    if len(table):
+                        order.check(table)
+                        writer.add(table)
+                writer.close()
+            except BaseException:
+                writer.abandon()
+                raise
+
+
+def hashed(files: Sequence[Path], layout: Layout) -> tuple[list[Part], str]:
+    """What the footers of finished parts say, and the hash of all their rows."""
+    parts = []
+    for file in files:
+        metadata = guarded(pq.read_metadata, file)
+        parts.append(Part(metadata.num_rows, Provenance.from_footer(metadata.metadata, where=str(file)).content))
+    if len(parts) == 1:
+        return parts, parts[0].content
+    digest, order = ContentHash(layout.schema), Order(layout.sort_by)
+    names, width = layout.schema.names, layout.provenance.width
+    for file in files:
+        pages = guarded(embedding_pages, file, width=width) if "embedding" in names and width is not None else None
+        for number, table in enumerate(groups(file, names if pages is None else names[:-1])):
+            if pages is not None:  # many times faster than through pyarrow
+                vectors = embedding_array(pages.group(number), precision=str(pages.dtype))
+                table = table.append_column(layout.schema.field(-1), vectors)
+            table = table.replace_schema_metadata(None).cast(layout.schema)
+            if len(table):
+                order.check(table)
+                digest.update(table)
+    return parts, digest.hexdigest()

@@ -1,14 +1,13 @@
-"""One store: its place, its explicit Arrow schema, an atomic writer, readers, `verify` (`stages.artifacts`: all four).
+"""One store: its place, its explicit Arrow schema, an atomic writer, readers, `verify` (`artifacts.py`: all four).
 
-A partition is one Parquet file, or many parts of at most `PART_ROWS` rows and a list of them (`stages.parted`). Whoever
+A partition is one Parquet file, or many parts of at most `PART_ROWS` rows and a list of them (`parted.py`). Whoever
 reads takes both and sees all of one state or nothing.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,17 +15,28 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
-from stages.columns import DAMAGE, embedding_array, embedding_matrix, embedding_type, first_line, precision_of
-from stages.content import ContentHash
 from stages.errors import UserError, nearest
-from stages.files import atomic_file
 from stages.lock import require_free, store_lock
 from stages.names import dataset_name, slug
-from stages.pages import EmbeddingPages, embedding_pages, joined
-from stages.parted import LIST, OBJECTS, PART, check_part, draft, holds_store, part_name, read_list
-from stages.provenance import Provenance
+from stages.stores.columns import DAMAGE, embedding_matrix, embedding_type, first_line, precision_of
+from stages.stores.content import ContentHash
+from stages.stores.pages import EmbeddingPages, embedding_pages, joined
+from stages.stores.parted import (
+    LIST,
+    OBJECTS,
+    PART,
+    PartsWriter,
+    check_part,
+    draft,
+    hashed,
+    holds_store,
+    part_name,
+    read_list,
+)
+from stages.stores.provenance import Provenance
+from stages.stores.reading import batches, damaged, groups, guarded
+from stages.stores.writing import Layout, StoreWriter
 from stages.text import counted
-from stages.writing import Layout, Order, Part, PartWriter, StoreWriter
 
 ROW_GROUP = 16_384
 """Rows of a Parquet row group, and of a piece that is read or written at once."""
@@ -75,7 +85,7 @@ class Store:
 
     @property
     def work(self) -> Path:
-        """Where its finished parts lie until it is complete (`stages.parts`); no DVC output, so DVC leaves it alone."""
+        """Where its finished parts lie until it is complete (`parts.py`); no DVC output, so DVC leaves it alone."""
         return self.cache / ".work" / "+".join([self.name, *self.partitions.values()])
 
     def locked(self, command: str) -> AbstractContextManager[None]:
@@ -213,7 +223,7 @@ class Store:
             for file in files:
                 if not file.is_file():
                     raise UserError(f"{file}: this part was not written: run the command again")
-            done, content = _hashed(files, layout)
+            done, content = hashed(files, layout)
             new.publish(layout.schema, layout.provenance.model_copy(update={"content": content}), done)
 
     @property
@@ -249,7 +259,7 @@ class Store:
     def _fetch(self) -> None:
         """Bring the files here first, where the cache stands for one on an object store."""
         if (self.cache / OBJECTS).is_dir():
-            from stages.remote import fetch
+            from stages.stores.remote import fetch
 
             fetch(self.cache, self.folder)
 
@@ -283,7 +293,7 @@ class Store:
         found = []
         with self._steady() as files:
             for file in files:
-                part = _guarded(pq.read_table, file, **how)
+                part = guarded(pq.read_table, file, **how)
                 for name, values in (where or {}).items():
                     part = part.filter(pc.is_in(part[name], value_set=pa.array(list(values), part[name].type)))
                 found.append(part)
@@ -298,7 +308,7 @@ class Store:
         """
         with self._steady() as files:
             for file in files:
-                yield from _batches(file, columns)
+                yield from batches(file, ROW_GROUP, columns)
 
     def embeddings(
         self, rows: Bool[np.ndarray, " rows"] | None = None, *, check: bool = False
@@ -373,9 +383,9 @@ class Store:
                                 places.append(here)
                             first = stop
                 except DAMAGE as error:
-                    raise _damaged(file, error) from error
+                    raise damaged(file, error) from error
         if not found:
-            return _guarded(pq.read_schema, self.file).empty_table().select(list(columns)).replace_schema_metadata(None)
+            return guarded(pq.read_schema, self.file).empty_table().select(list(columns)).replace_schema_metadata(None)
         return pa.concat_tables(found).take(pa.array(np.argsort(np.concatenate(places))))
 
     def pieces(self, columns: Sequence[str]) -> "Iterator[tuple[pa.Table, Float[np.ndarray, 'N D']]]":
@@ -393,7 +403,7 @@ class Store:
             self._refuse_damage(pages, 0, len(pages), check=True)
             number = 0
             for file in files:
-                for table in _groups(file, columns):
+                for table in groups(file, columns):
                     yield table, pages.group(number)
                     number += 1
 
@@ -401,7 +411,7 @@ class Store:
         with self._steady() as files:
             width = self.provenance().width
             assert width is not None
-            return joined(_guarded(embedding_pages, file, width=width) for file in files)
+            return joined(guarded(embedding_pages, file, width=width) for file in files)
 
     @contextmanager
     def _steady(self) -> "Iterator[list[Path]]":
@@ -444,7 +454,7 @@ class Store:
         """
         found = self.provenance()
         file = self.file
-        schema = _guarded(pq.read_schema, file)
+        schema = guarded(pq.read_schema, file)
         for name, kind in self.columns:
             if name not in schema.names:
                 raise UserError(f"{file}: column {name!r} is missing; write the store again")
@@ -476,7 +486,7 @@ class Store:
                 whole: ContentHash | None = None
                 for file, content in zip(files, listed or [found.content], strict=True):
                     own: ContentHash | None = None
-                    for table in _batches(file):
+                    for table in batches(file, ROW_GROUP):
                         table = table.replace_schema_metadata(None)
                         own, whole = own or ContentHash(table.schema), whole or ContentHash(table.schema)
                         own.update(table)
@@ -499,92 +509,7 @@ class Store:
         return faults
 
 
-@dataclass(frozen=True)
-class PartsWriter:
-    """Writes parts of a store that is not published yet; goes to other processes as it is. Made by `writing_parts`."""
-
-    folder: Path
-    layout: Layout
-
-    def write(self, index: int, tables: Iterable[pa.Table]) -> None:
-        """Write one part, whole or not at all, from tables that come in the store's order.
-
-        Args:
-            index: of the part, from 0; the rows of a part come before those of the next.
-
-        Raises:
-            UserError: the disk is full or read-only.
-            ValueError: a column is missing or of another type, or the rows are not in order.
-        """
-        order, schema = Order(self.layout.sort_by), self.layout.schema
-        with atomic_file(self.folder / part_name(index)) as work:
-            writer = PartWriter(work, self.layout)
-            try:
-                for table in tables:
-                    table = table.select(schema.names).cast(schema).replace_schema_metadata(None)
-                    if len(table):
-                        order.check(table)
-                        writer.add(table)
-                writer.close()
-            except BaseException:
-                writer.abandon()
-                raise
-
-
-def _hashed(files: Sequence[Path], layout: Layout) -> tuple[list[Part], str]:
-    """What the footers of finished parts say, and the hash of all their rows."""
-    parts = []
-    for file in files:
-        metadata = _guarded(pq.read_metadata, file)
-        parts.append(Part(metadata.num_rows, Provenance.from_footer(metadata.metadata, where=str(file)).content))
-    if len(parts) == 1:
-        return parts, parts[0].content
-    digest, order = ContentHash(layout.schema), Order(layout.sort_by)
-    names, width = layout.schema.names, layout.provenance.width
-    for file in files:
-        pages = _guarded(embedding_pages, file, width=width) if "embedding" in names and width is not None else None
-        for number, table in enumerate(_groups(file, names if pages is None else names[:-1])):
-            if pages is not None:  # many times faster than through pyarrow
-                vectors = embedding_array(pages.group(number), precision=str(pages.dtype))
-                table = table.append_column(layout.schema.field(-1), vectors)
-            table = table.replace_schema_metadata(None).cast(layout.schema)
-            if len(table):
-                order.check(table)
-                digest.update(table)
-    return parts, digest.hexdigest()
-
-
-def _batches(file: Path, columns: Sequence[str] | None = None) -> "Iterator[pa.Table]":
-    try:
-        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
-            for batch in opened.iter_batches(ROW_GROUP, columns=list(columns) if columns else None):
-                yield pa.Table.from_batches([batch])
-    except DAMAGE as error:
-        raise _damaged(file, error) from error
-
-
-def _groups(file: Path, columns: Sequence[str]) -> "Iterator[pa.Table]":
-    try:
-        with pq.ParquetFile(file, page_checksum_verification=True) as opened:
-            for group in range(opened.num_row_groups):
-                yield opened.read_row_group(group, columns=list(columns))
-    except DAMAGE as error:
-        raise _damaged(file, error) from error
-
-
-def _guarded(read: Callable[..., Any], file: Path, **how: Any) -> Any:
-    """What a function reads from a file; a fault of it in one line."""
-    try:
-        return read(file, **how)
-    except DAMAGE as error:
-        raise _damaged(file, error) from error
-
-
 def values_on_disk(cache: Path, store: str, key: str, **known: str) -> list[str]:
     """The values a partition key of a store, by its name, has on disk, sorted."""
     folder = Path(cache).joinpath(store, *(f"{k}={slug(v)}" for k, v in known.items()))
     return sorted(p.name.split("=", 1)[1] for p in folder.glob(f"{key}=*") if holds_store(p))
-
-
-def _damaged(file: Path, error: Exception) -> UserError:
-    return UserError(f"{file}: damaged ({first_line(error)}); write the store again")

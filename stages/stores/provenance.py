@@ -40,7 +40,7 @@ class Provenance(BaseModel):
 
     store: str = Field(description="manifest, prompts, text or images")
     dataset: str = Field(description="data-set name")
-    content: str = Field(description="sha256 over the rows (`stages.content`)")
+    content: str = Field(description="sha256 over the rows (`stages.stores.content`)")
     inputs: dict[str, str] = Field(default_factory=dict, description="store name -> its `content`")
     encoder: str | None = Field(None, description="encoder name as the user writes it")
     encoder_fingerprint: str | None = Field(None, description="sha256 over weights, preprocessing, tokenizer")

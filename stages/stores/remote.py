@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from stages.command import progress_bar, say
 from stages.errors import UserError
 from stages.files import atomic_file, remove_tree, user_errors, write_text
-from stages.parted import LIST, OBJECTS, PART, is_part, read_list
+from stages.stores.parted import LIST, OBJECTS, PART, is_part, read_list
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
