@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,21 +22,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from trainer.data import ClassText, Images, Task, Unlabelled
+from trainer.data import Images, Task, Unlabelled
 from trainer.draws import Selection
 from trainer.methods.base import Needs
 from trainer.methods.common import Prepared, prepare
 from trainer.methods.family.embeddings import Embeddings
-from trainer.methods.linear import LinearPredictor, require_fitted
-from trainer.text import label_free_tau
-from trainer.training import Candidate, Info, Schedule, Score, Trained, choose, epochs_within, refit
+from trainer.methods.family.waiting import WaitingPredictor, waiting
+from trainer.methods.linear import LinearPredictor
+from trainer.training import Candidate, Schedule, Score, Trained, choose, epochs_within, refit
 
 EACH = 16
 """K of fpl and ifpl, as published."""
 BLOCK = 2**16
 """Shares that are gone through at once."""
-SAW = "images of the test split, no labels"
-"""What a method says of itself in the tables that adapts to the images that are judged."""
 ROUNDS = 10
 """Of ifpl and grip, as published."""
 RATES, BATCH, STEPS = (0.0025, 0.025), 256, 100
@@ -133,43 +131,6 @@ def self_taught(
     return trained, guessed
 
 
-@dataclass
-class TransductivePredictor:
-    """Zero-shot, until it sees images without labels: `split_logits` learns from all of them, then judges them."""
-
-    names: tuple[str, ...]
-    weights: Float[Tensor, "C D"]
-    tau: float
-    rounds: int
-    each: int | None
-    seed: int
-    shots: Float[Tensor, "M D"]
-    labels: Int[Tensor, " M"]
-    val: Float[Tensor, "kept D"] | None = None
-    val_labels: Int[Tensor, " kept"] | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
-    info: Info = field(default_factory=dict)
-
-    @torch.no_grad()
-    def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
-        """Zero-shot scores of the fitted classes."""
-        require_fitted(self.names, text)
-        return images.float() @ self.weights.T / self.tau
-
-    def split_logits(self, images: Unlabelled, text: ClassText) -> Float[Tensor, "B C"]:
-        """Scores of all images, after learning from them without their labels."""
-        require_fitted(self.names, text)
-        tau = self.tau if len(self.shots) else label_free_tau(images.embeddings.float() @ self.weights.T)
-        val = None if self.val is None or self.val_labels is None else Images(self.val, self.val_labels)
-        trained, _ = self_taught(
-            self.weights, tau, Images(self.shots, self.labels), Unlabelled(images.embeddings), val=val,
-            rounds=self.rounds, each=self.each, seed=self.seed,
-        )  # fmt: skip
-        with torch.no_grad():
-            found: Tensor = trained.learner(images.embeddings.float())
-        return found
-
-
 @dataclass(frozen=True)
 class PseudoLabels:
     """FPL, IFPL and GRIP (Menghini, Delworth, Bach, "Enhancing CLIP with CLIP: Exploring Pseudolabeling for
@@ -191,11 +152,11 @@ class PseudoLabels:
     waits: bool = True
     without_labels: bool = True
 
-    def fit(self, task: Task, *, seed: int) -> LinearPredictor | TransductivePredictor:
+    def fit(self, task: Task, *, seed: int) -> LinearPredictor | WaitingPredictor:
         """Label, learn, and label again; where the images come when they are judged, do so then."""
         start = prepare(task, seed=seed)
         if task.transductive:
-            return self._waiting(start, task, seed=seed)
+            return waiting(start, partial(self._judged, start, seed), n_parameters=start.weights.numel())
         assert task.unlabelled is not None
         selection = start.selection
         trained, guessed = self_taught(
@@ -210,14 +171,16 @@ class PseudoLabels:
         info = start.info(n_parameters=weight.numel(), val=score, pseudo_labels=len(guessed), **trained.info)
         return LinearPredictor(task.text.names, weight, weight.new_zeros(len(weight)), trained.history, info)
 
-    def _waiting(self, start: Prepared, task: Task, *, seed: int) -> TransductivePredictor:
-        selection = start.selection
-        info = start.info(n_parameters=start.weights.numel(), val=None, saw=SAW)
-        val = None if selection.held_out else selection.val
-        return TransductivePredictor(
-            start.names, start.weights, start.tau, self.rounds, self.each, seed, start.train.embeddings,
-            start.train.labels, None if val is None else val.embeddings, None if val is None else val.labels, info=info,
+    def _judged(self, start: Prepared, seed: int, images: Unlabelled, tau: float) -> Float[Tensor, "B C"]:
+        """Scores of images that are learned from first."""
+        val = None if start.selection.held_out else start.selection.val
+        trained, _ = self_taught(
+            start.weights, tau, start.train.centre_crops(), images, val=val, rounds=self.rounds, each=self.each,
+            seed=seed,
         )  # fmt: skip
+        with torch.no_grad():
+            found: Tensor = trained.learner(images.embeddings)
+        return found
 
 
 def taught_on_all(

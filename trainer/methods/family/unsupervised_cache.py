@@ -22,8 +22,9 @@ from torch.nn.functional import normalize
 
 from trainer.data import ClassText, Images, Task, Unlabelled
 from trainer.methods.base import Needs
-from trainer.methods.common import class_sums, one_hot, prepare
-from trainer.methods.family.pseudo_labels import SAW, SelfTaught, surest, taught, taught_on_all
+from trainer.methods.common import Prepared, class_sums, one_hot, prepare
+from trainer.methods.family.pseudo_labels import SelfTaught, surest, taught, taught_on_all
+from trainer.methods.family.waiting import waiting
 from trainer.methods.linear import LinearPredictor, require_fitted
 from trainer.text import label_free_tau
 from trainer.training import Info, judge
@@ -76,7 +77,12 @@ class UnsupervisedCache:
     def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
         """Logarithms of the sum of both kinds of probabilities, of the fitted classes."""
         require_fitted(self.names, text)
-        plain, cached = self.both(images.float())
+        return self.scores(images.float())
+
+    @torch.no_grad()
+    def scores(self, images: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        """The same without a look at which classes are asked for."""
+        plain, cached = self.both(images)
         return ((plain + self.alpha * cached) / (1 + self.alpha)).clamp_min(SMALLEST).log()
 
     def both(self, images: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"]]:
@@ -85,42 +91,6 @@ class UnsupervisedCache:
         own = (self.keys @ self.weights.T / self.tau).softmax(1)
         alike = (images @ self.keys.T / self.tau_keys - divergence(plain, own)).softmax(1)
         return plain, alike @ one_hot(self.labels, len(self.weights))
-
-
-@dataclass
-class WaitingCache:
-    """Zero-shot, until it sees images without labels: `split_logits` fills the cache with them, then judges them."""
-
-    names: tuple[str, ...]
-    weights: Float[Tensor, "C D"]
-    tau: float
-    trains: bool
-    seed: int
-    shots: Float[Tensor, "M D"]
-    labels: Int[Tensor, " M"]
-    history: list[dict[str, float]] = field(default_factory=list)
-    info: Info = field(default_factory=dict)
-
-    @torch.no_grad()
-    def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
-        """Zero-shot scores of the fitted classes."""
-        require_fitted(self.names, text)
-        return images.float() @ self.weights.T / self.tau
-
-    def split_logits(self, images: Unlabelled, text: ClassText) -> Float[Tensor, "B C"]:
-        """Scores of all images, with the surest of them in the cache."""
-        require_fitted(self.names, text)
-        seen = Unlabelled(images.embeddings.float())
-        tau = self.tau if len(self.shots) else label_free_tau(seen.embeddings @ self.weights.T)
-        guessed = representative((seen.embeddings @ self.weights.T / tau).softmax(1), seen)
-        shots = Images(self.shots, self.labels)
-        if self.trains:
-            make = partial(EvenlyTaught, seen.embeddings)
-            learner = taught(self.weights, tau, shots, guessed, val=None, seed=self.seed, make=make).learner
-            with torch.no_grad():
-                found: Tensor = learner(seen.embeddings)
-            return found
-        return filled(self.names, self.weights, tau, shots, guessed).logits(seen.embeddings, text)
 
 
 class EvenlyTaught(SelfTaught):
@@ -178,11 +148,7 @@ class TrainingFree:
         """Fill the cache, or wait for the images that are judged."""
         start = prepare(task, seed=seed)
         if task.transductive:
-            info = start.info(n_parameters=0, val=None, saw=SAW)
-            shots = start.train
-            return WaitingCache(
-                start.names, start.weights, start.tau, self.trains, seed, shots.embeddings, shots.labels, info=info
-            )
+            return waiting(start, partial(self._judged, start, seed), n_parameters=0)
         assert task.unlabelled is not None
         seen, selection = task.unlabelled, start.selection
         guessed = representative((seen.embeddings.float() @ start.weights.T / start.tau).softmax(1), seen)
@@ -208,6 +174,18 @@ class TrainingFree:
         found.info = start.info(
             n_parameters=found.keys.numel(), val=score, alpha=found.alpha, pseudo_labels=len(guessed)
         )
+        return found
+
+    def _judged(self, start: Prepared, seed: int, images: Unlabelled, tau: float) -> Float[Tensor, "B C"]:
+        """Scores of images of which the surest are in the cache."""
+        guessed = representative((images.embeddings @ start.weights.T / tau).softmax(1), images)
+        shots = start.train.centre_crops()
+        if not self.trains:
+            return filled(start.names, start.weights, tau, shots, guessed).scores(images.embeddings)
+        make = partial(EvenlyTaught, images.embeddings)
+        trained = taught(start.weights, tau, shots, guessed, val=None, seed=seed, make=make)
+        with torch.no_grad():
+            found: Tensor = trained.learner(images.embeddings)
         return found
 
 
