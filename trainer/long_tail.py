@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stages.numbers import Shots, amount
+
 
 def long_tail(shots: int, imbalance: float, classes: int, *, seed: int) -> tuple[list[int], list[int]]:
     """Images of each class, k IF^(-rank / (C - 1)), rounded, at least one; the classes from head to tail, by seed.
@@ -19,6 +21,12 @@ def long_tail(shots: int, imbalance: float, classes: int, *, seed: int) -> tuple
     for rank, label in enumerate(order):
         counts[label] = max(1, round(shots * imbalance ** (-rank / max(1, classes - 1))))
     return counts, order
+
+
+def tail_of(shots: Shots, imbalance: float) -> str:
+    """`16 shots of the largest class to 1 of the smallest`."""
+    least = 1 if shots == "all" else max(1, round(shots / imbalance))
+    return f"{amount(shots, up_to=False)} of the largest class to {least} of the smallest"
 
 
 def head_medium_tail(order: Sequence[int]) -> dict[str, list[int]]:

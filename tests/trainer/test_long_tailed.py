@@ -51,7 +51,7 @@ def test_existing_methods_run_in_it_and_head_middle_and_tail_are_means_of_recall
     sizes = [len(own) for own in head_medium_tail(long_tail(8, 16.0, CLASSES, seed=1)[1]).values()]
     weighed = sum(part * size for part, size in zip(parts, sizes, strict=True)) / CLASSES  # type: ignore[operator]
     assert weighed == pytest.approx(found["lmpt"]["macro_accuracy"].mean, abs=1e-6)
-    assert record.protocols["long-tailed"].title == "long-tailed, 8 shots to 1/16 of it"
+    assert record.protocols["long-tailed"].title == "long-tailed, 8 shots of the largest class to 1 of the smallest"
     assert any("8 to 1 shots a class" in note for note in record.notes)
     with pytest.raises(UserError, match="--shots all: long-tailed draws a tail"):
         run(fast(protocols=["long-tailed"], shots="all"), Inputs(load_features(tmp_path, "w", "lite")))

@@ -12,12 +12,12 @@ from typing import ClassVar, Self
 import torch
 
 from stages import UserError
-from stages.numbers import Shots, amount
+from stages.numbers import Shots
 from stages.params import EvaluationParams
 from trainer.data import Images, Task
 from trainer.draws import MOST_TO_CHOOSE_BY
 from trainer.features import Features
-from trainer.long_tail import head_medium_tail, long_tail
+from trainer.long_tail import head_medium_tail, long_tail, tail_of
 from trainer.methods import Predictor
 from trainer.protocols.base import Score, TestSplits
 from trainer.protocols.few_shot import FewShot
@@ -52,7 +52,7 @@ class LongTailed(FewShot):
     @property
     def title(self) -> str:
         """Name, shots of the head and imbalance."""
-        return f"{self.name}, {amount(self.shots, up_to=False)} to 1/{self.imbalance:g} of it"
+        return f"{self.name}, {tail_of(self.shots, self.imbalance)}"
 
     def seeded(self, seed: int) -> Self:
         """With the order of the classes of this seed."""

@@ -20,7 +20,7 @@ from stages.stores.artifacts import NO_LLM
 from stages.text import counted
 from stages.training import TrainParams
 from trainer.data import ClassText
-from trainer.long_tail import head_medium_tail, long_tail
+from trainer.long_tail import head_medium_tail, long_tail, tail_of
 from trainer.methods import Registry
 from trainer.multilabel.data import Labelled, LabelTask, check_labels
 from trainer.multilabel.draws import few_shot_labels
@@ -40,7 +40,7 @@ class MultiLabel(Protocol):
     """mAP over the classes, mean F1 of the classes and F1 of all decisions."""
 
     name: ClassVar[str] = "multi-label"
-    headline: ClassVar[tuple[str, ...]] = ("map", "of1")
+    headline: ClassVar[tuple[str, ...]] = ("of1", "map")
     reads: ClassVar[Reads] = "labels"
     without_shots: ClassVar[bool] = True
 
@@ -218,7 +218,7 @@ class LongTailedLabels(MultiLabel):
     @property
     def title(self) -> str:
         """Name, shots and imbalance."""
-        return f"{self.name}, {amount(self.shots, up_to=False)} to 1/{self.imbalance:g} of it"
+        return f"{self.name}, {tail_of(self.shots, self.imbalance)}"
 
     def seeded(self, seed: int) -> Self:
         """With the order of the classes of this seed."""

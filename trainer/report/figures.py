@@ -17,7 +17,7 @@ from stages.files import write_bytes
 from stages.numbers import most
 from trainer.record import Curve, RunRecord, summarize
 from trainer.report.lettering import labels, plain, set_fonts
-from trainer.report.tables import most_shots
+from trainer.report.tables import most_shots, title_of
 
 OURS, PLUS, REFERENCE, CONTROL, PROBE = "#1f5fa8", "#2e8b57", "#8a8f98", "#d08a2e", "#a03050"
 NAMED_CLASSES = 30
@@ -76,7 +76,7 @@ def comparison(record: RunRecord, path: Path) -> None:
             )
             axis.text(103, row, f"{mean:.1f}", va="center", fontsize=7.5)
         about = record.protocols[protocol]
-        axis.set_title(f"{about.name}: {metric}\n{about.amount}", fontsize=9)
+        axis.set_title(f"{about.name}: {title_of(metric)}\n{about.amount}", fontsize=9)
         axis.set_xlim(0, 119)
         axis.set_xticks(range(0, 101, 25))
         axis.set_xlabel("percent", fontsize=8)

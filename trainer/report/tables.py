@@ -31,6 +31,16 @@ def cell(entry: Estimate | None, metric: str = "") -> str:
     return mean if entry.ci95 is None else f"{mean} ± {scale * entry.ci95:.1f}"
 
 
+WRITTEN = {"map": "mAP", "cf1": "CF1", "of1": "OF1"}
+"""Metrics that the field writes otherwise than a key of JSON."""
+
+
+def title_of(metric: str) -> str:
+    """A metric as people write it: `macro accuracy`, `mAP tail`."""
+    first, _, rest = metric.partition("_")
+    return f"{WRITTEN.get(first, first)} {rest.replace('_', ' ')}".rstrip()
+
+
 def has_intervals(estimates: Estimates) -> bool:
     """Whether any metric has an interval: none has one where there is a single seed."""
     return any(
@@ -144,9 +154,7 @@ def _tables(record: RunRecord) -> Iterable[tuple[str, list[str], list[list[str]]
             [method, *(cell(by_metric.get(m), m) for m in names), _seconds(seconds.get(method))]
             for method, by_metric in by_method.items()
         ]
-        saw = {
-            fit.method: str(fit.info["saw"]) for fit in record.fits if fit.protocol == protocol and "saw" in fit.info
-        }
+        saw = saw_before(record, protocol)
         headers = ["method", *names, "seconds"]
         if saw:
             headers.append(SAW)
@@ -157,6 +165,13 @@ def _tables(record: RunRecord) -> Iterable[tuple[str, list[str], list[list[str]]
 
 SAW = "saw before it judged"
 """Column of what methods that learn while they judge saw of the test split; a label is never among it."""
+
+
+def saw_before(record: RunRecord, protocol: str) -> dict[str, str]:
+    """What the methods of a protocol saw of the test split, by method; those that saw nothing are not there."""
+    return {fit.method: str(fit.info["saw"]) for fit in record.fits if fit.protocol == protocol and "saw" in fit.info}
+
+
 LEGEND = "confidence (ECE in percent, NLL in nats; before: without the temperature)"
 
 

@@ -27,7 +27,7 @@ from trainer.draws import Selection
 from trainer.methods.base import Needs
 from trainer.methods.common import Prepared, prepare
 from trainer.methods.family.embeddings import Embeddings
-from trainer.methods.family.waiting import WaitingPredictor, waiting
+from trainer.methods.family.waiting import WaitingPredictor, waits
 from trainer.methods.linear import LinearPredictor
 from trainer.training import Candidate, Schedule, Score, Trained, choose, epochs_within, refit
 
@@ -131,6 +131,26 @@ def self_taught(
     return trained, guessed
 
 
+@dataclass(kw_only=True)
+class TransductivePredictor(WaitingPredictor):
+    """Pseudo-labels of the images that are judged; the best epoch by validation images, where there are some."""
+
+    rounds: int
+    each: int | None
+    val: Float[Tensor, "kept D"] | None = None
+    val_labels: Int[Tensor, " kept"] | None = None
+
+    def learned(self, images: Unlabelled, shots: Images, tau: float) -> Float[Tensor, "B C"]:
+        """Scores by the last round's classifier."""
+        val = None if self.val is None or self.val_labels is None else Images(self.val, self.val_labels)
+        trained, _ = self_taught(
+            self.weights, tau, shots, images, val=val, rounds=self.rounds, each=self.each, seed=self.seed
+        )
+        with torch.no_grad():
+            found: Tensor = trained.learner(images.embeddings)
+        return found
+
+
 @dataclass(frozen=True)
 class PseudoLabels:
     """FPL, IFPL and GRIP (Menghini, Delworth, Bach, "Enhancing CLIP with CLIP: Exploring Pseudolabeling for
@@ -152,11 +172,16 @@ class PseudoLabels:
     waits: bool = True
     without_labels: bool = True
 
-    def fit(self, task: Task, *, seed: int) -> LinearPredictor | WaitingPredictor:
+    def fit(self, task: Task, *, seed: int) -> LinearPredictor | TransductivePredictor:
         """Label, learn, and label again; where the images come when they are judged, do so then."""
         start = prepare(task, seed=seed)
         if task.transductive:
-            return waiting(start, partial(self._judged, start, seed), n_parameters=start.weights.numel())
+            val = None if start.selection.held_out else start.selection.val
+            return TransductivePredictor(
+                rounds=self.rounds, each=self.each, val=None if val is None else val.embeddings,
+                val_labels=None if val is None else val.labels,
+                **waits(start, seed=seed, n_parameters=start.weights.numel()),
+            )  # fmt: skip
         assert task.unlabelled is not None
         selection = start.selection
         trained, guessed = self_taught(
@@ -170,17 +195,6 @@ class PseudoLabels:
         score: Score | None = None if selection.val is None else trained.score
         info = start.info(n_parameters=weight.numel(), val=score, pseudo_labels=len(guessed), **trained.info)
         return LinearPredictor(task.text.names, weight, weight.new_zeros(len(weight)), trained.history, info)
-
-    def _judged(self, start: Prepared, seed: int, images: Unlabelled, tau: float) -> Float[Tensor, "B C"]:
-        """Scores of images that are learned from first."""
-        val = None if start.selection.held_out else start.selection.val
-        trained, _ = self_taught(
-            start.weights, tau, start.train.centre_crops(), images, val=val, rounds=self.rounds, each=self.each,
-            seed=seed,
-        )  # fmt: skip
-        with torch.no_grad():
-            found: Tensor = trained.learner(images.embeddings)
-        return found
 
 
 def taught_on_all(

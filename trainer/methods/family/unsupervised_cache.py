@@ -22,9 +22,9 @@ from torch.nn.functional import normalize
 
 from trainer.data import ClassText, Images, Task, Unlabelled
 from trainer.methods.base import Needs
-from trainer.methods.common import Prepared, class_sums, one_hot, prepare
+from trainer.methods.common import class_sums, one_hot, prepare
 from trainer.methods.family.pseudo_labels import SelfTaught, surest, taught, taught_on_all
-from trainer.methods.family.waiting import waiting
+from trainer.methods.family.waiting import WaitingPredictor, waits
 from trainer.methods.linear import LinearPredictor, require_fitted
 from trainer.text import label_free_tau
 from trainer.training import Info, judge
@@ -93,6 +93,24 @@ class UnsupervisedCache:
         return plain, alike @ one_hot(self.labels, len(self.weights))
 
 
+@dataclass(kw_only=True)
+class WaitingCache(WaitingPredictor):
+    """The surest of the images that are judged in the cache, or what `tfup-t` learns from it."""
+
+    trains: bool
+
+    def learned(self, images: Unlabelled, shots: Images, tau: float) -> Float[Tensor, "B C"]:
+        """Scores with the cache, or by what was learned from it."""
+        guessed = representative((images.embeddings @ self.weights.T / tau).softmax(1), images)
+        if not self.trains:
+            return filled(self.names, self.weights, tau, shots, guessed).scores(images.embeddings)
+        make = partial(EvenlyTaught, images.embeddings)
+        trained = taught(self.weights, tau, shots, guessed, val=None, seed=self.seed, make=make)
+        with torch.no_grad():
+            found: Tensor = trained.learner(images.embeddings)
+        return found
+
+
 class EvenlyTaught(SelfTaught):
     """Learned from the cache, with the mean prediction of all unlabelled images held near even.
 
@@ -148,7 +166,7 @@ class TrainingFree:
         """Fill the cache, or wait for the images that are judged."""
         start = prepare(task, seed=seed)
         if task.transductive:
-            return waiting(start, partial(self._judged, start, seed), n_parameters=0)
+            return WaitingCache(trains=self.trains, **waits(start, seed=seed, n_parameters=0))
         assert task.unlabelled is not None
         seen, selection = task.unlabelled, start.selection
         guessed = representative((seen.embeddings.float() @ start.weights.T / start.tau).softmax(1), seen)
@@ -174,18 +192,6 @@ class TrainingFree:
         found.info = start.info(
             n_parameters=found.keys.numel(), val=score, alpha=found.alpha, pseudo_labels=len(guessed)
         )
-        return found
-
-    def _judged(self, start: Prepared, seed: int, images: Unlabelled, tau: float) -> Float[Tensor, "B C"]:
-        """Scores of images of which the surest are in the cache."""
-        guessed = representative((images.embeddings @ start.weights.T / tau).softmax(1), images)
-        shots = start.train.centre_crops()
-        if not self.trains:
-            return filled(start.names, start.weights, tau, shots, guessed).scores(images.embeddings)
-        make = partial(EvenlyTaught, images.embeddings)
-        trained = taught(start.weights, tau, shots, guessed, val=None, seed=seed, make=make)
-        with torch.no_grad():
-            found: Tensor = trained.learner(images.embeddings)
         return found
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from trainer.data import ClassText, Unlabelled
+from trainer.data import ClassText, Images, Unlabelled
 from trainer.methods.common import Prepared
 from trainer.methods.linear import require_fitted
 from trainer.text import label_free_tau
@@ -18,25 +19,27 @@ from trainer.training import Info
 SAW = "images of the test split, no labels"
 """What a method says of itself in the tables that adapts to the images that are judged."""
 
-Learn = Callable[[Unlabelled, float], Float[Tensor, "B C"]]
-"""Images without labels or views, and tau -> their scores, after learning from them."""
 
-
-@dataclass
-class WaitingPredictor:
+@dataclass(kw_only=True)
+class WaitingPredictor(ABC):
     """Zero-shot, until it sees images without labels: `split_logits` learns from all of them, then judges them.
 
     Attributes:
-        calibrated: whether tau comes from labelled images; else it is found on those that come.
+        shots, labels: the labelled images; where there are some, tau comes from them, else from the images that come.
     """
 
     names: tuple[str, ...]
     weights: Float[Tensor, "C D"]
     tau: float
-    calibrated: bool
-    learn: Learn
+    seed: int
+    shots: Float[Tensor, "M D"]
+    labels: Int[Tensor, " M"]
     history: list[dict[str, float]] = field(default_factory=list)
     info: Info = field(default_factory=dict)
+
+    @abstractmethod
+    def learned(self, images: Unlabelled, shots: Images, tau: float) -> Float[Tensor, "B C"]:
+        """Scores of these images, after learning from them without their labels."""
 
     @torch.no_grad()
     def logits(self, images: Float[Tensor, "B D"], text: ClassText) -> Float[Tensor, "B C"]:
@@ -48,10 +51,14 @@ class WaitingPredictor:
         """Scores of all images, after learning from them without their labels."""
         require_fitted(self.names, text)
         seen = Unlabelled(images.embeddings.float())
-        return self.learn(seen, self.tau if self.calibrated else label_free_tau(seen.embeddings @ self.weights.T))
+        tau = self.tau if len(self.shots) else label_free_tau(seen.embeddings @ self.weights.T)
+        return self.learned(seen, Images(self.shots, self.labels), tau)
 
 
-def waiting(start: Prepared, learn: Learn, *, n_parameters: int) -> WaitingPredictor:
-    """The predictor of a task whose unlabelled images are still to come."""
-    info = start.info(n_parameters=n_parameters, val=None, saw=SAW)
-    return WaitingPredictor(start.names, start.weights, start.tau, len(start.train) > 0, learn, info=info)
+def waits(start: Prepared, *, seed: int, n_parameters: int) -> dict[str, Any]:
+    """The fields of a predictor whose unlabelled images are still to come."""
+    return {
+        "names": start.names, "weights": start.weights, "tau": start.tau, "seed": seed,
+        "shots": start.train.embeddings, "labels": start.train.labels,
+        "info": start.info(n_parameters=n_parameters, val=None, saw=SAW),
+    }  # fmt: skip

@@ -126,6 +126,7 @@ for (const box of document.querySelectorAll(".browser")) {
   const from = choice("Source", [["", "all"], ...sources.map((name, at) => [at, name])]);
   const kept = choice("State", [["", "all"], ["kept", "kept"], ["dropped", "dropped"]]);
   const order = choice("Order", [["", "as written"], ["best", "largest margin"], ["worst", "smallest margin"]]);
+  order.parentElement.hidden = rows.every((row) => row[5] === null);
   const count = make("p", "", { class: "count", role: "status" });
   const list = make("ul", undefined, { class: "sentences" });
   const more = make("button", "Show more", { type: "button", class: "more" });

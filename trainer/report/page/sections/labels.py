@@ -26,9 +26,11 @@ def section(of: DataSet) -> Section | None:
     images = of.sheet(IMAGES, ("image_id", "classes", "predicted"), method=method)
     try:
         rows = [
-            [Cell(row["class"]), *(_number(row[name]) for name in ("images", "found", "average_precision", "f1"))]
+            [Cell(row["class"]), _number(row["images"]), _number(row["found"]), _share(row["average_precision"]),
+             _share(row["f1"])]
             for row in classes
-        ]
+        ]  # fmt: skip
+        rows.sort(key=lambda row: (row[3].order, row[0].text))
         found = [(row["image_id"], set(_names(row["classes"])), set(_names(row["predicted"]))) for row in images]
     except ValueError as error:
         raise UserError(f"{of.run / CLASSES}: {str(error)[:80]}: run `trainer run` again") from error
@@ -36,7 +38,13 @@ def section(of: DataSet) -> Section | None:
     pictures, without = thumbnails(of, [image_id for image_id, *_ in worst])
     columns = [Column("class"), *(Column(name, number=True) for name in ("images", "found", "AP", "F1"))]
     blocks: list[Block] = [Text([without])] if without else []
-    table = Table("Each class by itself", columns, rows, filtered=len(rows) > 12, first=10 if len(rows) > 15 else None)
+    table = Table(
+        "Each class by itself, AP and F1 in percent, the hardest first",
+        columns,
+        rows,
+        filtered=len(rows) > 12,
+        first=10 if len(rows) > 15 else None,
+    )
     cards = [
         Card(image_id, pictures.get(image_id), _lines(has, said), []) for image_id, has, said in worst if has ^ said
     ]
@@ -56,7 +64,12 @@ def _names(cell: str) -> list[str]:
 
 
 def _number(cell: str) -> Cell:
-    return Cell(f"{float(cell):.3f}" if "." in cell else cell or "-", float(cell) if cell else -1.0)
+    return Cell(cell or "-", float(cell) if cell else -1.0)
+
+
+def _share(cell: str) -> Cell:
+    """A fraction in percent; of a class that no test image has there is none, and it comes last."""
+    return Cell(f"{100 * float(cell):.1f}", float(cell), float(cell)) if cell else Cell("-", 2.0)
 
 
 def _lines(has: set[str], said: set[str]) -> list[str]:

@@ -7,7 +7,7 @@ from trainer.metrics import OWN_SCALE
 from trainer.record import Estimate
 from trainer.report.page.blocks import Block, Cell, Chart, Column, Fold, Section, Table, Text
 from trainer.report.page.dataset import DataSet
-from trainer.report.tables import cell, has_intervals, metrics_of, most_shots
+from trainer.report.tables import SAW, cell, has_intervals, metrics_of, most_shots, saw_before, title_of
 
 
 def section(of: DataSet) -> Section | None:
@@ -54,7 +54,7 @@ def _blocks(of: DataSet, key: str) -> Iterator[Block]:
             if (entry := by_metric.get(metric)) is not None and entry.mean is not None
         ]
         if rows:
-            spoken = metric.replace("_", " ")
+            spoken = title_of(metric)
             spread = " with 95 % intervals" * any(half is not None for *_, half in rows)
             said = f"{about.title}: {spoken} of {len(rows)} methods{spread}, best first"
             legend = "blue: AAPE; green: AAPE+; orange: AAPE's controls and variants; grey: baselines"
@@ -71,9 +71,14 @@ def _table(of: DataSet, key: str) -> Table:
         for method, by_metric in by_method.items()
     ]
     columns = [
-        Column("method", code=True), *(Column(m.replace("_", " "), number=True) for m in names),
+        Column("method", code=True), *(Column(title_of(m), number=True) for m in names),
         Column("seconds", number=True),
     ]  # fmt: skip
+    saw = saw_before(of.record, key)
+    if saw:
+        columns.append(Column(SAW))
+        for row, method in zip(rows, by_method, strict=True):
+            row.append(Cell(saw.get(method, "nothing")))
     return Table(of.record.protocols[key].title, columns, rows)
 
 

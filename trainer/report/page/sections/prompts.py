@@ -19,6 +19,8 @@ from trainer.report.page.dataset import DataSet
 MOST_LETTERS = 1_000_000
 """Of all sentences of a data set; beyond it each class keeps its first ones."""
 
+ONE_CLASS_ALONE = "Their worth is measured where an image has one class, and is not shown here."
+
 Row = list[Any]
 """class, source, text, reason of the drop ("" where kept), own cosine, margin, nearest other class; see `script.js`."""
 
@@ -33,7 +35,7 @@ def section(of: DataSet) -> Section | None:
     sources = [s for s in dict.fromkeys([*written, *with_text]) if s != NO_LLM]
     if not sources:
         return None
-    centres, note = _centres(of)
+    centres, note = _centres(of) if of.judges_classes else (None, ONE_CLASS_ALONE)
     rows: list[Row] = []
     for number, source in enumerate(sources):
         rows += _rows(of, source, number, label, centres)
@@ -55,6 +57,7 @@ def section(of: DataSet) -> Section | None:
         "nearest other class: below 0 the sentence fits another class better. Both by the embeddings of the encoder "
         f"{encoder}; the test images have no part in it."
     )
+    lead = "" if centres is None else lead
     return Section("sentences", "Sentences", [*([Text(notes)] if notes else []), Browser(caption, data)], lead)
 
 
@@ -69,7 +72,7 @@ def _centres(of: DataSet) -> tuple[Float[np.ndarray, "C D"] | None, str]:
     try:
         features = of.features
     except UserError as error:
-        return None, f"No worth: {error}."
+        return None, f"Their worth could not be measured: {error}."
     images = features.train.images.float32()
     sums = class_sums(images, len(features.class_names))
     number = images.labels.bincount(minlength=len(sums)).clamp(min=1)

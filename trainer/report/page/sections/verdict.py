@@ -1,7 +1,9 @@
 """What to take from the run, in five lines (`trainer.report.verdict`), and the notes of the run."""
 
 import shlex
+from collections.abc import Sequence
 
+from trainer.report import several
 from trainer.report.page.blocks import Block, Code, Facts, Fold, Section, Text
 from trainer.report.page.dataset import DataSet
 from trainer.report.verdict import LABELS, verdict
@@ -19,20 +21,38 @@ def section(of: DataSet) -> Section | None:
     """The verdict."""
     notes = of.record.notes
     if not of.judges_classes:
-        return Section("verdict", "Notes", [Text(notes, points=True)]) if notes else None
+        return _without_a_class(of)
     found = verdict(of.record)
     blocks: list[Block] = [Facts([(TITLES[label], getattr(found, label)) for label in LABELS])]
     if found.method is not None:
         blocks.append(Code(use(of), f"How to use {found.method}"))
-    if notes:
-        blocks.append(Fold(f"{len(notes)} note{'s' * (len(notes) != 1)} of this run", [Text(notes, points=True)]))
-    return Section("verdict", "Verdict", blocks)
+    return Section("verdict", "Verdict", [*blocks, *_folded(notes)])
+
+
+def _without_a_class(of: DataSet) -> Section | None:
+    """Of several classes an image, what is best there; else the notes alone."""
+    notes = of.record.notes
+    method, rows = several.lines(of.record)
+    if method is None:
+        return Section("verdict", "Notes", [Text(notes, points=True)]) if notes else None
+    use = f"trainer predict FOLDER {_asked(of)}    # FOLDER: new images"
+    return Section("verdict", "Verdict", [Facts(rows), Code(use, f"How to use {method}"), *_folded(notes)])
+
+
+def _folded(notes: Sequence[str]) -> list[Block]:
+    if not notes:
+        return []
+    return [Fold(f"{len(notes)} note{'s' * (len(notes) != 1)} of this run", [Text(notes, points=True)])]
 
 
 def use(of: DataSet) -> str:
     """The commands that put the best method to use."""
+    asked = _asked(of)
+    return f"trainer predict FOLDER {asked}    # FOLDER: new images\ntrainer export --to DIR {asked}"
+
+
+def _asked(of: DataSet) -> str:
     words = ["--dataset", shlex.quote(of.name)]
     if str(of.results) != "results":
         words += ["--results", shlex.quote(str(of.results))]
-    asked = " ".join(words)
-    return f"trainer predict FOLDER {asked}    # FOLDER: new images\ntrainer export --to DIR {asked}"
+    return " ".join(words)

@@ -1,0 +1,64 @@
+"""A run with several classes an image in three lines: what to take, what stands beside it, what the text was worth."""
+
+from __future__ import annotations
+
+from stages.numbers import most
+from trainer.choice import best_of_labels
+from trainer.metrics import interval95
+from trainer.paired import LOGISTIC, control_of
+from trainer.record import Estimate, RunRecord, summarize
+
+MAP = "map"
+
+
+def lines(record: RunRecord) -> tuple[str | None, list[tuple[str, str]]]:
+    """The method that `predict` takes and titles with texts; None and nothing where no method was measured."""
+    found, protocol = best_of_labels(record), serving(record)
+    if found is None or protocol is None:
+        return None, []
+    best, measured = found
+    by_method = summarize(record)[protocol]
+    tested = [f"{title} {_percent(by_method.get(best, {}).get(metric))}" for metric, title in
+              ((MAP, "mAP"), ("of1", "OF1"))]  # fmt: skip
+    chosen = f"chosen of {len(by_method)} methods by mAP on images to choose by ({100 * measured:.1f} %)"
+    rows = [("Best method", f"{best}: {', '.join(tested)} on the test images; {chosen}")]
+    if LOGISTIC in by_method and best != LOGISTIC:
+        here = _percent(by_method[LOGISTIC].get(MAP))
+        ahead = _gain(record, protocol, best, LOGISTIC, said=f"{best} ")
+        rows.append(("Beside it", f"logistic regression on the same features, mAP {here}{ahead}"))
+    for name in dict.fromkeys([best, *by_method]):
+        control = control_of(name)
+        if control in by_method and control is not None:
+            values = f"{name} {_percent(by_method[name].get(MAP))}, {control} {_percent(by_method[control].get(MAP))}"
+            rows.append(("What text was worth", f"mAP of {values}{_gain(record, protocol, name, control)}"))
+            break
+    return best, rows
+
+
+def serving(record: RunRecord) -> str | None:
+    """Key of the protocol whose classifiers serve: multi-label with the most shots, else the first with a long tail."""
+    plain = [(most(about.shots), key) for key, about in record.protocols.items() if about.name == "multi-label"]
+    tailed = [key for key, about in record.protocols.items() if about.name.startswith("multi-label")]
+    return max(plain)[1] if plain else next(iter(tailed), None)
+
+
+def _percent(found: Estimate | None) -> str:
+    if found is None or found.mean is None:
+        return "not measured"
+    return f"{100 * found.mean:.1f} %" + ("" if found.ci95 is None else f" ± {100 * found.ci95:.1f}")
+
+
+def _gain(record: RunRecord, protocol: str, first: str, second: str, *, said: str = "") -> str:
+    """`: +2.7 ± 1.1 points`, over the seeds that both were measured with."""
+    values = {
+        (fit.method, fit.seed): fit.metrics.get(MAP) for fit in record.fits if fit.protocol == protocol
+    }  # fmt: skip
+    gaps = [
+        own - other for seed in record.seeds
+        if (own := values.get((first, seed))) is not None and (other := values.get((second, seed))) is not None
+    ]  # fmt: skip
+    if not gaps:
+        return ""
+    mean, half = interval95(gaps)
+    spread = "" if half is None else f" ± {100 * half:.1f} over the seeds"
+    return f": {said}{100 * mean:+.1f} points{spread}"
