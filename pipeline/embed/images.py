@@ -24,6 +24,7 @@ from stages.params import DataParams, EmbedParams
 from stages.stopping import keeping
 from stages.stores.artifacts import embedding_array
 from stages.stores.parts import Parts, is_current
+from stages.stores.provenance import VIEWS_FROM
 
 if TYPE_CHECKING:
     from pipeline.embed.pictures import Batch, Pictures
@@ -248,7 +249,7 @@ def _views_given(dataset: str, paths: list[str], embed: EmbedParams) -> dict[str
         say(f"{dataset}: {lacking} of {len(found)} images have fewer than {embed.views} pictures in {folder}: "
             "augmentations make up for them")  # fmt: skip
     listed = [(str(file.relative_to(folder)), file.stat().st_size) for some in found for file in some]
-    return {"views_from": hashlib.sha256(json.dumps(listed).encode()).hexdigest()}
+    return {VIEWS_FROM: hashlib.sha256(json.dumps(listed).encode()).hexdigest()}
 
 
 def worker_count(asked: int | str, *, cpu: bool) -> int:

@@ -17,7 +17,7 @@ from pipeline.features.vectors import check_vectors, unit_rows
 from stages import ImageProvenance, ImageStore, ManifestStore, UserError
 from stages.arrays import MAIN, hash_arrays, read_arrays
 from stages.stores.artifacts import embedding_array
-from stages.stores.provenance import FEATURES
+from stages.stores.provenance import FEATURES, SECOND
 
 
 def import_second(dataset: str, source: Path, *, encoder: str, cache: Path, precision: str) -> tuple[int, int]:
@@ -57,6 +57,7 @@ def import_second(dataset: str, source: Path, *, encoder: str, cache: Path, prec
         dataset=dataset, content="", precision=precision, **encoder_facts(encoder, array.shape[1]),
         note=f"embeddings of {encoder} as was said, made elsewhere and taken from {source.name}",
         inputs={"manifest": about.content, "classes": about.inputs["classes"], FEATURES: hash_arrays(source)},
+        settings={SECOND: source.name},
     )  # fmt: skip
     columns = {
         "image_id": rows["image_id"],

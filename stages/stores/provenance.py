@@ -120,6 +120,8 @@ def named_fingerprint(encoder: str, width: int) -> str:
 
 FEATURES = "features"
 """What `inputs` calls a file of embeddings that someone else made; its value is the hash of the file."""
+SECOND, VIEWS_FROM = "second", "views_from"
+"""What `settings` calls the file of a second encoder's embeddings, by name, and a folder of views, by hash."""
 
 
 class PromptProvenance(Provenance):

@@ -37,9 +37,11 @@ from trainer.multilabel.nouns import Nouns
 from trainer.multilabel.registry import LABEL_METHODS
 from trainer.multilabel.stacking import stack_labels
 from trainer.predict import predict_files, predictions_csv
-from trainer.report.page.blocks import Table
+from trainer.report.page.blocks import Chart, Code, Facts, Table
 from trainer.report.page.dataset import DataSet
 from trainer.report.page.sections.labels import section
+from trainer.report.page.sections.methods import section as methods_section
+from trainer.report.page.sections.verdict import section as verdict_section
 from trainer.run import run
 from trainer.suggest.known import known_of
 
@@ -360,7 +362,31 @@ def test_a_run_judges_several_classes_and_predict_gives_those_above_the_threshol
     page = section(DataSet(record, tmp_path, cache))
     assert page is not None
     (table,) = (block for block in page.blocks if isinstance(block, Table))
-    assert [row[0].text for row in table.rows] == list(NAMES)
+    assert {row[0].text for row in table.rows} == set(NAMES)
+    hardness = [row[3].order for row in table.rows]
+    assert hardness == sorted(hardness), "the hardest class comes first"
+
+
+def test_the_page_says_which_method_tells_several_classes_best_and_how_to_use_it(cache: Path, tmp_path: Path) -> None:
+    asked = asked_for(methods=["zero-shot", "logistic", "aape-plus", "aape-plus-no-text"])
+    record = run(asked, load_inputs(asked, "f", cache=cache, device="cpu"), results=tmp_path, jobs=1)
+    of = DataSet(record, tmp_path, cache)
+    found = verdict_section(of)
+    assert found is not None
+    facts, use = found.blocks[:2]
+    assert isinstance(facts, Facts)
+    assert isinstance(use, Code)
+    said, best = dict(facts.pairs), choose_checkpoint(tmp_path, None, None).folder.name
+    assert said["Best method"].startswith(f"{best}: mAP ")
+    assert "of 4 methods by mAP on images to choose by" in said["Best method"]
+    assert "aape-plus-no-text" in said["What text was worth"]
+    assert use.text.startswith("trainer predict FOLDER --dataset f")
+    shown = methods_section(of)
+    assert shown is not None
+    charts = [block for block in shown.blocks if isinstance(block, Chart)]
+    tables = [block for block in shown.blocks if isinstance(block, Table)]
+    assert [column.title for column in tables[0].columns] == ["method", "mAP", "CF1", "OF1", "seconds"]
+    assert "mAP of 4 methods" in charts[0].caption, "the picture shows what the best is chosen by"
 
 
 def test_a_run_without_images_leaves_out_what_needs_them(cache: Path) -> None:

@@ -18,6 +18,9 @@ from trainer.methods.family.dynaprompt import BUFFER, Buffer, DynaPrompt
 from trainer.methods.family.test_time import CONFIDENT_VIEWS, DIFF_TPT, STEP, TPT, confident, entropy, most_alike, tuned
 from trainer.methods.family.viewed import AAPEPlusViews
 from trainer.report import text_tables
+from trainer.report.page.blocks import Table
+from trainer.report.page.dataset import DataSet
+from trainer.report.page.sections.methods import section
 from trainer.run import run
 
 TAU = 0.05
@@ -134,6 +137,13 @@ def test_the_table_says_what_test_time_methods_saw_and_validation_is_done_with_v
     make_stores(tmp_path, views=6)
     names = ["zero-shot", "tpt", "dynaprompt"]
     record = run(fast(methods=names), Inputs(load_features(tmp_path, "w", "lite")))
+    methods = section(DataSet(record, tmp_path, tmp_path))
+    assert methods is not None
+    (page,) = (block for block in methods.blocks if isinstance(block, Table))
+    assert page.columns[-1].title == "saw before it judged"
+    assert [row[-1].text for row in page.rows] == [
+        "nothing", "views of the one image, no label", "the test images before it, in an order drawn by seed, no labels"
+    ]  # fmt: skip
     shown = text_tables(record)
     assert "saw before it judged" in shown
     assert "views of the one image, no label" in shown

@@ -20,6 +20,9 @@ from trainer.methods.family.unsupervised_cache import EVEN, TFUP, EvenlyTaught, 
 from trainer.protocols import PROTOCOLS
 from trainer.protocols.unlabelled import SemiSupervised, Transductive, Unsupervised
 from trainer.record import summarize
+from trainer.report.page.blocks import Code
+from trainer.report.page.dataset import DataSet
+from trainer.report.page.sections.provenance import section
 from trainer.run import run
 
 
@@ -241,6 +244,10 @@ def test_a_second_encoder_taught_without_a_label_corrects_the_first(tmp_path: Pa
     settings = fast(protocols=["unsupervised"], methods=["cupl", "nola", "nola-student"], student_encoder="dino",
                     sources=["llm"])  # fmt: skip
     record = run(settings, load_inputs(settings, "w", cache=tmp_path / "cache"))
+    page = section(DataSet(record, tmp_path, tmp_path / "cache"))
+    assert page is not None
+    (commands,) = (block.text for block in page.blocks if isinstance(block, Code))
+    assert "embed-images --dataset w --from dino.npz --encoder dino" in commands, "they make the second store too"
     found = {method: by["accuracy"].mean or 0 for method, by in summarize(record)["unsupervised"].items()}
     assert found["nola-student"] > found["cupl"] + 0.05
     assert found["nola"] > found["cupl"] - 0.05

@@ -52,9 +52,14 @@ class Verdict:
     next: str
 
     @property
+    def said(self) -> dict[str, str]:
+        """Label -> line; what is the same for all, since no classifier was kept, is said once."""
+        return {label: getattr(self, label) for label in (LABELS if self.method is not None else ("best", "next"))}
+
+    @property
     def lines(self) -> tuple[str, ...]:
         """`best: ...`, `beside: ...`, `text: ...`, `sure: ...`, `next: ...`."""
-        return tuple(f"{label}: {getattr(self, label)}" for label in LABELS)
+        return tuple(f"{label}: {line}" for label, line in self.said.items())
 
 
 def verdict(record: RunRecord) -> Verdict:

@@ -128,10 +128,14 @@ class DataSet:
 
     @cached_property
     def features(self) -> Features:
-        """The embeddings that the best one was trained on; refused where the stores are others by now."""
+        """The embeddings that the run was made from; refused where the stores are others by now."""
         from trainer.analysis.prompts import features_of
+        from trainer.features import load_features
 
-        found = features_of(self.checkpoint, self.cache)
+        if kept_ranked(self.run):
+            found = features_of(self.checkpoint, self.cache)
+        else:
+            found = load_features(self.cache, self.name, self.record.encoder, device="cpu")
         for store, content in self.record.origin.contents.items():
             if found.contents.get(store, content) != content:
                 raise UserError(f"{self.cache}/{store} was written again since this run: run `trainer run` again")

@@ -15,6 +15,8 @@ from stages.params import DataParams, EvaluationParams, PromptParams
 from stages.stores.artifacts import NO_LLM, PromptStore, Store, TextStore, partition_values
 from stages.stores.provenance import (
     FEATURES,
+    SECOND,
+    VIEWS_FROM,
     EmbeddingProvenance,
     ImageProvenance,
     ManifestProvenance,
@@ -31,9 +33,9 @@ def section(of: DataSet) -> Section | None:
     blocks: list[Block] = []
     commands: list[str] = []
     try:
-        for store in stores(of):
+        for store in [*stores(of), *further(of)]:
             origin = store.provenance()
-            blocks.append(Fold(_title(store), [Facts(list(_facts(origin)))]))
+            blocks.append(Fold(_title(store, of), [Facts(list(_facts(origin)))]))
             commands += list(_commands(of, origin))
     except UserError as error:
         blocks.append(Text([f"The stores cannot be read any more: {error}"]))
@@ -79,8 +81,25 @@ def stores(of: DataSet) -> list[Store]:
     return found
 
 
-def _title(store: Store) -> str:
-    return " ".join([f"Store {store.name}", *(value for key, value in store.partitions.items() if key != "dataset")])
+def further(of: DataSet) -> list[Store]:
+    """The second encoder's images, and the stores of other data sets that the run learned from or was judged on."""
+    asked, names = of.record.evaluation, {about.name for about in of.record.protocols.values()}
+    second = asked.student_encoder
+    found: list[Store] = [ImageStore(of.cache, of.name, second)] if second else []
+    others = [
+        *(asked.together if names & {"multitask", "meta"} else []),
+        *(asked.targets if "cross-dataset" in names else []),
+        *(asked.shifts.get(of.name, []) if "domain-generalization" in names else []),
+    ]
+    for other in dict.fromkeys(name for name in others if name != of.name):
+        record = of.record.model_copy(update={"dataset": other})
+        found += stores(DataSet(record, of.results, of.cache))
+    return found
+
+
+def _title(store: Store, of: DataSet) -> str:
+    named = [value for key, value in store.partitions.items() if key != "dataset" or value != of.name]
+    return " ".join([f"Store {store.name}", *named])
 
 
 def _facts(origin: Provenance) -> Iterator[tuple[str, str]]:
@@ -91,7 +110,7 @@ def _facts(origin: Provenance) -> Iterator[tuple[str, str]]:
 
 
 def _commands(of: DataSet, origin: Provenance) -> Iterator[str]:
-    name, cache = of.name, [] if str(of.cache) == "cache" else ["--cache", str(of.cache)]
+    name, cache = origin.dataset, [] if str(of.cache) == "cache" else ["--cache", str(of.cache)]
     data = f'data."{name}"' if "." in name else f"data.{name}"
     if isinstance(origin, ManifestProvenance):
         words = [name, "--source", origin.source or origin.features or "SOURCE"]
@@ -103,6 +122,9 @@ def _commands(of: DataSet, origin: Provenance) -> Iterator[str]:
         if isinstance(split, dict) and split != DataParams().split.model_dump():
             words += ["--set", f"{data}.split={json.dumps(split)}"]
         yield _line("pipeline ingest", *words, *cache)
+    elif isinstance(origin, ImageProvenance) and SECOND in origin.settings:
+        words = ["--dataset", name, "--from", str(origin.settings[SECOND]), "--encoder", str(origin.encoder)]
+        yield _line("pipeline embed-images", *words, *cache)
     elif FEATURES in origin.inputs:
         return  # came in with the manifest
     elif isinstance(origin, PromptProvenance):
@@ -121,6 +143,7 @@ def _commands(of: DataSet, origin: Provenance) -> Iterator[str]:
             yield _line("pipeline import-prompts", "--dataset", name, "--name", own, "--captions", *cache)
     elif isinstance(origin, ImageProvenance):
         views = ["--views", str(origin.views)] if origin.views else []
+        views += ["--views-from", "FOLDER-OF-VIEWS"] * (VIEWS_FROM in origin.settings)
         encoder = origin.encoder or of.record.encoder
         yield _line("pipeline embed-images", "--dataset", name, "--encoder", encoder, *views, *cache)
     elif isinstance(origin, EmbeddingProvenance) and origin.llm in (None, NO_LLM):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from trainer.report import several
 from trainer.report.page.blocks import Block, Code, Facts, Fold, Section, Text
 from trainer.report.page.dataset import DataSet
-from trainer.report.verdict import LABELS, verdict
+from trainer.report.verdict import verdict
 
 TITLES = {
     "best": "Best method",
@@ -23,7 +23,7 @@ def section(of: DataSet) -> Section | None:
     if not of.judges_classes:
         return _without_a_class(of)
     found = verdict(of.record)
-    blocks: list[Block] = [Facts([(TITLES[label], getattr(found, label)) for label in LABELS])]
+    blocks: list[Block] = [Facts([(TITLES[label], line) for label, line in found.said.items()])]
     if found.method is not None:
         blocks.append(Code(use(of), f"How to use {found.method}"))
     return Section("verdict", "Verdict", [*blocks, *_folded(notes)])
