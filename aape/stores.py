@@ -16,8 +16,8 @@ from stages.numbers import Shots
 from stages.stores.artifacts import NO_LLM, partition_values
 from stages.stores.remote import mirror, remote
 from trainer.data import Images
-from trainer.draws import few_shot
-from trainer.features import Features, Split, load_features
+from trainer.data.draws import few_shot
+from trainer.data.features import Features, Split, load_features
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from stages.errors import UserError, nearest
 from trainer.checkpoint import RECORD
-from trainer.choice import AT, Ranked, best_of_labels, place, ranked
 from trainer.methods import METHODS
-from trainer.record import RUN, RunRecord, load_record
+from trainer.runs.choice import AT, Ranked, best_of_labels, place, ranked
+from trainer.runs.record import RUN, RunRecord, load_record
 
 KEPT, EVERY = "checkpoints", "all-checkpoints"
 LABELS = "multi-label"
@@ -76,7 +76,7 @@ def record_of(checkpoint: Path) -> RunRecord | None:
 
 
 def kept_ranked(folder: Path) -> list[Ranked]:
-    """The methods whose checkpoints a run kept, from best to worse (`trainer.choice.ranked`).
+    """The methods whose checkpoints a run kept, from best to worse (`trainer.runs.choice.ranked`).
 
     Args:
         folder: of the run, `results/runs/DATASET`.

@@ -114,8 +114,8 @@ def with_classes(found: Checkpoint, encoder: Any, wanted: NewClasses) -> tuple[C
 
 def _require_able(found: Checkpoint) -> None:
     from stages.training import TrainParams
-    from trainer.choice import AT
     from trainer.methods import METHODS, methods
+    from trainer.runs.choice import AT
 
     name = found.provenance.get("method")
     able = [method.name for method in methods(list(METHODS), settings=TrainParams()) if method.serves_new_classes]

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from trainer.pairs import Held, Pairs
+from trainer.data.pairs import Held, Pairs
 
 AT = (1, 5, 10)
 """K of R@K."""

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from stages.errors import UserError
 from trainer.alignment import General
 from trainer.data import Images
-from trainer.draws import mean_shots
+from trainer.data.draws import mean_shots
 
 EVALUATIONS = 10
 """Validation measurements of one run, spread over its epochs, unless its schedule has more."""
@@ -39,7 +39,7 @@ WORST: Score = (-1.0, -math.inf)
 
 
 class Examples(Protocol):
-    """What a learner learns from: `trainer.data.Images`, or `trainer.pairs.Pairs`."""
+    """What a learner learns from: `trainer.data.Images`, or `trainer.data.pairs.Pairs`."""
 
     def __len__(self) -> int: ...
 
@@ -189,7 +189,7 @@ class Trained:
 
 
 class Chosen(Protocol):
-    """What a choice is made on: `trainer.draws.Selection`, or `trainer.pairs.PairSelection`."""
+    """What a choice is made on: `trainer.data.draws.Selection`, or `trainer.data.pairs.PairSelection`."""
 
     @property
     def train(self) -> Examples: ...

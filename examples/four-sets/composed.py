@@ -17,8 +17,8 @@ import torch
 from trainer.compose.composition import Composition, compose
 from trainer.compose.sources import image_part
 from trainer.data import Images, Task
-from trainer.draws import few_shot, shuffled
-from trainer.features import Features, load_features
+from trainer.data.draws import few_shot, shuffled
+from trainer.data.features import Features, load_features
 from trainer.methods.gda import GDA
 from trainer.metrics import interval95
 

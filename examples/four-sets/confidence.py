@@ -23,12 +23,12 @@ from trainer.confidence import measures, observe
 from trainer.confidence.distance import distances, known_rows
 from trainer.confidence.held_out import CHOSEN_ON, HELD_OUT, LEFT_OVER, every_kind
 from trainer.data import Images, Task
-from trainer.draws import few_shot, left_over
-from trainer.features import Features
-from trainer.inputs import load_training
+from trainer.data.draws import few_shot, left_over
+from trainer.data.features import Features
 from trainer.methods import methods
 from trainer.protocols import halves
 from trainer.protocols.base import only_classes
+from trainer.runs.inputs import load_training
 
 PARAMS = load_params(Path(__file__).with_name("params.yaml"))
 CACHE = Path("cache")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from stages.training import TrainParams
 from trainer.data import Images, Task
-from trainer.draws import few_shot, left_over
-from trainer.features import load_features
+from trainer.data.draws import few_shot, left_over
+from trainer.data.features import load_features
 from trainer.methods import methods
 from trainer.methods.family.test_time import confident, entropy
 

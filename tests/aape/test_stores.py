@@ -13,10 +13,10 @@ from aape.estimators import CLASSES
 from pipeline.verify import verify
 from stages.training import TrainParams
 from tests.trainer.small_stores import NAMES, WIDTH, make_stores
-from trainer import features as trainer_features
 from trainer.confidence import fit_temperature
 from trainer.data import Task
-from trainer.draws import few_shot
+from trainer.data import features as trainer_features
+from trainer.data.draws import few_shot
 from trainer.methods import FITS_ALONE, methods
 
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,6 @@ import trainer.cli  # noqa: E402
 import trainer.export  # noqa: E402
 import trainer.predict  # noqa: E402
 import trainer.report  # noqa: E402
-import trainer.run  # noqa: E402
+import trainer.runs.run  # noqa: E402
 import trainer.studies.compare  # noqa: E402, F401
 from tests.campaign import project, trials  # noqa: E402, F401

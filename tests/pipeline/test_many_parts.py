@@ -28,7 +28,7 @@ from stages import ImageStore, ManifestStore, UserError
 from stages.params import DataParams, Params
 from stages.stores.artifacts import Store
 from stages.stores.provenance import EmbeddingProvenance
-from trainer.features import load_features
+from trainer.data.features import load_features
 
 ROWS = 10
 

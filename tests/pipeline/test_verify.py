@@ -26,7 +26,7 @@ from pipeline.verify import stores_in, verify
 from stages import ImageStore, ManifestStore, Store, UserError
 from stages.params import DataParams, load_params
 from stages.stores.artifacts import embedding_array, embedding_matrix
-from trainer.features import load_features
+from trainer.data.features import load_features
 
 TINY = {
     "embed_dim": 24,

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from stages import ImageProvenance, ImageStore, ManifestProvenance, ManifestStore, TextProvenance, TextStore
 from stages.params import Params
 from stages.stores.artifacts import embedding_array
-from trainer.pairs import Held, Pairs
+from trainer.data.pairs import Held, Pairs
 
 WIDTH = 16
 SMALL = {"hidden": 16, "batch": 8, "epochs": 4, "lr_grid": [0.003]}

@@ -10,11 +10,11 @@ from small_stores import fast, make_stores
 from stages import UserError
 from stages.training import TrainParams
 from trainer.checkpoint import load_checkpoint
+from trainer.data.features import load_features
 from trainer.export import head_of
-from trainer.features import load_features
-from trainer.inputs import Inputs
 from trainer.methods import GROUPS, methods
-from trainer.run import run
+from trainer.runs.inputs import Inputs
+from trainer.runs.run import run
 
 IMAGES_ALONE = [name for name in GROUPS["all"] if methods([name], settings=TrainParams())[0].needs == "images"]
 

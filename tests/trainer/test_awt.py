@@ -10,11 +10,11 @@ from torch.nn.functional import normalize
 from stages import UserError
 from tests.trainer.small_tasks import WIDTH, small_task, small_text, unit
 from trainer.data import Images
-from trainer.features import load_features
-from trainer.inputs import Inputs
+from trainer.data.features import load_features
 from trainer.methods.awt import AWT, transport, weights_of_prompts, weights_of_views, with_template
 from trainer.protocols.base import scores
-from trainer.run import run
+from trainer.runs.inputs import Inputs
+from trainer.runs.run import run
 
 
 def entropy(logits: torch.Tensor) -> float:

@@ -11,9 +11,9 @@ from stages import UserError
 from stages.training import TrainParams
 from trainer.aape.captions import CaptionAAPE, CaptionTargets, fit_captions
 from trainer.aape.losses import symmetric_clip_loss
-from trainer.captions import load_captions
 from trainer.checkpoint import load_checkpoint, load_learned, save_checkpoint
-from trainer.pairs import CaptionTask, Pairs, Stored, check_pairs
+from trainer.data.captions import load_captions
+from trainer.data.pairs import CaptionTask, Pairs, Stored, check_pairs
 from trainer.ranks import ranks, retrieval_metrics
 
 SETTINGS = TrainParams.model_validate({"captions": SMALL, "aggregator_steps": 3})

@@ -14,14 +14,14 @@ from small_language import small_language_model
 from stages.errors import UserError
 from stages.language import LanguageParams
 from stages.params import Params
-from trainer.inputs import load_inputs
+from trainer.data.pairs import Pairs
 from trainer.language.model import find_language_model
 from trainer.language.prefix import Prefix, fit_prefix, start
 from trainer.language.questions import draw_examples, read_questions
 from trainer.language.serve import choose_speaker, speaker
-from trainer.pairs import Pairs
-from trainer.record import RunRecord
-from trainer.run import run
+from trainer.runs.inputs import load_inputs
+from trainer.runs.record import RunRecord
+from trainer.runs.run import run
 
 COLOURS = ("red", "blue", "green", "grey")
 

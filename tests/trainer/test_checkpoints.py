@@ -11,13 +11,13 @@ from stages import UserError
 from stages.sums import SUMS
 from trainer.checkpoint import load_checkpoint, read_provenance
 from trainer.checkpoints import choose_checkpoint, folder_name, kept_in, kept_ranked
-from trainer.features import load_features
-from trainer.inputs import Inputs
+from trainer.data.features import load_features
 from trainer.predict import predictions_csv, predictions_table
-from trainer.record import load_record
 from trainer.report import report
 from trainer.report.verdict import verdict
-from trainer.run import run
+from trainer.runs.inputs import Inputs
+from trainer.runs.record import load_record
+from trainer.runs.run import run
 
 UNSEEN = "16 labelled images that no choice was made on"
 METHODS = ["zero-shot", "nearest-centroid", "cupl", "lp++"]
@@ -98,7 +98,7 @@ def test_a_run_that_fails_while_it_writes_leaves_the_older_one_whole(
 ) -> None:
     folder = ran(cache, tmp_path, ["zero-shot"])
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    monkeypatch.setattr("trainer.written.write_lines", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr("trainer.runs.written.write_lines", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(UserError, match="the disk is full"):
         ran(cache, tmp_path, ["nearest-centroid"])
     assert {file: file.read_bytes() for file in tmp_path.glob("runs/**/*") if file.is_file()} == before

@@ -15,10 +15,10 @@ from trainer.confidence import BINS, Distance, fit_temperature, measures, observ
 from trainer.confidence.answers import Wanted, answers
 from trainer.confidence.conformal import fewest_images, prediction_sets, right_class_scores, threshold
 from trainer.confidence.distance import distances
-from trainer.features import load_features
-from trainer.inputs import Inputs
-from trainer.record import PREDICTIONS, RELIABILITY, Prediction, Reliability, load_record, read_lines
-from trainer.run import run
+from trainer.data.features import load_features
+from trainer.runs.inputs import Inputs
+from trainer.runs.record import PREDICTIONS, RELIABILITY, Prediction, Reliability, load_record, read_lines
+from trainer.runs.run import run
 
 
 def drawn(images: int, classes: int, *, sharpness: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

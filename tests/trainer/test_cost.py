@@ -18,7 +18,7 @@ from trainer.analysis.figures import plane
 from trainer.analysis.gap import adapted, gaps, space_of
 from trainer.checkpoint import load_checkpoint
 from trainer.cli import analysis
-from trainer.features import load_features
+from trainer.data.features import load_features
 from trainer.methods import METHODS
 from trainer.methods.aape import AAPE, AAPEPredictor
 from trainer.text import class_weights
@@ -30,7 +30,7 @@ FAST = Params.model_validate({"train": {"epochs": 6, "aggregator_steps": 5}})
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stores whose test split raises when it is read."""
     make_stores(tmp_path / "cache")
-    from trainer import features
+    from trainer.data import features
 
     whole = features.read_split
 

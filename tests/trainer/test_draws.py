@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from tests.trainer.small_tasks import small_images, small_task
-from trainer.draws import select, shuffled, split_off
+from trainer.data.draws import select, shuffled, split_off
 
 
 def test_images_are_split_off_class_by_class_by_seed_in_their_old_order() -> None:

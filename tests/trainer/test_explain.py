@@ -22,8 +22,8 @@ from trainer.analysis.figures import explanations
 from trainer.analysis.prompts import aggregator_again, attention, features_of, find_reference
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Task
-from trainer.draws import few_shot
-from trainer.features import Features, load_features
+from trainer.data.draws import few_shot
+from trainer.data.features import Features, load_features
 from trainer.methods import FITS_ALONE, METHODS
 from trainer.methods.aape import AAPE
 from trainer.methods.aape_plus import TextHead

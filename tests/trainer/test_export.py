@@ -23,17 +23,17 @@ from stages.params import TrainParams
 from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trainer.checkpoints import record_of
 from trainer.confidence import Calibration
+from trainer.data.features import load_features
 from trainer.export import Format, export_head, head_of, labels_of, program_of
 from trainer.export.card import model_card
 from trainer.export.heads import Probabilities
-from trainer.features import load_features
-from trainer.inputs import Inputs
 from trainer.methods import FITS_ALONE, METHODS
 from trainer.methods.aape import AAPE
 from trainer.methods.aape_plus import AAPEPlusPredictor, ShotsPredictor, TextHead
 from trainer.methods.base import Method
-from trainer.record import summarize
-from trainer.run import run
+from trainer.runs.inputs import Inputs
+from trainer.runs.record import summarize
+from trainer.runs.run import run
 
 QUICK = {"epochs": 6, "aggregator_steps": 5, "lr_grid": [0.1]}
 PROVENANCE = {"encoder": "lite", "encoder_fingerprint": "f" * 64, "width": WIDTH, "dataset": "w"}

@@ -15,12 +15,12 @@ from trainer.aape.captions import CaptionAAPE
 from trainer.aape.generator import Chain, Generator, build_generator
 from trainer.alignment import General, aligned
 from trainer.data import Images
+from trainer.data.pairs import CaptionTask
 from trainer.methods.aape import AAPEPredictor
 from trainer.methods.family.chain import aape_chain
 from trainer.methods.family.embeddings import Embeddings
 from trainer.methods.family.prograd import Aligned, aape_prograd
 from trainer.packing import pack, unpack
-from trainer.pairs import CaptionTask
 from trainer.retrieval import CAPTION_METHODS
 from trainer.training import Candidate, Schedule, descend
 

@@ -11,10 +11,10 @@ from stages.training import TrainParams
 from tests.trainer.small_tasks import WIDTH, small_task, unit
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Images
-from trainer.fits import FinishedFits, timed_fit
 from trainer.methods import FITS_ALONE, Method, Predictor, methods
 from trainer.methods.linear import LinearPredictor
 from trainer.packing import canonical
+from trainer.runs.fits import FinishedFits, timed_fit
 
 SETTINGS = TrainParams.model_validate(
     {"hidden": 8, "heads": 2, "head_width": 6, "feed_forward": 8, "aggregator_steps": 2, "epochs": 3, "lr": 0.05}

@@ -12,10 +12,10 @@ from small_stores import fast
 from pipeline.ingest import ingest
 from stages import UserError
 from stages.params import DataParams
-from trainer.features import load_features
-from trainer.inputs import Inputs
+from trainer.data.features import load_features
 from trainer.predict import load_with_encoder, predict_files
-from trainer.run import run
+from trainer.runs.inputs import Inputs
+from trainer.runs.run import run
 
 RNG = np.random.default_rng(0)
 CENTRES = 3 * RNG.normal(size=(4, 16))

@@ -11,7 +11,7 @@ from small_tasks import small_task
 from stages import ImageStore, TextStore, UserError
 from stages.stores.artifacts import embedding_array, embedding_matrix
 from trainer.data import Images, check_task
-from trainer.features import load_features
+from trainer.data.features import load_features
 
 
 @pytest.mark.parametrize(("kind", "source"), [("images", ""), ("text", "none"), ("text", "llm")])

@@ -11,14 +11,14 @@ from torch.nn.functional import normalize
 from stages import UserError
 from stages.training import TrainParams
 from trainer.data import ClassText, Images, Task
-from trainer.draws import few_shot
-from trainer.features import load_features
-from trainer.inputs import Inputs
-from trainer.long_tail import head_medium_tail, long_tail
+from trainer.data.draws import few_shot
+from trainer.data.features import load_features
+from trainer.data.long_tail import head_medium_tail, long_tail
 from trainer.methods import METHODS
 from trainer.protocols.long_tailed import LongTailed, first_of_each
-from trainer.record import summarize
-from trainer.run import run
+from trainer.runs.inputs import Inputs
+from trainer.runs.record import summarize
+from trainer.runs.run import run
 
 
 def test_each_class_has_its_place_in_the_tail_and_the_first_shots_of_the_few_shot_draw(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ from stages.training import TrainParams
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.checkpoints import choose_checkpoint
 from trainer.data import ClassText
-from trainer.inputs import load_inputs
-from trainer.long_tail import head_medium_tail, long_tail
+from trainer.data.long_tail import head_medium_tail, long_tail
 from trainer.multilabel.closed import fit_one_vs_rest
 from trainer.multilabel.data import Labelled, LabelTask
 from trainer.multilabel.draws import draw_rows, few_shot_labels, select_labels
@@ -42,7 +41,8 @@ from trainer.report.page.dataset import DataSet
 from trainer.report.page.sections.labels import section
 from trainer.report.page.sections.methods import section as methods_section
 from trainer.report.page.sections.verdict import section as verdict_section
-from trainer.run import run
+from trainer.runs.inputs import load_inputs
+from trainer.runs.run import run
 from trainer.suggest.known import known_of
 
 NAMES = tuple(f"thing {c}" for c in range(6))

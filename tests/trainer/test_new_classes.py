@@ -17,11 +17,11 @@ from stages.training import TrainParams
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.cli import analysis
 from trainer.data import ClassText
-from trainer.features import load_features
-from trainer.inputs import Inputs
+from trainer.data.features import load_features
 from trainer.methods import METHODS, methods
 from trainer.new_classes import NewClasses, checked_names, with_classes
-from trainer.run import run
+from trainer.runs.inputs import Inputs
+from trainer.runs.run import run
 
 TASK = small_task(classes=6)
 WHOLE = small_text(8)

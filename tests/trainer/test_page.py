@@ -23,8 +23,16 @@ from stages.stores.provenance import PromptProvenance
 from stages.sums import write_sums
 from stages.training import TrainParams
 from tests.trainer.small_stores import fast, make_stores
-from trainer.inputs import load_inputs
-from trainer.record import (
+from trainer.report import report
+from trainer.report.page import json_for_script, spoken, write_page
+from trainer.report.page.charts import ELEMENTS, heatmap, short
+from trainer.report.page.dataset import DataSet
+from trainer.report.page.readable import readable
+from trainer.report.page.sections.confusion import by_similarity, counts
+from trainer.report.page.sections.prompts import within, worths
+from trainer.report.page.sections.provenance import run_command
+from trainer.runs.inputs import load_inputs
+from trainer.runs.record import (
     CLASSES,
     PREDICTIONS,
     ClassCount,
@@ -37,15 +45,7 @@ from trainer.record import (
     save_record,
     write_lines,
 )
-from trainer.report import report
-from trainer.report.page import json_for_script, spoken, write_page
-from trainer.report.page.charts import ELEMENTS, heatmap, short
-from trainer.report.page.dataset import DataSet
-from trainer.report.page.readable import readable
-from trainer.report.page.sections.confusion import by_similarity, counts
-from trainer.report.page.sections.prompts import within, worths
-from trainer.report.page.sections.provenance import run_command
-from trainer.run import run
+from trainer.runs.run import run
 
 expect.set_options(timeout=60_000)  # a busy machine is no failure
 ROOT = Path(__file__).parents[2]

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from stages import UserError
 from trainer.checkpoint import load_checkpoint
 from trainer.cli import analysis
-from trainer.features import load_features
-from trainer.inputs import Inputs
+from trainer.data.features import load_features
 from trainer.predict import find_images
-from trainer.run import run
+from trainer.runs.inputs import Inputs
+from trainer.runs.run import run
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,15 @@ from small_stores import CLASSES, NAMES, fast, make_stores
 from stages import UserError
 from stages.params import changed
 from trainer.data import Images
-from trainer.draws import few_shot
-from trainer.features import load_features
-from trainer.inputs import Inputs, load_inputs
+from trainer.data.draws import few_shot
+from trainer.data.features import load_features
 from trainer.protocols.label_noise import wrong_labels
-from trainer.record import summarize
 from trainer.report.figures import by_noise
 from trainer.report.page.blocks import Table
 from trainer.report.page.sections import noise
-from trainer.run import run
+from trainer.runs.inputs import Inputs, load_inputs
+from trainer.runs.record import summarize
+from trainer.runs.run import run
 
 METHODS = ["zero-shot", "nearest-centroid", "aape"]
 

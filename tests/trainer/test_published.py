@@ -12,7 +12,7 @@ from stages.params import EvaluationParams
 from stages.training import TrainParams
 from trainer.methods import METHODS
 from trainer.published import Row, paper_table, published
-from trainer.record import FitRecord, ProtocolRecord, RunRecord, save_record
+from trainer.runs.record import FitRecord, ProtocolRecord, RunRecord, save_record
 
 ELEVEN = published().eleven
 

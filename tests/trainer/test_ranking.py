@@ -14,11 +14,11 @@ from stages import UserError
 from stages.params import Params
 from trainer.analysis.ranked import markdown_of, pictures, text_of, write_tables
 from trainer.analysis.ranking import Setting, gaps, ranking, settings_of
-from trainer.features import load_features
-from trainer.inputs import Inputs
+from trainer.data.features import load_features
 from trainer.metrics import harmonic_mean
-from trainer.record import OUTCOMES, FitRecord, Outcome, ProtocolRecord, RunRecord, save_record, write_lines
-from trainer.run import run
+from trainer.runs.inputs import Inputs
+from trainer.runs.record import OUTCOMES, FitRecord, Outcome, ProtocolRecord, RunRecord, save_record, write_lines
+from trainer.runs.run import run
 
 SEEDS = (1, 2, 3)
 
@@ -186,7 +186,7 @@ def test_tables_and_pictures_say_the_same_and_come_with_the_same_bytes(tmp_path:
     found = ranking(settings, subject="aape-plus")
     assert "aape-plus is best or not separable from the best in 2 of 2 settings" in text_of(found)
     assert "| `gda` " in markdown_of(found, settings)
-    from trainer.record import finished_runs
+    from trainer.runs.record import finished_runs
 
     records = [record for folder in folders for record in finished_runs(folder).values()]
     files = []

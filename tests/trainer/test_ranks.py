@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from small_captions import some_pairs
 from torch import Tensor
 
-from trainer.pairs import Held, Pairs
+from trainer.data.pairs import Held, Pairs
 from trainer.ranks import Ranks, merged, ranks, retrieval_metrics
 
 

@@ -10,9 +10,10 @@ from small_stores import fast, make_stores
 
 from stages import UserError
 from stages.sums import SUMS
-from trainer.features import load_features
-from trainer.inputs import Inputs
-from trainer.record import (
+from trainer.data.features import load_features
+from trainer.report import report
+from trainer.runs.inputs import Inputs
+from trainer.runs.record import (
     Curve,
     Outcome,
     Prediction,
@@ -24,8 +25,7 @@ from trainer.record import (
     summarize,
     write_lines,
 )
-from trainer.report import report
-from trainer.run import run
+from trainer.runs.run import run
 from trainer.studies.compare import compare
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from stages.params import EvaluationParams
 from stages.training import TrainParams
-from trainer.record import FitRecord, Prediction, ProtocolRecord, RunRecord, summarize
 from trainer.report import MOST_CLASSES, _draw, _scale, confusion_of
 from trainer.report.headline import headline, write_headline
 from trainer.report.tables import MOST_PAIRS, markdown_pairs, text_tables
+from trainer.runs.record import FitRecord, Prediction, ProtocolRecord, RunRecord, summarize
 
 
 def record(dataset: str, methods: list[str], *, new: bool = True) -> RunRecord:

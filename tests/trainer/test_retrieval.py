@@ -12,14 +12,14 @@ from small_captions import make_caption_stores, quick, some_pairs
 from small_stores import make_stores
 
 from stages import UserError
-from trainer.captions import CaptionFeatures, load_captions
-from trainer.inputs import Inputs, load_inputs
-from trainer.pairs import CaptionTask, Held, Pairs
+from trainer.data.captions import CaptionFeatures, load_captions
+from trainer.data.pairs import CaptionTask, Held, Pairs
 from trainer.ranks import ranks
-from trainer.record import load_record, summarize
 from trainer.retrieval.folds import CrossFitted, FoldedTask
 from trainer.retrieval.methods import Blend, LinearMap, RawCosines, Ridge, solve
-from trainer.run import run
+from trainer.runs.inputs import Inputs, load_inputs
+from trainer.runs.record import load_record, summarize
+from trainer.runs.run import run
 
 Command = Callable[..., Any]
 ALL = ["all"]

@@ -17,12 +17,12 @@ from stages.lock import store_lock
 from stages.stores.artifacts import TextStore
 from stages.sums import SUMS
 from trainer.data import Task
-from trainer.draws import few_shot, sample_shots
-from trainer.features import Features, load_features
-from trainer.inputs import Inputs
+from trainer.data.draws import few_shot, sample_shots
+from trainer.data.features import Features, load_features
 from trainer.methods import GROUPS, Method
-from trainer.record import RunRecord, load_record
-from trainer.run import run
+from trainer.runs.inputs import Inputs
+from trainer.runs.record import RunRecord, load_record
+from trainer.runs.run import run
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Events
     """A run of every method, and what it did in order: ("read", split) and ("fit", method)."""
     cache, events = tmp_path_factory.mktemp("all") / "cache", []
     make_stores(cache)
-    from trainer import features
-    from trainer import fits as module
+    from trainer.data import features
+    from trainer.runs import fits as module
 
     read, whole = features.read_split, module.timed_fit
 
@@ -198,7 +198,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = fast(methods=["aape", "logistic", "cupl"], seeds=[1, 2])
-    from trainer import fits as module
+    from trainer.runs import fits as module
 
     whole, fitted = module.timed_fit, []
 

@@ -15,12 +15,12 @@ from stages.training import TrainParams
 from trainer.aape import Start
 from trainer.checkpoint import load_checkpoint
 from trainer.data import ClassText, Images, Task
-from trainer.features import Features
-from trainer.fits import FinishedFits
-from trainer.inputs import load_inputs
+from trainer.data.features import Features
 from trainer.methods.aape import AAPE
 from trainer.protocols.multitask import Meta, Multitask
-from trainer.run import run
+from trainer.runs.fits import FinishedFits
+from trainer.runs.inputs import load_inputs
+from trainer.runs.run import run
 from trainer.several import SeveralTask
 from trainer.several.joint import JointLearner, Mixture, Starts, learn_jointly
 from trainer.several.meta import gate, gate_gradient, learn_start

@@ -17,11 +17,11 @@ from stages.errors import UserError
 from stages.params import Params
 from stages.training import TrainParams
 from trainer.data import ClassText, Images, Task
-from trainer.inputs import load_inputs
+from trainer.data.pairs import Held, Pairs
 from trainer.methods import FITS_ALONE, methods
-from trainer.pairs import Held, Pairs
 from trainer.ranks import ranks
-from trainer.run import run
+from trainer.runs.inputs import load_inputs
+from trainer.runs.run import run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 GPU = "cuda"

@@ -11,9 +11,9 @@ from small_stores import FAST, fast, make_stores
 
 from stages import UserError
 from stages.params import Params, changed
-from trainer.features import load_features
-from trainer.inputs import Inputs
-from trainer.run import run
+from trainer.data.features import load_features
+from trainer.runs.inputs import Inputs
+from trainer.runs.run import run
 from trainer.studies.compare import compare, permutation_p
 from trainer.studies.study import Study, read_study
 from trainer.studies.sweep import sweep

@@ -11,8 +11,7 @@ from torch.nn.functional import normalize
 from stages import UserError
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, unit
 from trainer.data import Images, Unlabelled
-from trainer.features import load_features
-from trainer.inputs import Inputs
+from trainer.data.features import load_features
 from trainer.methods.aape_plus import AAPEPlus
 from trainer.methods.family.dynaprompt import BUFFER, Buffer, DynaPrompt
 from trainer.methods.family.test_time import CONFIDENT_VIEWS, DIFF_TPT, STEP, TPT, confident, entropy, most_alike, tuned
@@ -21,7 +20,8 @@ from trainer.report import text_tables
 from trainer.report.page.blocks import Table
 from trainer.report.page.dataset import DataSet
 from trainer.report.page.sections.methods import section
-from trainer.run import run
+from trainer.runs.inputs import Inputs
+from trainer.runs.run import run
 
 TAU = 0.05
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from stages.errors import UserError
 from tests.trainer.small_tasks import WIDTH, small_images, small_task
 from trainer.data import Images
-from trainer.draws import Selection, select
+from trainer.data.draws import Selection, select
 from trainer.training import EVALUATIONS, Candidate, Learner, Schedule, choose, descend, judge, refit
 
 TASK = small_task()

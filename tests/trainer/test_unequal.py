@@ -18,8 +18,8 @@ from stages.params import Params
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, unit
 from trainer.aape.losses import clip_reward
 from trainer.data import Images, Task
-from trainer.draws import few_shot, mean_shots, select, usual_shots
-from trainer.features import load_features
+from trainer.data.draws import few_shot, mean_shots, select, usual_shots
+from trainer.data.features import load_features
 from trainer.methods.aape_plus import AAPEPlus
 from trainer.methods.gda import GDA
 from trainer.methods.linear import LogisticRegression, NearestCentroid, fit_logistic

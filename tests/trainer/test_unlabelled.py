@@ -13,17 +13,17 @@ from pipeline.features.second import import_second
 from stages import UserError
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, small_text, unit
 from trainer.data import Images, Task, Unlabelled
-from trainer.features import Features, load_features
-from trainer.inputs import Inputs, load_inputs
+from trainer.data.features import Features, load_features
 from trainer.methods.family.pseudo_labels import GRIP, IFPL, SelfTaught, round_size, surest
 from trainer.methods.family.unsupervised_cache import EVEN, TFUP, EvenlyTaught, divergence, representative
 from trainer.protocols import PROTOCOLS
 from trainer.protocols.unlabelled import SemiSupervised, Transductive, Unsupervised
-from trainer.record import summarize
 from trainer.report.page.blocks import Code
 from trainer.report.page.dataset import DataSet
 from trainer.report.page.sections.provenance import section
-from trainer.run import run
+from trainer.runs.inputs import Inputs, load_inputs
+from trainer.runs.record import summarize
+from trainer.runs.run import run
 
 
 def unlabelled_task(*, shots: int = 0, seed: int = 0) -> tuple[Task, Images]:

@@ -11,15 +11,15 @@ from small_stores import fast, make_stores
 
 from stages.params import EvaluationParams
 from stages.training import TrainParams
-from trainer.features import load_features
-from trainer.inputs import Inputs
+from trainer.data.features import load_features
 from trainer.methods import METHODS
 from trainer.methods.text import TextMethod
-from trainer.paired import difference95, pairs, share95
-from trainer.record import FitRecord, Origin, ProtocolRecord, RunRecord, load_record, save_record
 from trainer.report.tables import markdown_verdict, text_verdict
 from trainer.report.verdict import TEXT_ALONE, Verdict, verdict
-from trainer.run import run
+from trainer.runs.inputs import Inputs
+from trainer.runs.paired import difference95, pairs, share95
+from trainer.runs.record import FitRecord, Origin, ProtocolRecord, RunRecord, load_record, save_record
+from trainer.runs.run import run
 
 RNG = np.random.default_rng(0)
 

@@ -26,7 +26,7 @@ from trainer.aape.aggregator import IMAGE_CHUNK, build_aggregator, climb, query_
 from trainer.aape.generator import Chain, Generator, build_generator
 from trainer.aape.losses import clip_reward, distillation_loss, symmetric_clip_loss
 from trainer.data import check_width
-from trainer.pairs import CaptionTask, PairBatch, Pairs, select_pairs
+from trainer.data.pairs import CaptionTask, PairBatch, Pairs, select_pairs
 from trainer.text import TAU_RANGE
 from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, Trained, choose, refit
 

@@ -24,7 +24,7 @@ from stages.training import TrainParams
 from trainer.aape import Classifier, start_targets
 from trainer.analysis.worth import draw
 from trainer.data import Images, Task
-from trainer.features import load_features
+from trainer.data.features import load_features
 from trainer.likelihood import least_loss
 from trainer.methods.aape import AAPE, AAPEPredictor
 from trainer.text import class_weights

@@ -20,12 +20,12 @@ from stages.numbers import Shots
 from stages.params import Params
 from stages.stores.artifacts import NO_LLM
 from trainer.aape import build_aggregator, distills
-from trainer.able import able_methods
 from trainer.data import ClassText, Task
-from trainer.draws import few_shot
-from trainer.features import Features
+from trainer.data.draws import few_shot
+from trainer.data.features import Features
 from trainer.methods import Method, Predictor
 from trainer.methods.aape import AAPE
+from trainer.runs.able import able_methods
 
 BATCH = 256
 """Images of the measured batch."""

@@ -21,7 +21,7 @@ from trainer.aape.classifier import Classifier
 from trainer.analysis.prompts import aggregator_again, features_of, find_reference
 from trainer.checkpoint import Checkpoint, load_checkpoint
 from trainer.data import Images
-from trainer.features import Features
+from trainer.data.features import Features
 from trainer.methods.aape import AAPEPredictor
 
 SILENT = 1e-6

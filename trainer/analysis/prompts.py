@@ -24,8 +24,8 @@ from trainer.aape import PromptTargets, distills, start_targets
 from trainer.aape.aggregator import AttentionAggregator
 from trainer.checkpoint import Checkpoint
 from trainer.data import ClassText
-from trainer.draws import few_shot
-from trainer.features import Features, load_features
+from trainer.data.draws import few_shot
+from trainer.data.features import Features, load_features
 from trainer.methods.aape import AAPEPredictor
 from trainer.methods.aape_plus import AAPEPlusPredictor
 

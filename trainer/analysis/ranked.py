@@ -16,10 +16,10 @@ from stages.command import table
 from stages.files import write_text
 from stages.numbers import most
 from trainer.analysis.ranking import Line, Ranking, Setting, Standing, Test
-from trainer.choice import place
-from trainer.record import RunRecord, csv_text, summarize
 from trainer.report.figures import CONTROL, DASHES, MARKERS, PLUS, REFERENCE, save
 from trainer.report.lettering import plain
+from trainer.runs.choice import place
+from trainer.runs.record import RunRecord, csv_text, summarize
 
 CURVES = ("aape-plus", "aape-plus-no-text", "aape", "zero-shot", "logistic", "gda", "tip-adapter-f")
 """Methods of the picture of accuracy over shots: with text, without, and what they are compared with."""

@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from stages import UserError
-from trainer.choice import AT, place
 from trainer.metrics import interval95
-from trainer.paired import NORMAL, Right, difference95
-from trainer.record import OUTCOMES, Outcome, RunRecord, finished_runs, read_lines
+from trainer.runs.choice import AT, place
+from trainer.runs.paired import NORMAL, Right, difference95
+from trainer.runs.record import OUTCOMES, Outcome, RunRecord, finished_runs, read_lines
 
 METRICS = ("accuracy", "h")
 """One a protocol: few-shot and label noise, base-to-new."""

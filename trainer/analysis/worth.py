@@ -27,8 +27,8 @@ from stages.errors import UserError
 from stages.training import TrainParams
 from trainer.aape_plus import calibrated, weigh
 from trainer.data import ClassText, Images, Task
-from trainer.draws import MOST_TO_CHOOSE_BY, split_off
-from trainer.features import load_features
+from trainer.data.draws import MOST_TO_CHOOSE_BY, split_off
+from trainer.data.features import load_features
 from trainer.methods import methods
 from trainer.methods.aape_plus import AAPEPlus, Part, choose_text_head
 from trainer.methods.common import class_sums

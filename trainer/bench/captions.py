@@ -20,7 +20,7 @@ from trainer.aape.losses import clip_reward, distillation_loss
 from trainer.bench.evaluation import measure
 from trainer.bench.plain import PlainAggregator
 from trainer.bench.rows import Ratio, Sizes, in_turn, wait
-from trainer.pairs import Held, Pairs, Rows
+from trainer.data.pairs import Held, Pairs, Rows
 from trainer.ranks import ranks
 from trainer.training import Candidate, Schedule, descend
 

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from trainer.bench.rows import Ratio, Sizes
-from trainer.draws import MOST_TO_CHOOSE_BY
+from trainer.data.draws import MOST_TO_CHOOSE_BY
 
 REFERENCE = "logistic"
 
@@ -45,7 +45,7 @@ def _fit(name: str, sizes: Sizes) -> tuple[float, float]:
     from stages.training import TrainParams
     from trainer.bench.generated import made_task
     from trainer.data import Images, Task
-    from trainer.draws import split_off
+    from trainer.data.draws import split_off
     from trainer.methods import methods
 
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ def test_time_rows(sizes: Sizes) -> Iterator[Ratio]:
     from stages.training import TrainParams
     from trainer.bench.generated import made_task
     from trainer.methods import methods
-    from trainer.scoring import scores
+    from trainer.runs.scoring import scores
 
     threads, width = torch.get_num_threads(), sizes.widths[0]
     torch.set_num_threads(1)

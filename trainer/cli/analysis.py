@@ -100,7 +100,7 @@ def cost(
     """Parameters, FLOPs, images a second and training seconds of every method."""
     from stages.numbers import amount, most
     from trainer.analysis.cost import caption, cost_table, costs
-    from trainer.inputs import load_training
+    from trainer.runs.inputs import load_training
 
     settings = command.settings(
         params,

@@ -32,9 +32,9 @@ def confidence(
     from dataclasses import asdict
 
     from stages.numbers import most
-    from trainer.able import able_methods
-    from trainer.inputs import load_training
     from trainer.protocols.base import same_weights
+    from trainer.runs.able import able_methods
+    from trainer.runs.inputs import load_training
     from trainer.studies.confidence import apart, as_text, trusted, write
 
     rates = [_rate(word) for word in words(error_rates) or []]

@@ -15,7 +15,7 @@ def paper_table(results: ResultsOption = RESULTS, as_json: JsonOption = False) -
 
     from trainer.published import HEADERS, cells
     from trainer.published import paper_table as run
-    from trainer.record import finished_runs
+    from trainer.runs.record import finished_runs
 
     if results.exists() and not results.is_dir():
         raise UserError(f"--results {results}: a file; name the folder of a run, such as results/paper", exit_code=2)

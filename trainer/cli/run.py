@@ -64,12 +64,12 @@ def run(
 ) -> None:
     """Train every method on the cached features and judge it on the test split."""
     from stages.stores.artifacts import refuse_other_encoder
-    from trainer.inputs import load_inputs
-    from trainer.record import summarize
     from trainer.report import as_json as plain
     from trainer.report import report as write_report
     from trainer.report import text_tables, text_verdict
-    from trainer.run import run as run_dataset
+    from trainer.runs.inputs import load_inputs
+    from trainer.runs.record import summarize
+    from trainer.runs.run import run as run_dataset
 
     variants = words(shifts)
     if variants is not None and dataset is None:

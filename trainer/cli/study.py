@@ -75,7 +75,7 @@ def compare(
     """Two runs, or two methods of one run, side by side with paired tests over seeds and over test images."""
     from dataclasses import asdict
 
-    from trainer.record import finished_runs
+    from trainer.runs.record import finished_runs
     from trainer.studies.compare import compare as run
 
     pair = words(methods) or []
@@ -127,7 +127,7 @@ def ranks(
     """Mean ranks of all methods over many runs, and where one of them is best or not separable from the best."""
     from trainer.analysis.ranked import CURVES, pictures, plain_of, text_of, write_tables
     from trainer.analysis.ranking import ranking, settings_of
-    from trainer.record import finished_runs
+    from trainer.runs.record import finished_runs
 
     settings = settings_of(folders, metrics=words(metrics) or [], methods=words(methods))
     found = ranking(settings, subject=method)

@@ -15,12 +15,12 @@ from stages.names import is_left_behind, slug
 from stages.numbers import Shots
 from stages.params import Params
 from stages.text import counted, read_text
-from trainer.choice import AT
 from trainer.compose.parts import About, Part, prints_of
 from trainer.compose.sums import image_sums, text_sums
 from trainer.data import ClassText, Images, Task
-from trainer.draws import few_shot, select
-from trainer.features import Features, load_features
+from trainer.data.draws import few_shot, select
+from trainer.data.features import Features, load_features
+from trainer.runs.choice import AT
 
 if TYPE_CHECKING:
     from trainer.predict import ImageEncoder
@@ -70,7 +70,7 @@ def dataset_part(
         the part, and lines to say.
 
     Raises:
-        UserError: see `trainer.features.load_features`; an id that is no training image; no image left.
+        UserError: see `trainer.data.features.load_features`; an id that is no training image; no image left.
     """
     sources = [] if prompts is None else [slug(prompts)]
     features = load_features(cache, dataset, params.encoder, device="cpu", sources=sources)

@@ -1,11 +1,11 @@
 """Which labelled images a classifier is measured on before the test: none that it learned from, and no test image.
 
-Its confidence is fitted on them, and the method that serves is the one that does best there (`trainer/choice.py`).
+Its confidence is fitted on them, and the method that serves is the one that does best there (`trainer/runs/choice.py`).
 
 Three kinds, the first that there is:
 
 1. where there are some of every class, images that the draw left over, of the validation split or training images that
-   are no shots: no choice was made on them (`trainer.draws.left_over`);
+   are no shots: no choice was made on them (`trainer.data.draws.left_over`);
 2. the images that the method made its choices on: few, and it does a little better on them than on others;
 3. where those were taken out of the shots: the same method, fitted without them, on them.
 """
@@ -25,10 +25,10 @@ from trainer.confidence.conformal import right_class_scores
 from trainer.confidence.distance import Distance, distances, known_rows
 from trainer.confidence.temperature import Calibration, fit_temperature
 from trainer.data import ClassText, Images, Task
-from trainer.draws import select
+from trainer.data.draws import select
 from trainer.methods.base import Predictor
-from trainer.record import Validation
-from trainer.scoring import scores
+from trainer.runs.record import Validation
+from trainer.runs.scoring import scores
 
 MOST_IMAGES, MOST_ENTRIES = 5000, 2**22
 """Images that are taken, and logits that are held at once (double precision: 32 MB): more are drawn from, by seed."""

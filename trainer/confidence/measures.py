@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from trainer.record import Reliability
+from trainer.runs.record import Reliability
 
 BINS = 15
 """Of the expected calibration error, as in Guo et al. 2017."""

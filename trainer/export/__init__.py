@@ -22,7 +22,7 @@ from trainer.export.card import model_card
 from trainer.export.heads import head_of
 from trainer.export.numpy_file import arrays_of, script_of
 from trainer.export.programs import onnx_of, program_of, torch_of
-from trainer.record import RunRecord
+from trainer.runs.record import RunRecord
 
 __all__ = ["Format", "export_head", "head_of", "program_of"]
 

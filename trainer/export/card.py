@@ -12,11 +12,11 @@ from typing import Any
 from stages.command import visible
 from stages.stores.artifacts import NO_LLM
 from trainer.checkpoint import Checkpoint
-from trainer.features import notes_on
-from trainer.paired import LOGISTIC
-from trainer.record import Estimate, Origin, RunRecord, summarize
+from trainer.data.features import notes_on
 from trainer.report.tables import escaped, has_intervals
 from trainer.report.verdict import share95_of
+from trainer.runs.paired import LOGISTIC
+from trainer.runs.record import Estimate, Origin, RunRecord, summarize
 
 NOT_KNOWN = "not known"
 LEFT_OUT = ("uncalibrated_", "adaptive_")

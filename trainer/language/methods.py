@@ -14,10 +14,10 @@ from stages.errors import UserError
 from stages.language import LanguageParams
 from stages.training import TrainParams
 from trainer.aape.captions import CaptionAAPE, fit_captions
+from trainer.data.pairs import CaptionTask
 from trainer.language.model import LanguageModelName, find_language_model, load_language_model
 from trainer.language.prefix import Prefix, Second, fit_prefix, require_language
 from trainer.methods import Registry
-from trainer.pairs import CaptionTask
 from trainer.training import Info
 
 AT = "@"

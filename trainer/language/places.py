@@ -13,12 +13,12 @@ from torch import Tensor
 from stages.errors import UserError
 from stages.params import EvaluationParams, is_folder
 from trainer.aape.captions import CaptionAAPE
-from trainer.captions import CaptionFeatures
 from trainer.checkpoint import load_learned, read_provenance
+from trainer.data.captions import CaptionFeatures
+from trainer.data.pairs import CaptionTask, check_pairs
 from trainer.language.learnt import class_aape
 from trainer.language.model import LanguageModel, find_language_model, load_language_model
 from trainer.language.prefix import Prefix, require_language
-from trainer.pairs import CaptionTask, check_pairs
 
 Places = Mapping[str, CaptionFeatures | Path]
 """Where something was learned beside the data set itself: its features, or the folder of a checkpoint; by name."""

@@ -27,8 +27,8 @@ from stages.errors import UserError
 from stages.language import LanguageParams
 from trainer.aape.captions import CaptionAAPE
 from trainer.data import check_width
+from trainer.data.pairs import CaptionTask, Pairs, select_pairs
 from trainer.language.model import LanguageModel, LanguageModelName, load_language_model
-from trainer.pairs import CaptionTask, Pairs, select_pairs
 from trainer.training import WORST, Candidate, Info, Learner, Schedule, Score, choose, refit, uniform
 
 Second = Literal["none", "aape", "image"]
@@ -273,7 +273,7 @@ def fit_prefix(
     """Learn the map on images with captions; the same seed gives the same map.
 
     Args:
-        val: images to choose the epoch by; see `trainer.pairs.select_pairs`.
+        val: images to choose the epoch by; see `trainer.data.pairs.select_pairs`.
         second, aape: see `Prefix`.
 
     Raises:

@@ -15,10 +15,10 @@ from torch import Tensor
 from stages import ManifestStore
 from stages.command import progress
 from stages.errors import UserError
-from trainer.captions import CaptionFeatures
+from trainer.data.captions import CaptionFeatures
+from trainer.data.pairs import Stored
 from trainer.language.model import LanguageModel
 from trainer.language.vqa import usual_answer
-from trainer.pairs import Stored
 
 
 @dataclass(frozen=True)

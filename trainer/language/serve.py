@@ -19,7 +19,7 @@ from trainer.language.places import caption, language_of
 from trainer.language.prefix import Prefix, require_language
 from trainer.language.questions import Asking, plain
 from trainer.predict import ImageEncoder, Row, embed_files, encoder_of, find_images
-from trainer.record import load_record
+from trainer.runs.record import load_record
 
 PROTOCOLS = ("captioning", "vqa")
 """Whose checkpoints speak, in this order."""

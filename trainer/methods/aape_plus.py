@@ -28,7 +28,7 @@ from stages.errors import UserError
 from trainer.aape_plus import Chosen, Scores, Voice, Voices, attended_by_each, attended_cosines, calibrated
 from trainer.aape_plus.voices import USUAL_TEXT
 from trainer.data import ClassText, Images, Task, check_task
-from trainer.draws import mean_shots, select, usual_shots
+from trainer.data.draws import mean_shots, select, usual_shots
 from trainer.ends import AT_END, at_end
 from trainer.methods.base import Needs
 from trainer.methods.linear import LinearPredictor, require_fitted

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainer.data import ClassText, Images, Task, check_task
-from trainer.draws import Selection, select
+from trainer.data.draws import Selection, select
 from trainer.methods.base import Needs
 from trainer.text import TextSource, choose_class_text, class_weights, label_free_tau
 from trainer.training import Info, Score

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from trainer.data import Images, Task
-from trainer.draws import mean_shots
+from trainer.data.draws import mean_shots
 from trainer.methods.base import Needs
 from trainer.methods.common import prepare
 from trainer.methods.linear import LinearPredictor

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 
 from stages.errors import UserError
 from stages.numbers import Shots, most
-from trainer.draws import MOST_TO_CHOOSE_BY, fewer
+from trainer.data.draws import MOST_TO_CHOOSE_BY, fewer
 from trainer.multilabel.data import Labelled, LabelTask
 
 FEWEST = 8
@@ -72,7 +72,7 @@ def few_shot_labels(
 
 @dataclass(frozen=True)
 class LabelSelection:
-    """Images to learn from and images to choose by, as `trainer.draws.Selection`."""
+    """Images to learn from and images to choose by, as `trainer.data.draws.Selection`."""
 
     train: Labelled
     val: Labelled | None

@@ -15,7 +15,7 @@ from stages import ManifestStore, TextStore, UserError
 from stages.stores.artifacts import NO_LLM, embedding_matrix
 from stages.text import counted
 from trainer.data import ClassText
-from trainer.features import Features, Split, StoredFeatures, load_features, notes_on, read_split
+from trainer.data.features import Features, Split, StoredFeatures, load_features, notes_on, read_split
 from trainer.multilabel.data import Labelled
 from trainer.multilabel.nouns import Nouns
 
@@ -98,12 +98,12 @@ def load_label_features(
     """Read the stores of a data set whose images may have several classes.
 
     Args:
-        sources, prompts: see `trainer.features.load_features`.
+        sources, prompts: see `trainer.data.features.load_features`.
         also_called: class name -> further names that captions may call it.
 
     Raises:
-        UserError: see `trainer.features.load_features`; a class id that the manifest does not name; `also_called` of a
-            class that there is not.
+        UserError: see `trainer.data.features.load_features`; a class id that the manifest does not name; `also_called`
+            of a class that there is not.
     """
     stored = load_features(cache, dataset, encoder, sources=sources, device=device, prompts=prompts, several=True)
     manifest = ManifestStore(cache, dataset)

@@ -19,15 +19,15 @@ from stages import UserError
 from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
 from stages.training import TrainParams
-from trainer.captions import CaptionFeatures
 from trainer.checkpoint import read_provenance
 from trainer.data import ClassText, Images, Task
-from trainer.draws import few_shot, left_over
-from trainer.features import Features, Split, StoredFeatures
+from trainer.data.captions import CaptionFeatures
+from trainer.data.draws import few_shot, left_over
+from trainer.data.features import Features, Split, StoredFeatures
+from trainer.data.pairs import Pairs
 from trainer.methods import CLASSIFIERS, Registry
 from trainer.multilabel.features import LabelFeatures, LabelSplit
-from trainer.pairs import Pairs
-from trainer.scoring import predict, scores
+from trainer.runs.scoring import predict, scores
 
 __all__ = [
     "AVERAGE", "OWN", "Protocol", "Reads", "Score", "Sheet", "TestSplits", "from_elsewhere", "mean", "only_classes",
@@ -75,7 +75,7 @@ class Score:
 
 @dataclass
 class TestSplits:
-    """The test splits, each read once; `trainer.run` makes this when everything is fitted, and not before.
+    """The test splits, each read once; `trainer.runs.run` makes this when everything is fitted, and not before.
 
     Attributes:
         views: whether a method looks at augmented views.

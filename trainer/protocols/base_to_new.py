@@ -12,8 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from trainer.data import ClassText, Images, Task
-from trainer.draws import few_shot
-from trainer.features import Features
+from trainer.data.draws import few_shot
+from trainer.data.features import Features
 from trainer.methods import Predictor
 from trainer.metrics import harmonic_mean
 from trainer.protocols.base import Protocol, Score, TestSplits, only_classes, predict, share_right

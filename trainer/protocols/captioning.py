@@ -12,14 +12,14 @@ from typing import Any, ClassVar, Self
 from stages.numbers import Shots
 from stages.params import EvaluationParams, is_folder
 from stages.training import TrainParams
-from trainer.captions import CaptionFeatures
+from trainer.data.captions import CaptionFeatures
+from trainer.data.pairs import CaptionTask, Pairs
 from trainer.language.methods import PREFIX_METHODS, registry, with_places
 from trainer.language.places import Places, caption, language_task, places, spoken_by, tunable
 from trainer.language.prefix import Prefix
 from trainer.language.scores import SpaceScores, caption_metrics
 from trainer.language.words import words
 from trainer.methods import Registry
-from trainer.pairs import CaptionTask, Pairs
 from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits, from_elsewhere, same_weights
 
 FILE = "captions.csv"

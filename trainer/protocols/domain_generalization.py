@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 from stages import UserError
 from stages.numbers import Shots
 from stages.params import EvaluationParams
-from trainer.features import Features
+from trainer.data.features import Features
 from trainer.methods import Predictor
 from trainer.protocols.base import AVERAGE, OWN, Protocol, Score, TestSplits, mean, predict, same_weights, share_right
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trainer.features import Features
+from trainer.data.features import Features
 from trainer.methods import Predictor
 from trainer.metrics import accuracy, confusion_matrix, macro_accuracy
 from trainer.protocols.base import Protocol, Score, TestSplits, predict

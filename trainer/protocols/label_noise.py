@@ -14,7 +14,7 @@ import torch
 from stages.numbers import Shots, amount, most
 from stages.params import EvaluationParams
 from trainer.data import Images, Task
-from trainer.features import Features
+from trainer.data.features import Features
 from trainer.protocols.few_shot import FewShot
 
 

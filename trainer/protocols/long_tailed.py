@@ -15,9 +15,9 @@ from stages import UserError
 from stages.numbers import Shots
 from stages.params import EvaluationParams
 from trainer.data import Images, Task
-from trainer.draws import MOST_TO_CHOOSE_BY
-from trainer.features import Features
-from trainer.long_tail import head_medium_tail, long_tail, tail_of
+from trainer.data.draws import MOST_TO_CHOOSE_BY
+from trainer.data.features import Features
+from trainer.data.long_tail import head_medium_tail, long_tail, tail_of
 from trainer.methods import Predictor
 from trainer.protocols.base import Score, TestSplits
 from trainer.protocols.few_shot import FewShot

@@ -20,7 +20,7 @@ from stages.stores.artifacts import NO_LLM
 from stages.text import counted
 from stages.training import TrainParams
 from trainer.data import ClassText
-from trainer.long_tail import head_medium_tail, long_tail, tail_of
+from trainer.data.long_tail import head_medium_tail, long_tail, tail_of
 from trainer.methods import Registry
 from trainer.multilabel.data import Labelled, LabelTask, check_labels
 from trainer.multilabel.draws import few_shot_labels
@@ -28,7 +28,7 @@ from trainer.multilabel.features import LabelFeatures
 from trainer.multilabel.metrics import average_precisions, f1_by_class, f1_of_all, mean_of
 from trainer.multilabel.registry import LABEL_GROUPS, LABEL_METHODS
 from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits
-from trainer.scoring import TILE
+from trainer.runs.scoring import TILE
 
 CLASSES_FILE, IMAGES_FILE = "label-classes.csv", "label-predictions.csv"
 KEPT_IMAGES = 20_000

@@ -14,8 +14,8 @@ from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
 from stages.stores.artifacts import NO_LLM
 from trainer.data import ClassText, Task
-from trainer.draws import few_shot
-from trainer.features import Features
+from trainer.data.draws import few_shot
+from trainer.data.features import Features
 from trainer.methods import Predictor, Registry
 from trainer.metrics import accuracy, confusion_matrix, macro_accuracy
 from trainer.protocols.base import AVERAGE, Protocol, Score, TestSplits, mean, predict, share_right

@@ -16,10 +16,10 @@ from stages.numbers import Shots
 from stages.params import EvaluationParams, is_folder
 from stages.training import TrainParams
 from trainer.aape.captions import CaptionAAPE
-from trainer.captions import CaptionFeatures
 from trainer.checkpoint import load_learned
+from trainer.data.captions import CaptionFeatures
+from trainer.data.pairs import CaptionTask, Pairs, check_pairs, distinct
 from trainer.methods import Registry
-from trainer.pairs import CaptionTask, Pairs, check_pairs, distinct
 from trainer.protocols.base import Protocol, Reads, Score, Sheet, TestSplits, from_elsewhere, same_weights
 from trainer.ranks import DIRECTIONS, Ranks, merged, ranks, retrieval_metrics
 from trainer.retrieval import CAPTION_METHODS, GROUPS, CrossFitted, Folded, FoldedTask, elsewhere

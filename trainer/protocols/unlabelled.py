@@ -16,8 +16,8 @@ from typing import ClassVar, Literal
 from stages.numbers import amount
 from stages.text import counted
 from trainer.data import Images, Task, Unlabelled
-from trainer.draws import drawn, not_drawn
-from trainer.features import Features
+from trainer.data.draws import drawn, not_drawn
+from trainer.data.features import Features
 from trainer.protocols.few_shot import FewShot
 
 NO_SHOTS = 0

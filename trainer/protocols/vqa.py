@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from trainer.captions import CaptionFeatures
+from trainer.data.captions import CaptionFeatures
 from trainer.language.methods import VQA_METHODS, registry
 from trainer.language.places import language_of, spoken_by
 from trainer.language.questions import Asking, Questions, answers, choose_answers, prompts_of, read_questions

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from stages.names import slug
 from stages.params import check, read_yaml
 from trainer.metrics import harmonic_mean, interval95
-from trainer.record import FitRecord, RunRecord
+from trainer.runs.record import FitRecord, RunRecord
 
 NUMBERS = Path(__file__).with_name("numbers.yaml")
 ENCODERS = {

@@ -13,18 +13,6 @@ from stages.command import say
 from stages.extras import installed, mend
 from stages.files import user_errors, write_text
 from trainer.checkpoints import folder_name, kept_in, kept_ranked
-from trainer.record import (
-    CURVES,
-    PREDICTIONS,
-    Curve,
-    Estimates,
-    Prediction,
-    RunRecord,
-    csv_text,
-    finished_runs,
-    read_lines,
-    summarize,
-)
 from trainer.report.headline import write_headline
 from trainer.report.page import write_page
 from trainer.report.tables import (
@@ -35,6 +23,18 @@ from trainer.report.tables import (
     most_shots,
     text_tables,
     text_verdict,
+)
+from trainer.runs.record import (
+    CURVES,
+    PREDICTIONS,
+    Curve,
+    Estimates,
+    Prediction,
+    RunRecord,
+    csv_text,
+    finished_runs,
+    read_lines,
+    summarize,
 )
 
 __all__ = ["report", "text_tables", "text_verdict"]

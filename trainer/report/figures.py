@@ -15,9 +15,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from stages.files import write_bytes
 from stages.numbers import most
-from trainer.record import Curve, RunRecord, summarize
 from trainer.report.lettering import labels, plain, set_fonts
 from trainer.report.tables import most_shots, title_of
+from trainer.runs.record import Curve, RunRecord, summarize
 
 OURS, PLUS, REFERENCE, CONTROL, PROBE = "#1f5fa8", "#2e8b57", "#8a8f98", "#d08a2e", "#a03050"
 NAMED_CLASSES = 30

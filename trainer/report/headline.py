@@ -10,8 +10,8 @@ from pathlib import Path
 
 from stages.files import user_errors, write_text
 from trainer.checkpoints import folder_name
-from trainer.record import RunRecord, summarize
 from trainer.report.tables import most_shots
+from trainer.runs.record import RunRecord, summarize
 
 FOLDER = "headline"
 SHORT = {"few-shot": "accuracy", "base-to-new": "h"}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from stages.numbers import most
-from trainer.choice import best_of_labels
 from trainer.metrics import interval95
-from trainer.paired import LOGISTIC, control_of
-from trainer.record import Estimate, RunRecord, summarize
+from trainer.runs.choice import best_of_labels
+from trainer.runs.paired import LOGISTIC, control_of
+from trainer.runs.record import Estimate, RunRecord, summarize
 
 MAP = "map"
 

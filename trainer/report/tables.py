@@ -8,8 +8,8 @@ from stages.command import table, visible
 from stages.numbers import most
 from trainer.metrics import OWN_SCALE
 from trainer.ranks import METRICS as RETRIEVAL
-from trainer.record import Estimate, Estimates, Prediction, ProtocolRecord, RunRecord, summarize
 from trainer.report.verdict import verdict
+from trainer.runs.record import Estimate, Estimates, Prediction, ProtocolRecord, RunRecord, summarize
 
 ORDER = (
     "accuracy", "macro_accuracy", "head", "medium", "tail", "base", "new", "h", "generalized", "map", "cf1", "of1",

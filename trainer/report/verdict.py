@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from stages.command import visible
 from stages.numbers import Shots, most
-from trainer.choice import AT, Ranked, ranked, serving_protocol
-from trainer.paired import LOGISTIC, NORMAL, TEXT_CONTROLS, control_of, share95
 from trainer.protocols.base_to_new import halves
-from trainer.record import Confused, Estimate, Estimates, Paired, RunRecord, summarize
+from trainer.runs.choice import AT, Ranked, ranked, serving_protocol
+from trainer.runs.paired import LOGISTIC, NORMAL, TEXT_CONTROLS, control_of, share95
+from trainer.runs.record import Confused, Estimate, Estimates, Paired, RunRecord, summarize
 
 WIDE = 0.03
 """Half-width of the interval over the test images, from which more of them are asked for; fraction of 1."""

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.errors import UserError
-from trainer.pairs import CaptionTask, Pairs, shuffled
+from trainer.data.pairs import CaptionTask, Pairs, shuffled
 from trainer.ranks import Ranks, ranks
 from trainer.retrieval.methods import CaptionMethod
 from trainer.training import Info

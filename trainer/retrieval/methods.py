@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from stages.training import TrainParams
 from trainer.aape.captions import CaptionAAPE, calibrate_pair_tau, fit_captions, fit_captions_twice, pair_score
-from trainer.pairs import CaptionTask, Pairs, select_pairs
+from trainer.data.pairs import CaptionTask, Pairs, select_pairs
 from trainer.training import Info, Score
 
 AT = "@"

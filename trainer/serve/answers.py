@@ -22,7 +22,7 @@ from stages.extras import missing_extra
 from stages.stores.artifacts import NO_LLM
 from trainer.analysis.explain import Background, background, explain
 from trainer.checkpoint import Checkpoint, load_checkpoint
-from trainer.features import Features, load_features
+from trainer.data.features import Features, load_features
 from trainer.methods.text import TextPredictor
 from trainer.predict import ImageEncoder, encoder_of
 from trainer.text import choose_class_text

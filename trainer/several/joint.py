@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stages.training import TrainParams
 from trainer.aape import AAPELearner, Classifier, Learners, rates
 from trainer.data import Images, Task
-from trainer.draws import Selection
+from trainer.data.draws import Selection
 from trainer.methods.common import Prepared, prepare
 from trainer.training import Candidate, Learner, Schedule, Score, Trained, choose, epochs_within, refit, together
 

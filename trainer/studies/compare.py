@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stages import UserError
-from trainer.record import OUTCOMES, Outcome, RunRecord, finished_runs, read_lines
+from trainer.runs.record import OUTCOMES, Outcome, RunRecord, finished_runs, read_lines
 
 FLIPS = 10_000
 

@@ -24,13 +24,13 @@ from trainer.confidence.conformal import prediction_sets, threshold
 from trainer.confidence.distance import KEPT
 from trainer.confidence.held_out import CHOSEN_ON, HELD_OUT, LEFT_OVER, every_kind
 from trainer.data import Images
-from trainer.features import Features
-from trainer.fits import timed_fit
+from trainer.data.features import Features
 from trainer.methods import Method, Predictor
 from trainer.protocols import halves
 from trainer.protocols.base import only_classes, scores
 from trainer.protocols.few_shot import FewShot
-from trainer.record import csv_text
+from trainer.runs.fits import timed_fit
+from trainer.runs.record import csv_text
 
 OTHER_HALF = "other half of its classes"
 SHORT = {LEFT_OVER: "left over", CHOSEN_ON: "of the choices", HELD_OUT: "held out of the shots"}

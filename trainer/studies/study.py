@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stages.params import check, read_yaml
-from trainer.record import Estimate
+from trainer.runs.record import Estimate
 
 Value = str | int | float | bool | None | list[str] | list[int] | list[float]
 

@@ -12,10 +12,10 @@ from stages.files import write_text
 from stages.params import Params, changed
 from stages.stores.provenance import code_version
 from stages.sums import write_sums
-from trainer.inputs import Inputs, load_inputs
-from trainer.record import RUN, RunRecord, csv_text, load_record, save_record, summarize
 from trainer.report.tables import cell
-from trainer.run import run
+from trainer.runs.inputs import Inputs, load_inputs
+from trainer.runs.record import RUN, RunRecord, csv_text, load_record, save_record, summarize
+from trainer.runs.run import run
 from trainer.studies.study import Study, SweepRow, describe, plain
 
 

@@ -15,7 +15,7 @@ from stages import ImageStore, ManifestProvenance, ManifestStore, UserError
 from stages.stores.artifacts import read_together
 from stages.text import counted
 from trainer.checkpoint import Checkpoint
-from trainer.features import refuse_several
+from trainer.data.features import refuse_several
 from trainer.suggest.choose import quick_classifier
 
 MOST = 20_000

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from trainer.data import Images, Task, Unlabelled
-from trainer.draws import Selection
+from trainer.data.draws import Selection
 from trainer.methods.base import Needs
 from trainer.methods.common import Prepared, prepare
 from trainer.methods.family.embeddings import Embeddings

@@ -22,11 +22,11 @@ from markupsafe import Markup, escape
 from stages import UserError
 from stages.files import write_text
 from stages.stores.provenance import code_version
-from trainer.record import RunRecord
 from trainer.report.page.blocks import Section
 from trainer.report.page.dataset import DataSet
 from trainer.report.page.readable import readable
 from trainer.report.page.sections import OF_DATASET, OF_PAGE
+from trainer.runs.record import RunRecord
 
 FILES = Path(__file__).with_name("files")
 PAGE = "report.html"

@@ -13,7 +13,7 @@ from stages.stores.artifacts import CLASS_IDS
 from stages.sums import read_summed
 from stages.text import csv_rows
 from trainer.checkpoints import folder_name, kept_in, kept_ranked
-from trainer.record import (
+from trainer.runs.record import (
     AGAIN,
     CLASSES,
     PREDICTIONS,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from stages.stores.provenance import ManifestProvenance
     from trainer.checkpoint import Checkpoint
-    from trainer.features import Features
+    from trainer.data.features import Features
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class DataSet:
     def features(self) -> Features:
         """The embeddings that the run was made from; refused where the stores are others by now."""
         from trainer.analysis.prompts import features_of
-        from trainer.features import load_features
+        from trainer.data.features import load_features
 
         if kept_ranked(self.run):
             found = features_of(self.checkpoint, self.cache)

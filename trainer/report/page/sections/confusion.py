@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 
 from stages import UserError
 from stages.extras import installed
-from trainer.record import AGAIN, CLASSES, PREDICTIONS
 from trainer.report.page.blocks import Block, Cell, Chart, Column, Section, Table, Text
 from trainer.report.page.dataset import DataSet
 from trainer.report.tables import MOST_PAIRS
+from trainer.runs.record import AGAIN, CLASSES, PREDICTIONS
 
 MOST_CLASSES = 120
 """With more classes the matrix is left out: its cells would be too small to read."""

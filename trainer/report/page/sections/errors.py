@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stages import UserError
-from trainer.record import Prediction
 from trainer.report.page.blocks import Block, Card, Cards, Cell, Column, Section, Table, Text
 from trainer.report.page.dataset import DataSet
 from trainer.report.page.thumbnails import thumbnails
+from trainer.runs.record import Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor

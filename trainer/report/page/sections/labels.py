@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from stages import UserError
-from trainer.choice import best_of_labels
 from trainer.report.page.blocks import Block, Card, Cards, Cell, Column, Section, Table, Text
 from trainer.report.page.dataset import DataSet
 from trainer.report.page.thumbnails import thumbnails
+from trainer.runs.choice import best_of_labels
 
 CLASSES, IMAGES = "label-classes.csv", "label-predictions.csv"
 WORST = 24

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from stages.extras import installed, mend
 from trainer.metrics import OWN_SCALE
-from trainer.record import Estimate
 from trainer.report.page.blocks import Block, Cell, Chart, Column, Fold, Section, Table, Text
 from trainer.report.page.dataset import DataSet
 from trainer.report.tables import SAW, cell, has_intervals, metrics_of, most_shots, saw_before, title_of
+from trainer.runs.record import Estimate
 
 
 def section(of: DataSet) -> Section | None:

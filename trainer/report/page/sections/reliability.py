@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from stages import UserError
 from stages.extras import installed
-from trainer.choice import serving_protocol
-from trainer.record import RELIABILITY, Reliability, read_lines
 from trainer.report.page.blocks import Block, Cell, Chart, Column, Section, Table
 from trainer.report.page.dataset import DataSet
 from trainer.report.tables import BEFORE, CONFIDENCE, scaled
+from trainer.runs.choice import serving_protocol
+from trainer.runs.record import RELIABILITY, Reliability, read_lines
 
 HEADS = {"ece": "ECE", "adaptive_ece": "adaptive ECE", "nll": "NLL", "brier": "Brier"}
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from stages.extras import installed
 from stages.numbers import amount, most
-from trainer.record import Estimate
 from trainer.report.page.blocks import Block, Cell, Chart, Column, Section, Table
 from trainer.report.page.dataset import DataSet
 from trainer.report.tables import cell
+from trainer.runs.record import Estimate
 
 
 def section(of: DataSet) -> Section | None:

@@ -23,10 +23,10 @@ from safetensors.torch import save
 
 from stages.files import write_bytes
 from trainer.data import Images, Task, Unlabelled
-from trainer.features import StoredFeatures
+from trainer.data.features import StoredFeatures
+from trainer.data.pairs import CaptionTask
 from trainer.multilabel.data import LabelTask
 from trainer.packing import canonical, pack, unpack
-from trainer.pairs import CaptionTask
 from trainer.several.tasks import SeveralTask
 
 FITS_A_PROCESS = 12
@@ -150,7 +150,7 @@ def _fit_all(fits: Sequence[tuple[Any, Any, int]], *, jobs: int) -> Iterator[tup
 def _code() -> str:
     """sha256 over the trainer's own code and torch's version: another version's fits are not taken."""
     digest = hashlib.sha256(torch.__version__.encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

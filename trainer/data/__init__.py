@@ -1,6 +1,6 @@
 """What a method may see of a task: unit embeddings on the device, labels, and what text knows about the classes.
 
-No file is read here and no test image ever enters a `Task`: `trainer/features.py` turns stores into these tensors.
+No file is read here and no test image ever enters a `Task`: `trainer/data/features.py` turns stores into these tensors.
 Shapes: B images, C classes, N prompts of a class (padded), D embedding width.
 """
 

@@ -1,6 +1,6 @@
 """Images with their captions: any number an image, in memory or read from the stores batch by batch.
 
-No file is read here but for embeddings that do not fit into memory; `trainer/captions.py` makes these of stores.
+No file is read here but for embeddings that do not fit into memory; `trainer/data/captions.py` makes these of stores.
 Shapes: B images, P captions of all of them, N captions of one image (padded), D embedding width.
 """
 

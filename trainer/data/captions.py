@@ -17,8 +17,8 @@ from stages import ImageStore, ManifestStore, TextStore, UserError
 from stages.device import pick_device
 from stages.stores.artifacts import NO_LLM, Store, read_together
 from trainer.data import LENGTH_TOLERANCE
-from trainer.features import StoredFeatures, require_encoder
-from trainer.pairs import Held, Pairs, Rows, Stored
+from trainer.data.features import StoredFeatures, require_encoder
+from trainer.data.pairs import Held, Pairs, Rows, Stored
 
 FREE_SHARE = 0.5
 """Of the device's free memory that embeddings may take, where the settings do not say."""

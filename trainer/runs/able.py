@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from stages import UserError
 from stages.training import TrainParams
-from trainer.features import Features
+from trainer.data.features import Features
 from trainer.methods import CLASSIFIERS, Method, Registry, check_names
 
 

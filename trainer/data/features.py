@@ -18,7 +18,7 @@ from stages.stores.artifacts import NO_LLM, encoder_of, partition_values, read_t
 from stages.stores.provenance import refuse_mixture
 from stages.text import counted
 from trainer.data import LENGTH_TOLERANCE, ClassText, Images
-from trainer.indices import Indices, read_indices
+from trainer.data.indices import Indices, read_indices
 
 LISTED = 5
 """Classes that a line names, at most."""
@@ -138,7 +138,7 @@ def load_features(
 
     Args:
         sources: prompt sources to load, the main one first; None takes all there are.
-        indices: CSV file of published draws (`trainer.indices.read_indices`).
+        indices: CSV file of published draws (`trainer.data.indices.read_indices`).
         only_test: the data set is tested on and not trained on, so that it needs no training image.
         student: a second encoder, whose embeddings of the same images stand beside the first's.
         prompts: reference prompts a class, at most, each question's first answers before its second; None takes all.

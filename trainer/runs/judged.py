@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trainer.confidence import Calibration, Observed, measures, observe
-from trainer.features import Features, Split
-from trainer.inputs import Inputs
-from trainer.planned import Planned
+from trainer.data.features import Features, Split
 from trainer.protocols import Score, TestSplits, scores
-from trainer.record import RunRecord, Validation
-from trainer.scoring import remembering
+from trainer.runs.inputs import Inputs
+from trainer.runs.planned import Planned
+from trainer.runs.record import RunRecord, Validation
+from trainer.runs.scoring import remembering
 
 
 @dataclass(frozen=True)

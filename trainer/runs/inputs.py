@@ -8,15 +8,15 @@ from typing import Any
 from stages import ManifestStore, UserError
 from stages.names import slug
 from stages.params import Params
-from trainer.captions import CaptionFeatures, has_any, load_captions
-from trainer.features import Features, StoredFeatures, load_features
+from trainer.data.captions import CaptionFeatures, has_any, load_captions
+from trainer.data.features import Features, StoredFeatures, load_features
 from trainer.multilabel.features import LabelFeatures, load_label_features
 from trainer.protocols import Protocol, Reads, protocol_classes
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that `trainer.run.run` needs beside the settings.
+    """Everything that `trainer.runs.run.run` needs beside the settings.
 
     Attributes:
         features: of the data set that is trained on, where it has classes and a protocol reads them.
@@ -57,7 +57,7 @@ def load_training(params: Params, dataset: str, *, cache: Path, device: str = "a
     The sources of `evaluation.sources` in their order; without any all there are, those of `prompts.llm` first.
 
     Raises:
-        UserError: see `trainer.features.load_features`.
+        UserError: see `trainer.data.features.load_features`.
     """
     asked = params.evaluation
     features = load_features(
@@ -73,7 +73,7 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
 
     Raises:
         UserError: an unknown protocol, a data set that has nothing of what the protocols read, or see
-            `trainer.features.load_features` and `trainer.captions.load_captions`.
+            `trainer.data.features.load_features` and `trainer.data.captions.load_captions`.
     """
     protocols = protocol_classes(params.evaluation.protocols)
     has = {each.reads: _has(each.reads, cache, dataset) for each in protocols}

@@ -9,13 +9,13 @@ from stages.numbers import amount, most
 from stages.params import Params
 from stages.stores.artifacts import NO_LLM
 from stages.text import counted
-from trainer.able import able_methods
-from trainer.choice import AT
 from trainer.data import Task, check_task
-from trainer.draws import fewer
-from trainer.features import Features, StoredFeatures
-from trainer.inputs import Inputs
+from trainer.data.draws import fewer
+from trainer.data.features import Features, StoredFeatures
 from trainer.protocols import Protocol
+from trainer.runs.able import able_methods
+from trainer.runs.choice import AT
+from trainer.runs.inputs import Inputs
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from stages.numbers import most
 from trainer.methods import METHODS
-from trainer.record import FitRecord, RunRecord, Validation
+from trainer.runs.record import FitRecord, RunRecord, Validation
 
 AT = "@"
 """Between a method and a prompt source that is not the main one: `cupl@written`."""

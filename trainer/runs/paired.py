@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from trainer.metrics import interval95
-from trainer.record import Paired
+from trainer.runs.record import Paired
 
 NORMAL = 1.959964
 """97.5 % quantile of the standard normal distribution."""

@@ -22,8 +22,8 @@ from stages.text import counted
 from trainer.data import Images, Task
 
 if TYPE_CHECKING:
-    from trainer.features import Features, Split
-    from trainer.indices import Indices
+    from trainer.data.features import Features, Split
+    from trainer.data.indices import Indices
 
 MOST_TO_CHOOSE_BY = 4
 """Images a class that choices are made on, at most, and never more than the shots (CoOp's rule)."""

@@ -13,11 +13,11 @@ from trainer.checkpoint import save_checkpoint
 from trainer.checkpoints import EVERY, KEPT, folder_name
 from trainer.confidence import Distance, reliability, unseen
 from trainer.data import ClassText
-from trainer.features import Features, Split, StoredFeatures
-from trainer.judged import Finished, Judged, temperature_of
+from trainer.data.features import Features, Split, StoredFeatures
 from trainer.multilabel.features import LabelFeatures
 from trainer.protocols import scores
-from trainer.record import (
+from trainer.runs.judged import Finished, Judged, temperature_of
+from trainer.runs.record import (
     CLASSES,
     CURVES,
     OUTCOMES,

@@ -1,6 +1,6 @@
 """Fit every method of every protocol and seed; then, and only then, read the test split and judge.
 
-`run` is the whole of `trainer run` as a function; `trainer/record.py` and `trainer/checkpoints.py` say what is written.
+`run` is the whole of `trainer run` as a function; `record.py` and `trainer/checkpoints.py` say what is written.
 """
 
 from collections import Counter
@@ -14,21 +14,21 @@ from stages.files import remove_tree, replaced_folder
 from stages.lock import store_lock
 from stages.params import Params
 from stages.stores.provenance import code_version
-from trainer.captions import CaptionFeatures
-from trainer.choice import serving_protocol
 from trainer.confidence import Calibration, Unseen, unseen
 from trainer.data import Images
+from trainer.data.captions import CaptionFeatures
+from trainer.data.features import Features, Split
 from trainer.ends import end_notes
-from trainer.features import Features, Split
-from trainer.fits import fit_or_load, processes
-from trainer.inputs import Inputs
-from trainer.judged import Finished, Fitted, Judged, judge
 from trainer.methods import check_names
 from trainer.multilabel.features import LabelFeatures
-from trainer.paired import pairs
-from trainer.planned import Planned, draw_notes, measurable, planned, tasks_of
 from trainer.protocols import Protocol, TestSplits, settled
-from trainer.record import (
+from trainer.runs.choice import serving_protocol
+from trainer.runs.fits import fit_or_load, processes
+from trainer.runs.inputs import Inputs
+from trainer.runs.judged import Finished, Fitted, Judged, judge
+from trainer.runs.paired import pairs
+from trainer.runs.planned import Planned, draw_notes, measurable, planned, tasks_of
+from trainer.runs.record import (
     Confused,
     FitRecord,
     Origin,
@@ -37,7 +37,7 @@ from trainer.record import (
     Validation,
     number,
 )
-from trainer.written import write
+from trainer.runs.written import write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ def run(params: Params, inputs: Inputs, *, results: Path | None = None, jobs: in
 
     Args:
         params: `evaluation` says which protocols, methods, shots and seeds; `train` how.
-        inputs: see `trainer.inputs.load_inputs`.
+        inputs: see `trainer.runs.inputs.load_inputs`.
         results: where `runs/DATASET/` is written, and finished fits are kept until then, so that an interrupted run
             goes on where it was with the same outcome. None writes nothing.
         jobs: see `fit_and_judge`.
