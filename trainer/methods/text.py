@@ -9,6 +9,7 @@ classes. tau only matters for probabilities.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -38,23 +39,29 @@ class TextPredictor:
 
 
 @dataclass(frozen=True)
-class TextMethod:
-    """`zero-shot`, `template-ensemble` or `cupl`."""
+class NamedByText:
+    """A method in which a text of each class is its classifier."""
 
     name: str
     source: TextSource
-    serves_new_classes: bool = True
-    without_labels: bool = True
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> Literal["prompts", "text"]:
         """What names the classes."""
         return "prompts" if self.uses_prompts else "text"
 
     @property
     def uses_prompts(self) -> bool:
-        """Whether the prompts, not the template, name the classes."""
+        """Whether the prompts, not the templates, name the classes."""
         return self.source == "prompts"
+
+
+@dataclass(frozen=True)
+class TextMethod(NamedByText):
+    """`zero-shot`, `template-ensemble` or `cupl`."""
+
+    serves_new_classes: bool = True
+    without_labels: bool = True
 
     def fit(self, task: Task, *, seed: int) -> TextPredictor:
         """Calibrate tau on the training images; nothing else is learned."""

@@ -17,6 +17,7 @@ from trainer.aape_plus.voices import SHARPNESSES, STRENGTHS
 from trainer.data import ClassText
 from trainer.methods.aape_plus import BETAS, SHARES, ShotsPredictor, TextHead
 from trainer.methods.linear import LinearPredictor
+from trainer.methods.text import NamedByText
 from trainer.multilabel.data import Labelled, LabelTask, check_labels
 from trainer.multilabel.draws import select_labels
 from trainer.multilabel.finish import LabelPredictor, Needs, finished, served_by_text, unseen_by_text
@@ -46,21 +47,8 @@ class TextScores:
 
 
 @dataclass(frozen=True)
-class TextLabels:
+class TextLabels(NamedByText):
     """`zero-shot` (the mean of the templates) or `cupl` (that of the prompts): only probabilities are learned."""
-
-    name: str
-    source: TextSource
-
-    @property
-    def needs(self) -> Needs:
-        """What names the classes."""
-        return "prompts" if self.uses_prompts else "text"
-
-    @property
-    def uses_prompts(self) -> bool:
-        """Whether the prompts name the classes."""
-        return self.source == "prompts"
 
     def fit(self, task: LabelTask, *, seed: int) -> LabelPredictor:
         """Fit the probabilities."""

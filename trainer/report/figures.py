@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -178,6 +179,7 @@ def by_noise(record: RunRecord, path: Path) -> None:
     axis = figure.subplots()
     methods = list(estimates[keys[shares[0]]])
     room = 25 * min(high - low for low, high in pairwise(shares))  # a quarter of the closest distance, in percent
+    lines: Counter[str] = Counter()  # of each colour: lines of one colour differ in their dashes
     for number, (method, label) in enumerate(zip(methods, labels(methods), strict=True)):
         entries = [(share, estimates[keys[share]].get(method, {}).get("accuracy")) for share in shares]
         points = [(100 * share, e.mean, e.ci95 or 0) for share, e in entries if e and e.mean is not None]
@@ -189,9 +191,10 @@ def by_noise(record: RunRecord, path: Path) -> None:
         whiskers = [half.clip(max=mean), half.clip(max=100 - mean)]
         axis.errorbar(
             at + room * ((number + 0.5) / len(methods) - 0.5), mean, yerr=whiskers, label=label, color=colour,
-            marker=MARKERS[number % len(MARKERS)], ls=DASHES[number % len(DASHES)], lw=1.4, ms=4.5, elinewidth=0.8,
-            capsize=2,
+            marker=MARKERS[number % len(MARKERS)], ls=DASHES[lines[colour] % len(DASHES)], lw=1.4, ms=4.5,
+            elinewidth=0.8, capsize=2,
         )  # fmt: skip
+        lines[colour] += 1
     axis.set_xticks([100 * share for share in shares])
     title = plain(f"{record.dataset}: accuracy by wrong labels, {noisy[keys[shares[0]]].amount}, "
                   f"encoder {record.encoder}", 90)  # fmt: skip

@@ -90,8 +90,8 @@ class LearnsAAPE:
 
 
 @dataclass(frozen=True)
-class Multitask(LearnsAAPE):
-    """One h and g over all data sets, then adapted to each (MVLPT).
+class MVLPT(LearnsAAPE):
+    """Multitask vision-language prompt tuning: one h and g over all data sets, then adapted to each.
 
     Attributes:
         adapts: whether each set's shots alone come last; else all are served by what was learnt together.
@@ -210,10 +210,10 @@ def _each(name: str, *, others: bool) -> Callable[[TrainParams], Each]:
     return lambda settings: Each(CLASSIFIERS.methods[name](settings), others)
 
 
-_MULTITASK: dict[str, Callable[[TrainParams], Multitask | Each]] = {
-    "multitask": lambda settings: Multitask("multitask", settings),
-    "multitask-shared": lambda settings: Multitask("multitask-shared", settings, adapts=False),
-    "multitask-alone": lambda settings: Multitask("multitask-alone", settings, alone=True),
+_MULTITASK: dict[str, Callable[[TrainParams], MVLPT | Each]] = {
+    "multitask": lambda settings: MVLPT("multitask", settings),
+    "multitask-shared": lambda settings: MVLPT("multitask-shared", settings, adapts=False),
+    "multitask-alone": lambda settings: MVLPT("multitask-alone", settings, alone=True),
     **{name: _each(name, others=True) for name in REFERENCES},
 }
 _META: dict[str, Callable[[TrainParams], FromOthers | Each]] = {
