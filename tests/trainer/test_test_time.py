@@ -52,7 +52,9 @@ def test_the_step_is_the_first_of_adam_on_the_entropy_of_the_mean_of_confident_v
         began = float(loss.detach())
         adam.step()
         naive = normalize(weights + shift.detach(), dim=-1)
-        found, before, after = tuned(each[surest][None], weights, TAU)
+        shifted, crop, before, after = tuned(each[surest][None], weights, TAU, each[:1])
+        found = shifted.embeddings
+        torch.testing.assert_close(crop[0], found[0] @ each[0], msg="cosines that need no shifted embedding")
         assert float(before) == pytest.approx(began, abs=1e-5)
         if float(entropy((each[surest] @ naive.T / TAU).softmax(-1).mean(0))) <= began:
             off = (found[0] - naive).abs() > 1e-4  # an entry without a gradient has no sign
@@ -64,7 +66,8 @@ def test_the_step_is_the_first_of_adam_on_the_entropy_of_the_mean_of_confident_v
 def test_tpt_never_ends_less_sure_than_it_began_whatever_the_views_show(tau: float) -> None:
     weights = small_task().text.template
     views = unit(60, 4, WIDTH, seed=8)
-    _, before, after = tuned(views, weights, tau)
+    shifted, _, before, after = tuned(views, weights, tau, views[:, 0])
+    torch.testing.assert_close(entropy((views @ shifted.embeddings.mT / tau).softmax(-1).mean(1)), after)
     assert bool((after <= before).all())
     assert float(after.mean()) < float(before.mean())
 

@@ -49,24 +49,27 @@ class Buffer:
 
     def see(self, views: Float[Tensor, "V D"]) -> Float[Tensor, " C"]:
         """Probabilities of one image by its views, the centre crop first, after learning from them."""
-        sure = views[confident((views @ self.start.T / self.tau)[None], SHARE)[0]]
-        taken = self._taken(views[0], sure) or [self._appended()]
-        weights = torch.stack([self.kept[i] for i in taken])
-        mean = self._shares(sure, weights).mean((0, 1))
-        sign = towards_agreement(sure.expand(len(taken), *sure.shape), weights, self.tau, mean.expand(len(taken), -1))
-        stepped = normalize(weights - ONLINE * STEP / views.shape[1] ** 0.5 * sign, dim=-1)
-        rest = [each for i, each in enumerate(self.kept) if i not in taken]
-        self.kept = [*rest, *stepped]
-        found: Tensor = self._shares(views[:1], stepped).mean((0, 1))
-        return found
+        plain = views @ self.start.T
+        sure = confident(plain[None] / self.tau, SHARE)[0]
+        rows = torch.cat([sure, sure.new_zeros(1)])
+        seen, plain = views[rows], plain[rows]  # confident views, then the crop
+        # One matrix after the other: several in one product would be copied side by side for every image.
+        cosines = [seen @ each.T for each in self.kept]
+        taken = self._taken(plain, cosines)
+        if not taken:
+            taken = [self._appended()]
+            cosines = [*cosines[len(cosines) - taken[0] :], plain]
+        mean = self._shares(torch.stack([cosines[i][:-1] for i in taken])).mean((0, 1))
+        stepped = [self._stepped(self.kept[i], seen[:-1], cosines[i][:-1], mean) for i in taken]
+        self.kept = [each for i, each in enumerate(self.kept) if i not in taken] + stepped
+        return self._shares(torch.stack([each @ views[0] for each in stepped])).mean(0)
 
-    def _taken(self, crop: Float[Tensor, " D"], sure: Float[Tensor, "kept D"]) -> list[int]:
-        """Positions of the shifts that suit an image."""
-        if not self.kept:
+    def _taken(self, plain: Float[Tensor, "kept+1 C"], cosines: list[Tensor]) -> list[int]:
+        """Positions of the shifts that suit an image, by the cosines of its confident views and its crop."""
+        if not cosines:
             return []
-        weights = torch.stack([self.start, *self.kept])
-        views = self._shares(sure, weights).mean(1)
-        own = self._shares(crop[None], weights)[:, 0]
+        shares = self._shares(torch.stack([plain, *cosines]))
+        views, own = shares[:, :-1].mean(1), shares[:, -1]
         likeliest = own.argmax(1, keepdim=True)
         apart = (own - views).gather(1, likeliest)[:, 0]
         unsure = entropy(views)
@@ -74,11 +77,18 @@ class Buffer:
         return [int(i) for i in suits.nonzero()[:, 0]]
 
     def _appended(self) -> int:
-        self.kept = [*self.kept[max(0, len(self.kept) - BUFFER + 1) :], self.start.clone()]
+        self.kept = [*self.kept[max(0, len(self.kept) - BUFFER + 1) :], self.start]
         return len(self.kept) - 1
 
-    def _shares(self, views: Float[Tensor, "kept D"], weights: Float[Tensor, "M C D"]) -> Float[Tensor, "M kept C"]:
-        return (views @ weights.mT / self.tau).softmax(-1)
+    def _stepped(
+        self, weights: Float[Tensor, "C D"], views: Float[Tensor, "kept D"], cosines: Float[Tensor, "kept C"],
+        mean: Float[Tensor, " C"],
+    ) -> Float[Tensor, "C D"]:  # fmt: skip
+        sign = towards_agreement(views[None], weights[None], self.tau, mean[None], cosines[None])[0]
+        return normalize(torch.add(weights, sign, alpha=-ONLINE * STEP / views.shape[1] ** 0.5), dim=-1)
+
+    def _shares(self, cosines: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
+        return (cosines / self.tau).softmax(-1)
 
 
 @dataclass

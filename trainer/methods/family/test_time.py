@@ -30,7 +30,7 @@ published rate.
 SHARE, LEAST = 0.1, 2
 """Share of the views that are confident, as published for 63 views, and how many there are of fewer."""
 HALVINGS = 5
-ENTRIES = 2**23
+ENTRIES = 2**20
 """Entries of shifted class embeddings that are held at once."""
 SAW = "views of the one image, no label"
 
@@ -60,39 +60,71 @@ def towards_agreement(
     weights: Float[Tensor, "B C D"],
     tau: float,
     mean: Float[Tensor, "B C"] | None = None,
+    cosines: Float[Tensor, "B kept C"] | None = None,
 ) -> Float[Tensor, "B C D"]:
     """The sign of the gradient of H(p) by each class's shift, where the class embeddings are `weights`, unit rows.
 
     Args:
         mean: p, where more than these views have a part in it.
+        cosines: of the views with the weights, where they are known.
     """
-    cosines = views @ weights.mT
+    cosines = views @ weights.mT if cosines is None else cosines
     shares = (cosines / tau).softmax(-1)
     pull = -(shares.mean(1) if mean is None else mean).clamp_min(1e-30).log()[:, None]
     by_logit = shares * (pull - (shares * pull).sum(-1, keepdim=True))
     along = (by_logit * cosines).sum(1)  # what a shift along the embedding itself would do, and normalising undoes
-    return (by_logit.mT @ views - along[..., None] * weights).sign()
+    return (by_logit.mT @ views).addcmul_(along[..., None], weights, value=-1).sign_()
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """Class embeddings of each image, normalise(w - step sign): cosines to them need no embedding of their own,
+
+        x . (w - step s) / |w - step s|,    |w - step s|^2 = |w|^2 - 2 step w . s + step^2 |s|^2
+
+    so that a smaller step costs no more than products that are there already.
+
+    Attributes:
+        sign: of the gradient.
+        step: size of each image's step.
+    """
+
+    weights: Float[Tensor, "C D"]
+    sign: Float[Tensor, "B C D"]
+    step: Float[Tensor, " B"]
+
+    @property
+    def embeddings(self) -> Float[Tensor, "B C D"]:
+        """The embeddings themselves, unit rows."""
+        return normalize(self.weights - self.step[:, None, None] * self.sign, dim=-1)
 
 
 def tuned(
-    views: Float[Tensor, "B kept D"], weights: Float[Tensor, "C D"], tau: float
-) -> tuple[Float[Tensor, "B C D"], Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Shifted class embeddings of each image, unit rows, and H(p) before and after; it never grows."""
-    start = weights.expand(len(views), *weights.shape)
-    before = entropy((views @ start.mT / tau).softmax(-1).mean(1))
-    sign = towards_agreement(views, start, tau)
-    step = views.new_full((len(views), 1, 1), STEP / weights.shape[1] ** 0.5)
-    for halving in range(HALVINGS + 1):
-        found = normalize(start - step * sign, dim=-1)
-        after = entropy((views @ found.mT / tau).softmax(-1).mean(1))
+    views: Float[Tensor, "B kept D"], weights: Float[Tensor, "C D"], tau: float, crops: Float[Tensor, "B D"]
+) -> tuple[Shifted, Float[Tensor, "B C"], Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Class embeddings shifted for each image by its confident views, the cosines of its centre crop with them, and
+    H(p) before and after; it never grows.
+    """
+    kept, every = views.shape[1], torch.cat([views, crops[:, None]], 1)
+    plain = every @ weights.T
+
+    def unsure(cosines: Float[Tensor, "B kept+1 C"]) -> Float[Tensor, " B"]:
+        return entropy((cosines[:, :kept] / tau).softmax(-1).mean(1))
+
+    before = unsure(plain)
+    sign = towards_agreement(views, weights.expand(len(views), *weights.shape), tau)
+    by_sign, own = every @ sign.mT, (sign * weights).sum(-1)
+    lengths = weights.square().sum(-1), torch.linalg.vector_norm(sign, dim=-1).square()
+    step = views.new_full((len(views), 1), STEP / weights.shape[1] ** 0.5)
+    for halving in range(HALVINGS + 2):
+        norm = (lengths[0] - 2 * step * own + step.square() * lengths[1]).sqrt()
+        found = (plain - step[..., None] * by_sign) / norm[:, None]
+        after = unsure(found)
         worse: Bool[Tensor, " B"] = after > before
         if not bool(worse.any()):
             break
-        step = torch.where(worse[:, None, None], step / 2 if halving < HALVINGS else 0 * step, step)
-    else:
-        found = torch.where(worse[:, None, None], start, found)
-        after = torch.where(worse, before, after)
-    return found, before, after
+        step = torch.where(worse[:, None], step / 2 if halving < HALVINGS else 0 * step, step)
+    return Shifted(weights, sign, step[:, 0]), found[:, kept], before, torch.minimum(after, before)
 
 
 @dataclass
@@ -128,8 +160,9 @@ class TestTimePredictor:
         if self.kind == "confident-views":
             agreed = logits.gather(1, rows.expand(-1, -1, len(weights))).softmax(-1).mean(1)
             return agreed.clamp_min(1e-30).log()
-        found, _, _ = tuned(views.gather(1, rows.expand(-1, -1, views.shape[2])), weights, self.tau)
-        return (found @ views[:, 0, :, None])[..., 0] / self.tau
+        sure = views.gather(1, rows.expand(-1, -1, views.shape[2]))
+        _, found, _, _ = tuned(sure, weights, self.tau, views[:, 0])
+        return found / self.tau
 
 
 @dataclass(frozen=True)
