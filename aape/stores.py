@@ -92,7 +92,8 @@ class StoredFeatures:
         name = self._source(source)
         if name == NO_LLM:
             raise ValueError(
-                f"data set {self.dataset!r} has no prompts: run `pipeline generate-prompts` and embed-text."
+                f"data set {self.dataset!r} has no prompts: run `pipeline generate-prompts --dataset {self.dataset}` "
+                f"and `pipeline embed-text --dataset {self.dataset}`"
             )
         prompts, templates = self._texts(name, "prompt"), self._texts(NO_LLM, "template")
         return [prompts.get(i) or templates[i][:1] for i in self._features.class_ids]

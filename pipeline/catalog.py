@@ -50,7 +50,10 @@ def connect(cache: Path, encoder: str) -> Any:
     cache = Path(cache)
     stores = _stores(cache, encoder)
     if not stores:
-        raise UserError(f"{cache}: no store there yet: run `pipeline ingest` first, or name the folder with --cache")
+        raise UserError(
+            f"{cache}: no store there yet: run `pipeline ingest NAME --source SOURCE` first, or name the folder with "
+            "--cache"
+        )
     inside = cache.resolve()
     connection = duckdb.connect(":memory:")
     for view in VIEWS:

@@ -15,6 +15,7 @@ import typer
 
 from stages.errors import UserError, nearest
 from stages.extras import missing_extra
+from stages.offers import GIVEN, as_typed
 from stages.stopping import Stopped, leave_at_once, stop_on_signals
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def _with_settings(function: Callable[..., Any], *, place: Place | None, reads: 
     @functools.wraps(function)
     def run(*args: Any, set_: list[str] | None = None, **kwargs: Any) -> Any:
         token = _CHANGES.set((*_CHANGES.get(), *(set_ or ())))
+        asked = GIVEN.set(_asked(own, kwargs))
         try:
             file = kwargs["params"]
             if set_ or (file is not None and "params" not in own.parameters):
@@ -96,12 +98,27 @@ def _with_settings(function: Callable[..., Any], *, place: Place | None, reads: 
                 if place is not None and isinstance(value, Path) and str(value).startswith("s3:/"):
                     kwargs = {**kwargs, name: place(name, value, reads and not kwargs.get("fix"))}
             return function(*args, **{k: v for k, v in kwargs.items() if k in own.parameters})
+        except UserError as error:
+            error.args = (as_typed(str(error)),)  # it is printed when this command is left
+            raise
         finally:
             _CHANGES.reset(token)
+            GIVEN.reset(asked)
 
     run.__signature__ = own.replace(parameters=[*own.parameters.values(), *added])  # type: ignore[attr-defined]
     run.__annotations__ = {**function.__annotations__, **{each.name: each.annotation for each in added}}
     return run
+
+
+def _asked(own: inspect.Signature, given: Mapping[str, Any]) -> dict[str, str]:
+    """The folders, settings file and encoder that the line names, where they are not what is taken without it."""
+    asked = {}
+    for option, names in {"cache": ("features", "cache"), "results": ("results",), "encoder": ("encoder",)}.items():
+        for name in names:
+            value = given.get(name)
+            if isinstance(value, str | Path) and value != own.parameters[name].default:
+                asked[option] = str(value)
+    return asked | ({"params": str(given["params"])} if given.get("params") else {})
 
 
 def settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> "Params":
@@ -116,13 +133,18 @@ def settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> "Para
     from stages.params import load_params
 
     changes = given()
-    for setting, value in (flags or {}).items():
-        if value is None:
-            continue
+    asked = {setting: value for setting, value in (flags or {}).items() if value is not None}
+    for setting in asked:
         if setting in changes:
             raise UserError(f"{setting} is given twice: by --set and by a flag of its own", exit_code=2)
-        changes[setting] = value
-    return load_params(path if path is not None else DEFAULT_PARAMS if DEFAULT_PARAMS.exists() else None, changes)
+    file = path if path is not None else DEFAULT_PARAMS if DEFAULT_PARAMS.exists() else None
+    return load_params(file, changes | asked, flags={setting: _option(setting) for setting in asked})
+
+
+def _option(setting: str) -> str:
+    """The option that gives a setting: it has its name, that of an address its section's (--server)."""
+    *_, section, name = ("", *setting.split("."))
+    return f"--{(section if name == 'url' else name).replace('_', '-')}"
 
 
 def given() -> dict[str, Any]:
@@ -215,7 +237,7 @@ def _complain(line: str) -> None:
 
 def say(line: str) -> None:
     """One plain line for the user, on standard error, so that standard output stays a result."""
-    print("\n".join(map(visible, line.split("\n"))), file=sys.stderr, flush=True)
+    print("\n".join(map(visible, as_typed(line).split("\n"))), file=sys.stderr, flush=True)
 
 
 def show(result: Any, *, as_json: bool, text: Callable[[], str]) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +30,8 @@ def store_lock(folder: Path, *, what: str, beside: Path | None = None) -> Iterat
     Args:
         folder: what is written; it need not exist.
         what: the command that writes, as a user would know it: `pipeline embed-images`.
-        beside: the lock is the hidden file `.NAME.lock` beside this path; default beside `folder`.
+        beside: the lock is the hidden file `.NAME.lock` beside this path; default beside `folder`. Folders that are
+            made for it, and a hidden one, are removed again where nothing else came into them.
 
     Raises:
         UserError: another command holds it; the line says which, since when, and what to do.
@@ -42,6 +43,7 @@ def store_lock(folder: Path, *, what: str, beside: Path | None = None) -> Iterat
         return
     if _held.setdefault(key, thread) != thread:
         raise UserError(f"{folder}: another thread of this process is writing it: one at a time")
+    missing = [each for each in file.parents if not each.exists()]
     try:
         with user_errors(file):
             handle = _acquire(folder, file)
@@ -55,6 +57,7 @@ def store_lock(folder: Path, *, what: str, beside: Path | None = None) -> Iterat
                 file.unlink(missing_ok=True)
                 os.close(handle)
     finally:
+        _remove_empty([*missing, *[file.parent] * file.parent.name.startswith(".")])
         del _held[key]
 
 
@@ -80,6 +83,15 @@ def require_free(folder: Path, *, beside: Path | None = None) -> None:
         os.close(handle)
 
 
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders that were made for a lock and hold nothing now, the innermost first."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # something lies there, or it is gone
+            return
+
+
 def _lock_file(path: Path) -> Path:
     path = path.absolute()
     return path.with_name(f".{path.name}.lock")
@@ -87,9 +99,14 @@ def _lock_file(path: Path) -> Path:
 
 def _acquire(folder: Path, file: Path) -> int | None:
     """The locked file's handle; None where the file system knows no locks."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:  # who was here before removed the folder in the meantime
+            if file.parent.is_dir():
+                raise
+            continue
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is(file, handle):

@@ -415,17 +415,20 @@ def read_yaml(path: Path) -> Any:
     return read_yaml_text(text, where=path)
 
 
-def load_params(path: Path | None, changes: Mapping[str, Any] | None = None) -> Params:
+def load_params(
+    path: Path | None, changes: Mapping[str, Any] | None = None, *, flags: Mapping[str, str] | None = None
+) -> Params:
     """Read and check params.yaml; None gives the defaults.
 
     Args:
         changes: setting -> value in place of the file's, such as `{"train.lambda": 3.0}`.
+        flags: setting -> the option that changed it, which a fault then names: `{"evaluation.seeds": "--seeds"}`.
 
     Raises:
         UserError: every fault of the file and of the changes in one message, each with its path and value.
     """
     raw = None if path is None else read_yaml(path)
-    return _check({} if raw is None else raw, changes or {}, where=str(path or "settings"))
+    return _check({} if raw is None else raw, changes or {}, where=str(path or "settings"), flags=flags or {})
 
 
 def changed(params: Params, changes: Mapping[str, Any], *, where: str) -> Params:
@@ -441,7 +444,10 @@ def changed(params: Params, changes: Mapping[str, Any], *, where: str) -> Params
     return _check(raw, changes, where=where, of_changes=where)
 
 
-def _check(raw: Any, changes: Mapping[str, Any], *, where: str, of_changes: str = "command line") -> Params:
+def _check(
+    raw: Any, changes: Mapping[str, Any], *, where: str, of_changes: str = "command line",
+    flags: Mapping[str, str] | None = None,
+) -> Params:  # fmt: skip
     """Settings from a file's content and changes to it; a fault says in which of the two it stands."""
     if "evaluation.seeds" in changes:  # seeds that are asked for hold for every data set
         changes = {"evaluation.seeds_of": {}, **changes}
@@ -461,9 +467,11 @@ def _check(raw: Any, changes: Mapping[str, Any], *, where: str, of_changes: str 
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
+        options = {path_of(setting): option for setting, option in (flags or {}).items()}
         for place, text in _faults(Params, error, raw):
             theirs = any(place[: len(path)] == path[: len(place)] for path in paths if place)
-            faults.append(f"{of_changes if theirs else where}: {text}")
+            option = next((option for path, option in options.items() if place[: len(path)] == path), None)
+            faults.append(f"{option}: {text}" if option else f"{of_changes if theirs else where}: {_at(place)}: {text}")
     if faults:
         more = [f"and {len(faults) - MOST_FAULTS} more"] * (len(faults) > MOST_FAULTS)
         raise UserError("; ".join([*_prefixed_once(faults[:MOST_FAULTS]), *more]), exit_code=2)
@@ -500,27 +508,38 @@ def check(model: type[Model], raw: Any, *, where: str) -> Model:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        faults = [text for _, text in _faults(model, error, raw)]
+        faults = [f"{_at(place)}: {text}" for place, text in _faults(model, error, raw)]
         more = [f"and {len(faults) - MOST_FAULTS} more"] * (len(faults) > MOST_FAULTS)
         raise UserError(f"{where}: " + "; ".join(faults[:MOST_FAULTS] + more), exit_code=2) from error
 
 
+def _at(place: tuple[str, ...]) -> str:
+    return ".".join(place) or "(top level)"
+
+
 def _faults(model: type[BaseModel], error: ValidationError, raw: Any) -> list[tuple[tuple[str, ...], str]]:
-    """Each faulty place of `raw` with what is wrong there; what a value may be otherwise is joined by `or`."""
+    """Each faulty place of `raw` with what is wrong there; what a value may be otherwise is joined by `or`.
+
+    Of a list that may stand in the place of one value only its faulty entries are named.
+    """
     found: dict[tuple[str, ...], list[str]] = {}
     inputs = {}
     for fault in error.errors():
         place = _place(raw, fault)
         inputs[place] = fault["input"]
-        found.setdefault(place, []).append(_message(model, fault))
+        if fault["type"] == "too_short":
+            found[place] = ["at least one is needed"]
+        elif found.get(place) != ["at least one is needed"]:
+            found.setdefault(place, []).append(_message(model, fault))
     texts = []
     for place, messages in found.items():
-        path = ".".join(place) or "(top level)"
+        if isinstance(inputs[place], list) and any(place == other[: len(place)] != other for other in found):
+            continue
         first, *others = dict.fromkeys(messages)
         others = [other.removeprefix("input should be ") for other in others]
         shown = messages == ["missing"] or messages[0].startswith("unknown key")
         value = "" if shown else f", found {reprlib.repr(inputs[place])[:80]}"
-        texts.append((place, f"{path}: {' or '.join([first, *others])}{value}"))
+        texts.append((place, f"{' or '.join([first, *others])}{value}"))
     return texts
 
 

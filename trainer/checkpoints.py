@@ -148,7 +148,7 @@ def _run(results: Path, dataset: str | None) -> tuple[str, dict[str, Path]]:
     if dataset in runs:
         kept = f"its checkpoints in {EVERY}/ alone" if (runs_of / dataset / EVERY).is_dir() else "no checkpoint"
         raise UserError(
-            f"{runs_of}/{dataset}: the run kept {kept}: run `trainer run --dataset {dataset}` with the protocol "
+            f"{runs_of}/{dataset}: the run kept {kept}: run `trainer run --dataset {dataset} --protocol "
             "few-shot, or give --checkpoint DIR"
         )
     if not found:

@@ -1,5 +1,6 @@
 """`pipeline control-sentences`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -60,8 +61,8 @@ def control_sentences(
         found = controls.named(given, templates)
     with user_errors(out):
         write_text(out, json.dumps({name: found[name] for name in called}, indent=1, ensure_ascii=False) + "\n")
-    say(f"wrote {out}: {sum(map(len, found.values()))} sentences of {len(found)} classes; now")
-    say(f"pipeline import-prompts --dataset {dataset} --name {kind} --file {out}")
+    say(f"wrote {out}: {sum(map(len, found.values()))} sentences of {len(found)} classes; now run")
+    say(f"`pipeline import-prompts --dataset {dataset} --name {kind} --file {shlex.quote(str(out))}`")
 
 
 FILES = {"shuffled": "the sentences to exchange", "names": "JSON {class: [name, ...]}"}

@@ -17,6 +17,7 @@ from stages.command import (
     ResultsOption,
     say,
 )
+from stages.offers import as_typed
 
 RESULTS = Path("results")
 
@@ -56,7 +57,7 @@ def verify(
         say(f"note: {note}")
     n_faults = f"{len(faults)} fault{'s' * (len(faults) != 1)}"
     lines += [*faults, f"{report.checked} stores checked, {n_faults}"]
-    command.show(result, as_json=as_json, text=lambda: "\n".join(lines))
+    command.show(result, as_json=as_json, text=lambda: as_typed("\n".join(lines)))
     if faults:
         raise typer.Exit(1)
 
@@ -77,6 +78,7 @@ def doctor(
 
     settings = command.settings(params, {"encoder": encoder, "prompts.llm": llm})
     checks = run(settings, cache, results)
-    command.show([asdict(check) for check in checks], as_json=as_json, text=lambda: "\n".join(map(str, checks)))
+    lines = as_typed("\n".join(map(str, checks)))
+    command.show([asdict(check) for check in checks], as_json=as_json, text=lambda: lines)
     if any(check.state == "fault" for check in checks):
         raise typer.Exit(1)

@@ -77,7 +77,7 @@ def embed_images(
     rows = rows.filter(pc.is_null(rows["error"])).drop_columns(["error"]).combine_chunks()
     if not len(rows):
         raise UserError(
-            f"{manifest_store.file}: no image could be read when it was ingested: run `pipeline ingest` again"
+            f"{manifest_store.file}: no image could be read when it was ingested: run `pipeline ingest {dataset}` again"
         )
     left_out = store.provenance().left_out if is_current(store, origin) else None
     skipped, reused = left_out is not None and not _come_back(rows, left_out, root), 0

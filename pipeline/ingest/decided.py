@@ -20,7 +20,8 @@ def with_decisions(
 ) -> tuple[DataParams, list[str]]:
     """Settings with the decisions to take, and lines for the user about those of the manifest that is there.
 
-    Without a source in the settings or on the line, that of the manifest is read again as it was read then.
+    Without a source in the settings or on the line, that of the manifest is read again as it was read then, under the
+    decisions of then.
 
     Args:
         labels, exclude, new_classes: of the line.
@@ -28,7 +29,7 @@ def with_decisions(
     store = ManifestStore(cache, dataset)
     found = store.provenance() if store.exists() else None
     before = found if isinstance(found, ManifestProvenance) else None
-    asked = bool(labels or exclude or new_classes)
+    asked = bool(labels or exclude or new_classes) or data.source is None
     lines: list[str] = []
     if asked and data.source is None and before is not None and before.source is not None:
         read = DataParams(**before.reading)

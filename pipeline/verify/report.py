@@ -1,5 +1,6 @@
 """All stores of a cache, in the order in which they are made from each other."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,8 @@ class Inspection:
 
 def _lacking(store: Store) -> list[str]:
     """One line a reason for which an image store lacks images of its manifest."""
-    again = f"run `pipeline embed-images --dataset {store.dataset}` again once they are back"
+    encoder = shlex.quote(store.provenance().encoder or store.partitions["encoder"])
+    again = f"run `pipeline embed-images --dataset {store.dataset} --encoder {encoder}` again once they are back"
     mends = {"undecodable": f"run `pipeline ingest {store.dataset}` again to have them marked as such"}
     return [
         f"{store.file}: {len(images)} image{'s were' if len(images) > 1 else ' was'} {why} when it was made (first: "
@@ -88,7 +90,11 @@ def verify(cache: Path, dataset: str | None = None) -> Report:
     checked = len(stores_in(cache, dataset))
     if not checked:
         which = f" of data set {dataset!r}" if dataset else ""
-        raise UserError(f"{cache}: no store{which} there yet: run `pipeline ingest` first, or name another --cache")
+        name = dataset or "NAME"
+        raise UserError(
+            f"{cache}: no store{which} there yet: run `pipeline ingest {name} --source SOURCE` first, or name another "
+            "--cache"
+        )
     inspection = Inspection(cache, dataset)
     faults = [fault for kind in STORES for fault in inspection.kind(kind)] + inspection.encoders()
     return Report(checked, faults + [Fault(line) for line in strays(cache)], leftovers(cache))

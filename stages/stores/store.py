@@ -116,15 +116,20 @@ class Store:
         """
         if not self.exists():
             command = self.made_by.format(**self.partitions)
-            there = values_on_disk(self.cache, "manifest", "dataset")
-            known = f" ({nearest(self.dataset, there)})" if there and self.dataset not in there else ""
+            if not any(self.cache.glob(f"*/dataset={self.dataset}")):
+                there = values_on_disk(self.cache, "manifest", "dataset")
+                known = f" ({nearest(self.dataset, there)})" if there else ""
+                raise UserError(
+                    f"{self.cache}: no data set {self.dataset!r} there yet{known}: run `pipeline ingest {self.dataset} "
+                    "--source PATH` first"
+                )
             parts = len(list(self.folder.glob("part-*.parquet")))
             if parts:
                 raise UserError(
                     f"{self.folder}: {counted(parts, 'part')} without {LIST}, which names those that count: bring back "
                     f"the whole folder, or run `{command}`"
                 )
-            raise UserError(f"{self.file} is not there: run `{command}` first{known}")
+            raise UserError(f"{self.file} is not there: run `{command}` first")
 
     @classmethod
     def schema(

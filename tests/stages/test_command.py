@@ -103,9 +103,7 @@ def test_lists_on_a_line_keep_what_is_no_number_for_the_settings_to_refuse() -> 
     assert words(None) is None
     assert numbers("1,2") == [1, 2]
     assert numbers("-1,x,1" + "0" * 40) == [-1, "x", "1" + "0" * 40]
-    with pytest.raises(
-        UserError, match=r"command line: evaluation.seeds.1: input should be a valid integer, found 'x'"
-    ):
+    with pytest.raises(UserError, match=r"^--seeds: input should be a valid integer, found 'x'$"):
         settings(None, {"evaluation.seeds": numbers("1,x")})
 
 
@@ -159,3 +157,19 @@ def test_a_reader_that_leaves_does_not_stop_the_work(tmp_path: Path) -> None:
     assert done.stdout == "line 0\nline 1\n"
     assert done.stderr == ""
     assert (tmp_path / "end").read_text() == "all of it"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "line"),
+    [
+        ("evaluation.seeds", "", "--seeds: at least one is needed, found []"),
+        ("evaluation.seeds", "1,-1", "--seeds: input should be greater than or equal to 0, found -1"),
+        ("evaluation.shots", "", "--shots: at least one is needed, found []"),
+        ("evaluation.shots", "-1,x", "--shots: input should be greater than or equal to 0 or 'all', found -1; input "
+         "should be a valid integer or 'all', found 'x'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_of_a_flag_is_named_by_the_flag(setting: str, value: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settings(None, {setting: numbers(value)})
+    assert str(caught.value) == line

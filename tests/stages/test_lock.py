@@ -114,3 +114,14 @@ def test_stores_whose_names_run_together_have_a_lock_each(tmp_path: Path) -> Non
     assert one.work != other.work
     with one.locked("pipeline embed-images"), other.locked("pipeline embed-images"):
         assert len(locks(tmp_path / ".work")) == 2
+
+
+def test_a_command_that_writes_nothing_leaves_no_folder_and_one_that_writes_keeps_its_own(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    with pytest.raises(UserError), store_lock(results / "runs" / "w", what="trainer run", beside=results / ".fits/w"):
+        raise UserError("refused")
+    assert not list(tmp_path.iterdir())
+    (results / ".fits").mkdir(parents=True)  # of a run that was ended
+    with store_lock(results / "runs" / "w", what="trainer run", beside=results / ".fits/w"):
+        (results / "runs" / "w").mkdir(parents=True)
+    assert [path.name for path in results.iterdir()] == ["runs"]

@@ -1,5 +1,6 @@
 """A data set that lacks text or prompts: what reads images alone runs, what lacks something is left out and said so."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from stages.training import TrainParams
 from trainer.checkpoint import load_checkpoint
 from trainer.data.features import load_features
 from trainer.export import head_of
-from trainer.methods import GROUPS, methods
+from trainer.methods import GROUPS, METHODS, methods
+from trainer.protocols import settled
 from trainer.runs.inputs import Inputs
+from trainer.runs.planned import measurable, planned
 from trainer.runs.run import run
 
 IMAGES_ALONE = [name for name in GROUPS["all"] if methods([name], settings=TrainParams())[0].needs == "images"]
@@ -72,3 +75,48 @@ def test_a_checkpoint_fitted_without_text_serves_and_is_exported_as_it_was_judge
         shares = found.predictor.logits(images, found.text).softmax(1)
         assert (shares.argmax(1) == features.val.images.labels).double().mean() > 0.5
         assert torch.allclose(head_of(found)(images).softmax(1), shares, atol=1e-5)
+
+
+def refusal(inputs: Inputs, protocol: str, name: str, shots: int) -> str:
+    """What a protocol says to one method that is named; nothing where it takes it."""
+    params = fast(methods=[name], protocols=[protocol], shots=shots)
+    try:
+        planned(inputs, measurable(inputs, settled(params.evaluation, inputs.others))[0], params)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("lack", ["nothing", "prompts", "text"])
+def test_whatever_a_refusal_offers_runs_in_that_protocol_on_that_data_set(tmp_path: Path, lack: str) -> None:
+    make_stores(tmp_path, sources=() if lack != "nothing" else ("llm",))
+    inputs = Inputs(load_features(without(tmp_path, *["text"] * (lack == "text")), "w", "lite"))
+    offered = set()
+    for protocol, shots in [("few-shot", 2), ("base-to-new", 2), ("semi-supervised", 2), ("unsupervised", 2),
+                            ("transductive", 0), ("long-tailed", 2)]:  # fmt: skip
+        if lack == "text" and protocol == "base-to-new":
+            continue
+        for name in METHODS:
+            line = refusal(inputs, protocol, name, shots)
+            assert not line or name in line
+            for other in re.findall(r"--methods (\S+)$", line):
+                offered.update((protocol, each) for each in other.split(","))
+            for other in re.findall(r"--protocols ([a-z, -]+)\)", line):
+                offered.update((each, name) for each in re.split(", | or ", other))
+    assert len(offered) > 3
+    for protocol, name in offered:
+        assert not refusal(inputs, protocol, name, 0 if protocol == "transductive" else 2), (protocol, name)
+
+
+def test_a_second_encoder_that_lacks_is_brought_by_a_file_or_named_where_it_is_there(tmp_path: Path) -> None:
+    make_stores(tmp_path, sources=("llm",))
+    with pytest.raises(UserError) as caught:
+        load_features(tmp_path, "w", "lite", student="dinov2")
+    assert "`pipeline embed-images --dataset w --from FILE --encoder dinov2`" in str(caught.value)
+    assert str(caught.value).endswith("or choose one with --student-encoder")
+    inputs = Inputs(load_features(tmp_path, "w", "lite"))
+    line = refusal(inputs, "unsupervised", "nola", 2)
+    assert "`pipeline embed-images --dataset w --from FILE --encoder NAME`, then add --student-encoder NAME" in line
+    assert line.endswith("or go without: --methods zero-shot,cupl,template-ensemble")
+    shutil.copytree(tmp_path / "images/dataset=w/encoder=lite", tmp_path / "images/dataset=w/encoder=dinov2")
+    assert "name one with --student-encoder (there is dinov2)" in refusal(inputs, "unsupervised", "nola", 2)

@@ -199,6 +199,7 @@ def test_data_sets_prompts_and_listed_images_make_one_checkpoint(stores: Path, t
 
 @pytest.mark.parametrize(("wanted", "part"), [
     (Wanted(), "there is no part yet"),
+    (Wanted(without=["a"]), "there is no part yet"),
     (Wanted(sources=["w"]), "'w': expected NAME=SOURCE"),
     (Wanted(sources=["a/b=w"]), "part name 'a/b'"),
     (Wanted(sources=["a=w", "a=v"]), "'a' is named twice"),
@@ -214,8 +215,22 @@ def test_a_line_that_asks_for_what_is_not_there_writes_nothing(
 ) -> None:
     with pytest.raises(UserError, match=part):
         run(tmp_path / "head", wanted, PARAMS, cache=stores)
-    assert not (tmp_path / "head" / "parts").exists()
-    assert not (tmp_path / "head" / "checkpoint.json").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_that_no_image_judges_are_counted_beside_the_accuracy_and_few_images_where_they_are_taken(
+    stores: Path, tmp_path: Path
+) -> None:
+    params = Params.model_validate({"evaluation": {"up_to": True}})
+    done = run(tmp_path / "head", Wanted(sources=["a=w"], shots=99), params, cache=stores)
+    assert "w, up to 99 shots: 4 of 4 classes have fewer training images: <b>hole</b> 8" in done.lines[0]
+    assert done.lines[-1].endswith("images of all 4 classes, which alpha was chosen on")
+    (tmp_path / "ids.txt").write_text("train/0/0\ntrain/0/1\ntrain/1/1\ntrain/1/2\n")
+    wanted = Wanted(sources=[f"few=w:{tmp_path / 'ids.txt'}", "words=w@people"])
+    done = run(tmp_path / "other", wanted, PARAMS, cache=stores)
+    assert done.lines[-1].endswith(
+        "of 2 of the 4 classes, which alpha was chosen on; of the other 2 nothing is measured"
+    )
 
 
 def test_an_id_of_the_test_split_is_refused_and_a_part_is_not_overwritten(stores: Path, tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_two_classes_leave_base_to_new_out_and_say_so(tmp_path: Path) -> None:
     record = run(fast(protocols=["few-shot", "base-to-new"], methods=["zero-shot"]), inputs(tmp_path))
     assert list(record.protocols) == ["few-shot"]
     assert "w: base-to-new is left out: 2 classes leave one in the base half" in "\n".join(record.notes)
-    with pytest.raises(UserError, match="base-to-new is left out: 2 classes"):
+    with pytest.raises(UserError, match="base-to-new cannot be run: 2 classes"):
         run(fast(protocols=["base-to-new"], methods=["zero-shot"]), inputs(tmp_path))
 
 

@@ -203,10 +203,25 @@ def test_a_kept_checkpoint_serves_the_runs_own_classes(stores: Path, tmp_path: P
     assert found.logits(normalize(torch.ones(2, 16), dim=-1)).shape == (2, 4)
 
 
+def test_where_the_other_data_sets_come_from_is_said_and_the_built_in_list_is_not_taken(stores: Path) -> None:
+    plain = fast(protocols=["multitask", "meta", "cross-dataset"], methods=["zero-shot"])
+    assert not load_inputs(plain, "w", cache=stores, device="cpu").others
+    listed = plain.model_copy(update={"datasets": ["w", "v"]})
+    record = run(listed, load_inputs(listed, "w", cache=stores, device="cpu"))
+    line = "learnt with the 1 other data set that the settings list: v (--together names others)"
+    assert {f"multitask: {line}", f"meta: {line}"} <= set(record.notes)
+    asked = listed.evaluation.model_copy(update={"together": ["v"], "protocols": ["multitask"]})
+    named = listed.model_copy(update={"evaluation": asked})
+    assert line not in "".join(run(named, load_inputs(named, "w", cache=stores, device="cpu")).notes)
+
+
 def test_one_data_set_other_encoders_and_sets_without_text_are_refused(stores: Path) -> None:
     alone = fast(protocols=["multitask"], methods=["all"]).model_copy(update={"datasets": ["w"]})
     inputs = load_inputs(alone, "w", cache=stores, device="cpu")
-    with pytest.raises(UserError, match="multitask is left out: it learns over several data sets: name others with"):
+    with pytest.raises(
+        UserError,
+        match=r"multitask cannot be run: it learns over several data sets: name some with --together \(there are: v\)",
+    ):
         run(alone, inputs)
     features, other = (load_inputs(SETTINGS, name, cache=stores, device="cpu").features for name in "wv")
     assert features is not None

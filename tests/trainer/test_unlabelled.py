@@ -256,7 +256,9 @@ def test_a_second_encoder_taught_without_a_label_corrects_the_first(tmp_path: Pa
 def test_bad_input_a_second_encoder_that_is_not_there_or_of_other_images_is_refused(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     make_stores(cache)
-    with pytest.raises(UserError, match=r"no embeddings by a second encoder, and nola reads them: run .*--student-enc"):
+    with pytest.raises(
+        UserError, match=r"no embeddings by a second encoder, and nola reads them: embed .*--student-enc"
+    ):
         run(fast(protocols=["unsupervised"], methods=["nola"]), Inputs(load_features(cache, "w", "lite")))
     with pytest.raises(UserError, match="no images store of encoder 'dino', only of lite"):
         load_features(cache, "w", "lite", student="dino")

@@ -70,7 +70,7 @@ def features_of(found: Checkpoint, cache: Path) -> Features:
     if features.class_names != found.text.names:
         raise UserError(
             f"{found.path}: knows {len(found.text.names)} classes, the stores of {dataset!r} in {cache} name "
-            f"{len(features.class_names)} others: run `trainer run` again"
+            f"{len(features.class_names)} others: run `trainer run --dataset {dataset}` again"
         )
     return features
 

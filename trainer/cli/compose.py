@@ -1,5 +1,6 @@
 """`trainer compose`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +9,7 @@ import typer
 from stages import command
 from stages.command import EncoderOption, JsonOption, ParamsOption, say
 from stages.errors import UserError
-from trainer.cli.app import CACHE, FeaturesOption, app
+from trainer.cli.app import CACHE, FeaturesOption, UpToOption, app
 
 
 @app.command()
@@ -27,6 +28,7 @@ def compose(
     ] = None,
     form: Annotated[str, typer.Option(help="Closed form: gaussian or ridge.")] = "gaussian",
     shots: Annotated[str, typer.Option(help="Training images a class of a data set, or all.")] = "all",
+    up_to: UpToOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the shots, and the images that are held out.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images of a folder encoded at once.")] = 64,
     encoder: EncoderOption = None,
@@ -41,7 +43,7 @@ def compose(
     """
     from trainer.compose.run import Wanted, run
 
-    settings = command.settings(params, {"encoder": encoder})
+    settings = command.settings(params, {"encoder": encoder, "evaluation.up_to": up_to})
     wanted = Wanted(
         sources=tuple(sources or ()), without=tuple(without or ()), form=_form(form), shots=_shots(shots), seed=seed,
         batch=batch, device=device,
@@ -57,7 +59,7 @@ def compose(
     about: dict[str, Any] = {"checkpoint": str(to), "parts": done.parts, "head": done.head}
     command.show(about, as_json=as_json, text=text)
     if not as_json:
-        say(f"wrote {to}: trainer predict --checkpoint {to} PATHS")
+        say(f"wrote {to}: `trainer predict --checkpoint {shlex.quote(str(to))} PATHS` serves it")
 
 
 def _form(text: str) -> Literal["gaussian", "ridge"]:

@@ -8,6 +8,7 @@ from stages import command
 from stages.command import DatasetOption, EncoderOption, JsonOption, ParamsOption, ResultsOption, numbers, say, words
 from stages.datasets import chosen
 from stages.errors import UserError
+from stages.offers import as_typed
 from trainer.cli.app import (
     CACHE,
     RESULTS,
@@ -99,12 +100,12 @@ def run(
         record = run_dataset(settings, inputs, results=results, jobs=jobs)
         records.append(record)
         if not as_json:
-            command.put(f"{text_tables(record)}\n\n")
+            command.put(as_typed(f"{text_tables(record)}\n\n"))
     if with_report:
         write_report(results, features)
         say(f"wrote {results}/runs/, metrics.json, tables.md, plots/, figures/ and report.html")
     if not as_json:
-        command.put("".join(f"{text_verdict(record)}\n" for record in records if record.one_class))
+        command.put(as_typed("".join(f"{text_verdict(record)}\n" for record in records)))
     if as_json:
         command.show(plain({record.dataset: summarize(record) for record in records}), as_json=True, text=str)
     unjudged = [record.dataset for record in records if not record.judged]
@@ -129,4 +130,4 @@ def report(
     metrics, text = write_report(results, features)
     say(f"wrote {results}/report.html: one file, which opens in any browser")
     if as_json or not quiet:
-        command.show(plain(metrics), as_json=as_json, text=lambda: text)
+        command.show(plain(metrics), as_json=as_json, text=lambda: as_typed(text))

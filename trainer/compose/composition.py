@@ -80,7 +80,7 @@ def compose(parts: Sequence[Part], *, form: Form = "gaussian") -> Composition:
     judges = _judges(parts, where)
     weights, tau, source = _words(text, judges, names)
     if images is None and weights is None:
-        raise UserError("the parts have neither images nor words: name a source that has some", exit_code=2)
+        raise UserError("the parts have neither images nor words: name a source that has some")
     settings, val = _chosen(choosing, weights, tau, judges, form)
     weight, bias = _blended(images, weights, tau, form, settings)
     scale = settings.temperature
@@ -199,7 +199,7 @@ def _class_text(names: tuple[str, ...], text: TextSums | None, images: ImageSums
 
 def _require_together(parts: Sequence[Part]) -> None:
     if not parts:
-        raise UserError("there is no part to compose: name a source, NAME=SOURCE", exit_code=2)
+        raise UserError("there is no part to compose: name a source, NAME=SOURCE")
     first = parts[0]
     for other in parts[1:]:
         one, two = first.about, other.about

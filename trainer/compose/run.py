@@ -16,7 +16,7 @@ from stages.stores.artifacts import partition_values
 from stages.text import counted
 from trainer.checkpoint import RECORD as CHECKPOINT
 from trainer.checkpoint import save_checkpoint
-from trainer.compose.composition import compose, provenance_of
+from trainer.compose.composition import Composition, compose, provenance_of
 from trainer.compose.parts import PARTS, RECORD, Part, load_part, save_part
 from trainer.compose.sources import Asked, asked_of, dataset_part, folder_part, split_source
 
@@ -70,19 +70,20 @@ def run(to: Path, wanted: Wanted, params: Params, *, cache: Path) -> Done:
     folder = to / PARTS
     with store_lock(to, what=f"trainer compose {to}"):
         if (to / CHECKPOINT).exists() and not folder.is_dir():
-            raise UserError(f"{to}: holds a checkpoint that is no composition: name another folder", exit_code=2)
+            raise UserError(f"{to}: holds a checkpoint that is no composition: name another folder")
         old = [load_part(place.parent) for place in sorted(folder.glob(f"*/{RECORD}"))]
         _require_new(asked, old, folder)
         new, lines = _made(asked, old, wanted, params, cache)
         parts = sorted([*old, *new], key=lambda part: part.name)
         names = [part.name for part in parts]
+        if not parts:
+            raise UserError(f"{to}: there is no part yet: name one, NAME=SOURCE")
         for name in wanted.without:
             if name not in names:
-                raise UserError(f"--without {name}: no such part in {to}; {nearest(name, names)}", exit_code=2)
+                raise UserError(f"--without {name}: no such part in {to}; {nearest(name, names)}")
         used = [part for part in parts if part.name not in wanted.without]
         if not used:
-            what = "every part is left out" if parts else "there is no part yet: name one, NAME=SOURCE"
-            raise UserError(f"{to}: {what}", exit_code=2)
+            raise UserError(f"{to}: every part is left out: leave one of {', '.join(names)}", exit_code=2)
         found = compose(used, form=wanted.form)
         for part in new:
             save_part(part, folder / part.name)
@@ -91,11 +92,8 @@ def run(to: Path, wanted: Wanted, params: Params, *, cache: Path) -> Done:
     lines += found.notes
     for name in left:
         lines.append(f"{name} is left out of the head; its part stays in {folder / name}: delete it to forget it")
-    val = found.validation
-    if val is not None:
-        lines.append(
-            f"accuracy {val[0]:.4f} on {counted(sum(len(p.judges) for p in used), 'image')} that alpha was chosen on"
-        )
+    if found.validation is not None:
+        lines.append(_measured(found, used))
     rows = [
         {
             "name": part.name, "source": part.about.made_from, "classes": len(part.about.names),
@@ -107,6 +105,18 @@ def run(to: Path, wanted: Wanted, params: Params, *, cache: Path) -> Done:
     return Done(rows, dict(found.predictor.info), lines)
 
 
+def _measured(found: Composition, used: Sequence[Part]) -> str:
+    """The accuracy, and of which of the classes its images are."""
+    assert found.validation is not None
+    judged = {part.about.names[label] for part in used for label in set(part.judges.labels.tolist())}
+    names = found.text.names
+    others = len(names) - len(judged)
+    of = f"{len(judged)} of the {len(names)}" if others else f"all {len(names)}"
+    unseen = f"; of the other {others} nothing is measured" * bool(others)
+    images = counted(sum(len(part.judges) for part in used), "image")
+    return f"accuracy {found.validation[0]:.4f} on {images} of {of} classes, which alpha was chosen on{unseen}"
+
+
 def _require_new(asked: Sequence[Asked], old: Sequence[Part], folder: Path) -> None:
     names = [each.name for each in asked]
     for name in names:
@@ -116,8 +126,7 @@ def _require_new(asked: Sequence[Asked], old: Sequence[Part], folder: Path) -> N
             if part.name == name:
                 raise UserError(
                     f"part {name!r} is there already, made from {part.about.made_from!r}: take another name, or delete "
-                    f"{folder / name}",
-                    exit_code=2,
+                    f"{folder / name}"
                 )
 
 

@@ -12,13 +12,13 @@ import torch
 
 from stages.errors import UserError, nearest
 from stages.names import is_left_behind, slug
-from stages.numbers import Shots
+from stages.numbers import Shots, amount
 from stages.params import Params
 from stages.text import counted, read_text
 from trainer.compose.parts import About, Part, prints_of
 from trainer.compose.sums import image_sums, text_sums
 from trainer.data import ClassText, Images, Task
-from trainer.data.draws import few_shot, select
+from trainer.data.draws import few_shot, fewer, select
 from trainer.data.features import Features, load_features
 from trainer.runs.choice import AT
 
@@ -82,18 +82,23 @@ def dataset_part(
     if prompts is not None:
         text = text_sums(features.text[slug(prompts)], templates=False, prompts=True)
         return Part(asked.name, About(**about), None, None, _none(features.width), text, _no_prints()), []
-    images, val, lines = _images(features, ids, shots, seed)
+    images, val, lines = _images(features, ids, shots, seed, up_to=params.evaluation.up_to)
     named = features.text["none"]
     if features.has_templates:
         about["templates"] = features.templates
     return image_part(asked.name, about, named, images, val, seed=seed), lines
 
 
-def _images(features: Features, ids: Path | None, shots: Shots, seed: int) -> tuple[Images, Images, list[str]]:
+def _images(
+    features: Features, ids: Path | None, shots: Shots, seed: int, *, up_to: bool
+) -> tuple[Images, Images, list[str]]:
     """The images of a part and those to choose by; classes without any of them are gone with `About.names`."""
     if ids is None:
-        train, val = few_shot(features, shots, seed=seed)
-        return train.centre_crops(), val.centre_crops(), []
+        train, val = few_shot(features, shots, seed=seed, up_to=up_to)
+        counts = features.train.images.labels.bincount(minlength=len(features.class_names)).tolist()
+        short = "" if shots == "all" else fewer(counts, shots, features.class_names)
+        said = [f"{features.dataset}, {amount(shots, up_to=up_to)}: {short}"] if short else []
+        return train.centre_crops(), val.centre_crops(), said
     wanted = [line.strip() for line in read_text(ids).splitlines() if line.strip()]
     known = {image_id: i for i, image_id in enumerate(features.train.image_ids)}
     strange = [image_id for image_id in wanted if image_id not in known]
@@ -213,6 +218,5 @@ def split_source(source: str, datasets: Sequence[str]) -> tuple[str | None, str 
         return None, None, None
     raise UserError(
         f"{source!r:.80} is neither a data set of the cache ({nearest(source, list(datasets))}) nor a folder of class "
-        "folders",
-        exit_code=2,
+        "folders"
     )

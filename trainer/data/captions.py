@@ -71,8 +71,9 @@ class _Source:
             if len(off):
                 row = int(index[start + int(off[0, 0])])
                 raise UserError(
-                    f"{store.file}: embedding {row} has length {float(lengths[off[0, 0]]):.4g}, expected 1: run "
-                    f"`pipeline verify`, then `{store.made_by.format(**store.partitions)}` again"
+                    f"{store.file}: embedding {row} has length {float(lengths[off[0, 0]]):.4g}, expected 1: "
+                    f"run `pipeline verify --dataset {store.dataset}`, then "
+                    f"`{store.made_by.format(**store.partitions)}` again"
                 )
         return Held(torch.from_numpy(store.rows()(index)).to(self.device)) if self.held else stored
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stages import ImageStore, ManifestStore, TextStore, UserError, nearest
+from stages import ImageStore, ManifestStore, PromptStore, TextStore, UserError, nearest
 from stages.device import pick_device
 from stages.stores.artifacts import NO_LLM, encoder_of, partition_values, read_together
 from stages.stores.provenance import refuse_mixture
@@ -159,10 +159,12 @@ def load_features(
     wanted = there if sources is None else sources
     for source in wanted:
         if source not in there:
-            raise UserError(
-                f"data set {dataset!r} has no embedded prompts of {source!r} ({nearest(source, there)}): run `pipeline "
-                f"generate-prompts --dataset {dataset} --llm {source}` and `pipeline embed-text --dataset {dataset}`"
-            )
+            written = source in partition_values(cache, PromptStore, "llm", dataset=dataset)
+            asked = f"`pipeline generate-prompts --dataset {dataset} --llm {source}` and " * (not written)
+            elsewhere = manifest.provenance().encoder is not None
+            mend = "name one of these" if elsewhere else f"run {asked}`pipeline embed-text --dataset {dataset}`"
+            known = nearest(source, there)
+            raise UserError(f"data set {dataset!r} has no embedded prompts of {source!r} ({known}): {mend}")
     stores = [TextStore(cache, dataset, encoder, source) for source in wanted]
     own = [manifest, images, *([templates] if templates.exists() else [])]
     origins = read_together(*own, *stores)
@@ -248,7 +250,8 @@ def refuse_several(manifest: ManifestStore) -> None:
     if manifest.is_multi_label:
         raise UserError(
             f"{manifest.file}: an image of {manifest.dataset!r} may have several classes, or none, and this needs one "
-            "an image: run `trainer run --protocol multi-label`, or ingest it with one class an image"
+            f"an image: run `trainer run --dataset {manifest.dataset} --protocol multi-label`, or ingest it with one "
+            "class an image"
         )
 
 
@@ -257,8 +260,13 @@ def _in_order(wanted: list[str], whole: dict[str, bool], *, named: bool) -> list
     return wanted if named else sorted(wanted, key=lambda source: not whole[source])
 
 
-def require_encoder(store: ImageStore | TextStore, cache: Path, dataset: str, encoder: str) -> None:
+def require_encoder(
+    store: ImageStore | TextStore, cache: Path, dataset: str, encoder: str, *, option: str = "--encoder"
+) -> None:
     """Refuse a store that is missing, and say of which encoders there is one.
+
+    Args:
+        option: of `trainer run`, that names the encoder.
 
     Raises:
         UserError: it is missing.
@@ -267,9 +275,11 @@ def require_encoder(store: ImageStore | TextStore, cache: Path, dataset: str, en
         return
     there = partition_values(cache, type(store), "encoder", dataset=dataset)
     if there:
+        command = store.made_by.format(dataset=dataset)
+        from_file = f" (embeddings made elsewhere: `{command} --from FILE --encoder {encoder}`)"
         raise UserError(
             f"data set {dataset!r} has no {store.name} store of encoder {encoder!r}, only of {', '.join(there)}: "
-            f"run `{store.made_by.format(dataset=dataset)} --encoder {encoder}`, or choose one with --encoder"
+            f"run `{command} --encoder {encoder}`{from_file * (option != '--encoder')}, or choose one with {option}"
         )
     store.require()
 
@@ -281,7 +291,7 @@ def _second_store(cache: Path, dataset: str, encoder: str, manifest: ManifestSto
         UserError: it is missing, or of another manifest.
     """
     store = ImageStore(cache, dataset, encoder)
-    require_encoder(store, cache, dataset, encoder)
+    require_encoder(store, cache, dataset, encoder, option="--student-encoder")
     refuse_mixture(manifest.provenance(), store.provenance())
     return store
 
@@ -355,7 +365,9 @@ def _check_unit(embeddings: Float[Tensor, "*rows D"], store: ImageStore | TextSt
     bad = int((~torch.isfinite(lengths)).sum())
     if bad:
         hold = counted(bad, "embedding holds", "embeddings hold")
-        raise UserError(f"{store.file}: {hold} NaN or infinity: run `pipeline verify`, embed again")
+        raise UserError(
+            f"{store.file}: {hold} NaN or infinity: run `pipeline verify --dataset {store.dataset}`, embed again"
+        )
     off = (lengths - 1).abs() > LENGTH_TOLERANCE
     raise UserError(
         f"{store.file}: {int(off.sum())} of {len(off)} embeddings are not of length 1 (first: length "
@@ -395,7 +407,7 @@ def _text_rows(
 def _templates(store: TextStore, class_ids: tuple[int, ...], device: torch.device) -> Float[Tensor, "C T D"]:
     rows, where = _text_rows(store, class_ids, "template")
     if not all(where) or len({len(index) for index in where}) > 1:
-        raise UserError(f"{store.file}: a class lacks a template: run `pipeline embed-text` again")
+        raise UserError(f"{store.file}: a class lacks a template: run `pipeline embed-text --dataset {store.dataset}`")
     return normalize(torch.stack([rows[index] for index in where]), dim=-1).to(device)
 
 

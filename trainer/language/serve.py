@@ -54,8 +54,8 @@ def choose_speaker(results: Path, dataset: str | None, method: str | None) -> Sp
                 found[run.name] = found.get(run.name, {}) | there
     if not found:
         raise UserError(
-            f"{results}/runs: no checkpoint that speaks: run `trainer run --protocol captioning` first, or give "
-            "--checkpoint DIR"
+            f"{results}/runs: no checkpoint that speaks: run `trainer run --dataset NAME --protocol captioning` "
+            "first, or give --checkpoint DIR"
         )
     if dataset is None and len(found) == 1:
         dataset = next(iter(found))

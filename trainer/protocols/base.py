@@ -15,9 +15,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, overload
 from jaxtyping import Int
 from torch import Tensor
 
-from stages import UserError
+from stages import ImageStore, ManifestStore, TextStore, UserError
 from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
+from stages.stores.artifacts import Store, partition_values
 from stages.training import TrainParams
 from trainer.checkpoint import read_provenance
 from trainer.data import ClassText, Images, Task
@@ -30,8 +31,8 @@ from trainer.multilabel.features import LabelFeatures, LabelSplit
 from trainer.runs.scoring import predict, scores
 
 __all__ = [
-    "AVERAGE", "OWN", "Protocol", "Reads", "Score", "Sheet", "TestSplits", "from_elsewhere", "mean", "only_classes",
-    "predict", "same_weights", "scores", "share_right",
+    "AVERAGE", "OWN", "Protocol", "Reads", "Score", "Sheet", "TestSplits", "from_elsewhere", "mean", "mend_others",
+    "only_classes", "predict", "same_weights", "scores", "share_right",
 ]  # fmt: skip
 
 OWN, AVERAGE = "source", "average"
@@ -143,6 +144,10 @@ class Protocol(ABC):
         """Those of these names that it can judge, each once, in this order."""
         return self.registry().make(names, settings=settings)
 
+    def lacking(self, names: Sequence[str], features: Any, *, settings: TrainParams) -> list[str]:
+        """Lines on those of groups that `methods` leaves out, since the data set lacks something."""
+        return []
+
     @classmethod
     def tests_on(cls, asked: EvaluationParams, *, dataset: str, datasets: Sequence[str]) -> list[str]:
         """Names of the data sets that are tested on beside the one that is trained on.
@@ -233,6 +238,26 @@ def share_right(predictions: Int[Tensor, " B"], labels: Int[Tensor, " B"]) -> fl
 def mean(values: Sequence[float]) -> float:
     """NaN of none."""
     return math.fsum(values) / len(values) if values else math.nan
+
+
+_SERVED: tuple[type[Store], ...] = (ImageStore, TextStore)
+
+
+def mend_others(features: Features, option: str) -> str:
+    """What to do where other data sets are needed and none is named: those that are embedded by the same encoder."""
+    store = features.store
+    encoder = store.partitions["encoder"]
+    there = [
+        name
+        for name in partition_values(store.cache, TextStore, "dataset")
+        if name != features.dataset
+        and all(encoder in partition_values(store.cache, kind, "encoder", dataset=name) for kind in _SERVED)
+        and (manifest := ManifestStore(store.cache, name)).exists()
+        and not manifest.is_multi_label
+    ]
+    if not there:
+        return f"name others with {option}, once {store.cache} holds some that are embedded by {features.encoder}"
+    return f"name some with {option} (there are: {', '.join(there)})"
 
 
 def same_weights(features: StoredFeatures, others: Sequence[StoredFeatures]) -> None:

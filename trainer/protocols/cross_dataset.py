@@ -12,7 +12,18 @@ from stages.params import EvaluationParams
 from stages.stores.artifacts import NO_LLM
 from trainer.data.features import Features
 from trainer.methods import Predictor
-from trainer.protocols.base import AVERAGE, OWN, Protocol, Score, TestSplits, mean, predict, same_weights, share_right
+from trainer.protocols.base import (
+    AVERAGE,
+    OWN,
+    Protocol,
+    Score,
+    TestSplits,
+    mean,
+    mend_others,
+    predict,
+    same_weights,
+    share_right,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class CrossDataset(Protocol):
         same_weights(features, self.targets)
         if bare := [target.dataset for target in self.targets if not target.has_templates]:
             return f"no class text is embedded of {', '.join(bare)}"
-        return None if self.targets else "it tests on other data sets: name them under evaluation.targets"
+        return None if self.targets else f"it tests on other data sets: {mend_others(features, '--targets')}"
 
     def caveats(self, features: Features) -> list[str]:
         """Targets without a prompt source are served by their templates."""

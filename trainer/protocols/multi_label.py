@@ -67,25 +67,37 @@ class MultiLabel(Protocol):
             if lack is None:
                 found.append(method)
             elif method.name in names:
-                raise UserError(f"{features.dataset}: {method.name} needs {lack}, or choose others with --methods")
+                able = [m.name for m in self.registry().make(list(LABEL_METHODS), settings=settings)
+                        if self._lacks(m, features) is None]  # fmt: skip
+                others = f", or choose others: --methods {','.join(able[:3])}" * bool(able)
+                raise UserError(f"{features.dataset}: {method.name} needs {lack}{others}")
         return found
+
+    def lacking(self, names: Sequence[str], features: LabelFeatures, *, settings: TrainParams) -> list[str]:
+        """What they lack, one line each."""
+        found: dict[str, list[str]] = {}
+        for method in self.registry().make(names, settings=settings):
+            if lack := self._lacks(method, features):
+                found.setdefault(lack, []).append(method.name)
+        return [
+            f"{features.dataset}: {self.key}: left out are {', '.join(m)}, which need {lack}"
+            for lack, m in found.items()
+        ]
 
     def _lacks(self, method: Any, features: LabelFeatures) -> str | None:
         """What would have to be there; None where nothing lacks."""
         if method.needs in ("images", "shots") and self.shots == 0:
             return "images to learn from: --shots 1 or more"
         if method.needs in ("text", "shots") and not _has_text(features):
-            return "class text: run `pipeline embed-text`"
+            return f"class text: run `pipeline embed-text --dataset {features.dataset}`"
         if method.needs == "prompts" and not features.sources:
-            return "reference prompts: run `pipeline generate-prompts` and `pipeline embed-text`"
+            own = f"--dataset {features.dataset}"
+            return f"reference prompts: run `pipeline generate-prompts {own}` and `pipeline embed-text {own}`"
         return None
 
     def caveats(self, features: LabelFeatures) -> list[str]:
         """Lines on what is left out, and on the draws."""
         dataset, lines = features.dataset, []
-        left = [name for name, make in LABEL_METHODS.items() if self._lacks(make(TrainParams()), features)]
-        if left:
-            lines.append(f"{dataset}: {self.key}: what {', '.join(left)} would learn from is not there: left out")
         if self.shots == 0:
             lines.append(
                 f"{dataset}: {self.key}: no image is learned from; probabilities and threshold are fitted to sentences "

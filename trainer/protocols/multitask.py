@@ -13,25 +13,41 @@ from stages import UserError
 from stages.numbers import Shots, amount
 from stages.params import EvaluationParams
 from stages.stores.artifacts import NO_LLM
+from stages.text import counted
 from trainer.data import ClassText, Task
 from trainer.data.draws import few_shot
 from trainer.data.features import Features
 from trainer.methods import Predictor, Registry
 from trainer.metrics import accuracy, confusion_matrix, macro_accuracy
-from trainer.protocols.base import AVERAGE, Protocol, Score, TestSplits, mean, predict, share_right
+from trainer.protocols.base import (
+    AVERAGE,
+    Protocol,
+    Score,
+    TestSplits,
+    mean,
+    mend_others,
+    predict,
+    share_right,
+)
 from trainer.several.methods import META, MULTITASK, SeveralPredictor
 from trainer.several.tasks import SeveralTask
 
 
 @dataclass(frozen=True)
 class Multitask(Protocol):
-    """Accuracy on each data set, and their average."""
+    """Accuracy on each data set, and their average.
+
+    Attributes:
+        sets: the other data sets.
+        listed: whether they are those that the settings list, since none was named.
+    """
 
     name: ClassVar[str] = "multitask"
     headline: ClassVar[tuple[str, ...]] = (AVERAGE,)
     learns_from_others: ClassVar[bool] = True
 
     sets: tuple[Features, ...]
+    listed: bool = False
 
     @classmethod
     def registry(cls) -> Registry:
@@ -46,7 +62,7 @@ class Multitask(Protocol):
     @classmethod
     def settle(cls, shots: Shots, key: str, asked: EvaluationParams, others: Sequence[Features]) -> Self:
         """With the other data sets."""
-        return cls(shots, key, tuple(others), up_to=asked.up_to)
+        return cls(shots, key, tuple(others), not asked.together, up_to=asked.up_to)
 
     @property
     def title(self) -> str:
@@ -60,16 +76,20 @@ class Multitask(Protocol):
                 raise UserError(
                     f"{self.name}: {features.dataset!r} is embedded by {features.encoder} ({features.width} wide) and "
                     f"{other.dataset!r} by {other.encoder} ({other.width} wide), or by other weights of it: one h and "
-                    "g serves one space; name data sets of the same encoder with --together",
-                    exit_code=2,
+                    "g serves one space; name data sets of the same encoder with --together"
                 )
         if bare := [each.dataset for each in (features, *self.sets) if not (each.has_templates or each.sources)]:
             return f"no class text is embedded of {', '.join(bare)}"
-        return None if self.sets else "it learns over several data sets: name others with --together"
+        return None if self.sets else f"it learns over several data sets: {mend_others(features, '--together')}"
 
     def caveats(self, features: Features) -> list[str]:
-        """Data sets without the prompt source that is learnt with."""
+        """Where the other data sets come from; those without the prompt source that is learnt with."""
+        names = ", ".join(each.dataset for each in self.sets)
+        others = counted(len(self.sets), "other data set")
         return [
+            *[f"{self.name}: learnt with the {others} that the settings list: {names} (--together names others)"]
+            * self.listed,
+        ] + [
             f"{each.dataset} has no prompts of {source}: {(each.sources or ('its template',))[0]} stands in"
             for each in self.sets
             for source in features.sources

@@ -89,8 +89,9 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
     captions = _captions(params, dataset, cache=cache, device=device, bare=bare) if spoken else None
     others: dict[str, tuple[Any, ...]] = {}
     loaded: dict[tuple[Reads, str, bool], Any] = {}
+    listed = params.datasets if "datasets" in params.model_fields_set else []  # the built-in list is nobody's choice
     for each in protocols:
-        names = each.tests_on(params.evaluation, dataset=dataset, datasets=params.datasets) if has[each.reads] else []
+        names = each.tests_on(params.evaluation, dataset=dataset, datasets=listed) if has[each.reads] else []
         for name in dict.fromkeys(names):
             found = loaded.get((each.reads, name, each.learns_from_others))
             if found is None and each.reads != "classes":

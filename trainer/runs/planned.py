@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from stages import UserError
@@ -12,8 +13,8 @@ from stages.text import counted
 from trainer.data import Task, check_task
 from trainer.data.draws import fewer
 from trainer.data.features import Features, StoredFeatures
-from trainer.protocols import Protocol
-from trainer.runs.able import able_methods
+from trainer.protocols import PROTOCOLS, Protocol
+from trainer.runs.able import able_methods, others
 from trainer.runs.choice import AT
 from trainer.runs.inputs import Inputs
 
@@ -40,7 +41,7 @@ def measurable(inputs: Inputs, protocols: Sequence[Protocol]) -> tuple[list[Prot
     Raises:
         UserError: there is none.
     """
-    found, notes, dataset = [], [], inputs.known.dataset
+    found, notes, reasons, dataset = [], [], {}, inputs.known.dataset
     for protocol in protocols:
         features = inputs.of(protocol.reads)
         reason = _missing(inputs, protocol) if features is None else protocol.unfit(features)
@@ -52,8 +53,9 @@ def measurable(inputs: Inputs, protocols: Sequence[Protocol]) -> tuple[list[Prot
             notes += protocol.caveats(features)
         else:
             notes.append(f"{dataset}: {protocol.name} is left out: {reason}")
+            reasons[protocol.name] = reason
     if not found:
-        raise UserError("; ".join(dict.fromkeys(notes)))
+        raise UserError("; ".join(f"{dataset}: {name} cannot be run: {reason}" for name, reason in reasons.items()))
     return found, list(dict.fromkeys(notes))
 
 
@@ -70,9 +72,9 @@ def planned(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tu
     """All fits, and lines on the methods that a protocol cannot judge.
 
     Raises:
-        UserError: a method that was named lacks something.
+        UserError: a method that was named lacks something, or no protocol can judge any.
     """
-    plan, notes, asked = [], [], params.evaluation
+    plan, notes, mends, asked = [], [], [], params.evaluation
     for protocol in protocols:
         features = inputs.of(protocol.reads)
         assert features is not None
@@ -80,50 +82,80 @@ def planned(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tu
         strange = [name for name in asked.methods if name not in own]
         if strange:
             notes.append(f"{protocol.name}: left out are methods of other protocols: {', '.join(strange)}")
+        judged = partial(_judged, protocol)
         if isinstance(features, Features):
+            registry, settings = protocol.registry(), params.train
             chosen, lacking = (
-                able_methods(features, own, settings=params.train, registry=protocol.registry()) if own else ([], [])
+                able_methods(features, own, settings=settings, registry=registry, judged=judged) if own else ([], [])
             )
             notes += lacking
+            if not any(map(judged, chosen)):
+                mends.append(_instead(protocol, features, params))
         else:
             chosen = protocol.methods(own, features, settings=params.trained)
-        chosen, unfit = _taught(protocol, chosen)
-        notes += unfit
-        able = [method for method in chosen if not protocol.serves_new_classes or method.serves_new_classes]
-        if len(able) < len(chosen):
-            names = ", ".join(method.name for method in chosen if method not in able)
-            notes.append(f"{protocol.name}: methods that know no class but their own are left out: {names}")
+            notes += protocol.lacking(own, features, settings=params.trained)
+        notes += _left_out(protocol, chosen)
+        able = [method for method in chosen if judged(method)]
         plan += [
             Planned(protocol, method, source, key, seed)
             for seed in asked.seeds_for(features.dataset)
             for method in able
             for source, key in _sources(features, method)
         ]
+    if not plan:
+        raise UserError("; ".join(dict.fromkeys([*notes, *filter(None, mends)])), exit_code=2)
     return plan, list(dict.fromkeys(notes))
 
 
-def _taught(protocol: Protocol, chosen: Sequence[Any]) -> tuple[list[Any], list[str]]:
-    """The methods that a protocol gives all they learn from, and lines on the others."""
-    labels = [m for m in chosen if not protocol.gives_labels and not getattr(m, "without_labels", False)]
-    late = protocol.gives_unlabelled == "judging"
-    images = [
-        m
-        for m in chosen
-        if getattr(m, "reads_unlabelled", False)
-        and (protocol.gives_unlabelled is None or (late and not getattr(m, "waits", False)))
+def _ungiven(protocol: Protocol | type[Protocol], method: Any, *, labels: bool) -> str | None:
+    """What a protocol does not give a method: labels, images without labels, or new classes that it can serve."""
+    if not labels and not getattr(method, "without_labels", False):
+        return "labels"
+    late = protocol.gives_unlabelled == "judging" and not getattr(method, "waits", False)
+    if getattr(method, "reads_unlabelled", False) and (protocol.gives_unlabelled is None or late):
+        return "unlabelled"
+    return "new" if protocol.serves_new_classes and not method.serves_new_classes else None
+
+
+def _judged(protocol: Protocol, method: Any) -> bool:
+    """Whether a protocol can judge a method and gives it all that it learns from."""
+    return _ungiven(protocol, method, labels=protocol.gives_labels) is None
+
+
+def _left_out(protocol: Protocol, chosen: Sequence[Any]) -> list[str]:
+    """Lines on the methods that a protocol cannot judge."""
+    by_reason: dict[str, list[Any]] = {}
+    for method in chosen:
+        if reason := _ungiven(protocol, method, labels=protocol.gives_labels):
+            by_reason.setdefault(reason, []).append(method)
+    return [_reason(protocol, reason, methods) for reason, methods in by_reason.items()]
+
+
+def _reason(protocol: Protocol, reason: str, methods: Sequence[Any]) -> str:
+    names = ", ".join(method.name for method in methods)
+    if reason == "labels":
+        return f"{protocol.name}: no image is labelled: left out are methods that learn from labels: {names}"
+    if reason == "new":
+        return f"{protocol.name}: methods that know no class but their own are left out: {names}"
+    places = [
+        name
+        for name, each in PROTOCOLS.items()
+        if each.gives_unlabelled and all(_ungiven(each, method, labels=False) is None for method in methods)
     ]
-    lines = []
-    if labels:
-        names = ", ".join(method.name for method in labels)
-        lines.append(f"{protocol.name}: no image is labelled: left out are methods that learn from labels: {names}")
-    if images:
-        names = ", ".join(method.name for method in images)
-        lines.append(
-            f"{protocol.name}: left out are methods that learn from images without labels, of which it gives none"
-            f"{' beforehand' * late}: {names} (--protocols semi-supervised, unsupervised"
-            f"{'' if late else ' or transductive'})"
-        )
-    return [method for method in chosen if method not in labels and method not in images], lines
+    listed = " or ".join([", ".join(places[:-1]), *places[-1:]] if len(places) > 1 else places)
+    none = f"of which it gives none{' beforehand' * (protocol.gives_unlabelled == 'judging')}"
+    return (
+        f"{protocol.name}: left out are methods that learn from images without labels, {none}: {names} "
+        f"(--protocols {listed})"
+    )
+
+
+def _instead(protocol: Protocol, features: Features, params: Params) -> str:
+    """Methods that a protocol can judge, where it can judge none of those that are asked for."""
+    found = others(
+        features, settings=params.train, registry=protocol.registry(), judged=partial(_judged, protocol)
+    )  # fmt: skip
+    return f"choose others for {protocol.name}: --methods {','.join(found)}" if found else ""
 
 
 def tasks_of(inputs: Inputs, plan: Sequence[Planned]) -> dict[tuple[str, int, str], Any]:

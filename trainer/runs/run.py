@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages import UserError
 from stages.command import progress
 from stages.files import remove_tree, replaced_folder
 from stages.lock import store_lock
@@ -86,11 +85,10 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     protocols, notes = measurable(inputs, protocols)
     plan, unable = planned(inputs, protocols, params)
     notes += unable
-    if not plan:
-        raise UserError("; ".join(dict.fromkeys(notes)), exit_code=2)
     tasks = tasks_of(inputs, plan)
     classifying = [protocol for protocol in protocols if protocol.reads == "classes"]
-    notes += draw_notes(inputs.features, classifying) if inputs.features is not None and classifying else []
+    drawing = [protocol for protocol in classifying if protocol.gives_labels]
+    notes += draw_notes(inputs.features, drawing) if inputs.features is not None and drawing else []
     fits = [(each.method, tasks[each.protocol.key, each.seed, each.source], each.seed) for each in plan]
     long = any(protocol.long_fits for protocol in protocols)
     fitted = fit_or_load(fits, jobs=processes(known, len(fits), jobs, long=long), keep=keep, device=known.device)

@@ -140,7 +140,7 @@ def _strange(answers: Answers | None, dataset: DataSet) -> list[str]:
     other = sorted(set(answers.classes) - set(dataset.classes))
     first = f"{(missing or other)[0]!r} is {'unknown to it' if missing else 'not in the data set'}"
     return [f"the classifier tells {len(answers.classes)} classes apart and {dataset.name!r} has "
-            f"{len(dataset.classes)} ({first}): run `trainer run` again"]  # fmt: skip
+            f"{len(dataset.classes)} ({first}): run `trainer run --dataset {dataset.name}` again"]  # fmt: skip
 
 
 def server_of(session: Session, listening: socket.socket) -> tuple[uvicorn.Server, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,5 +131,6 @@ def require_same(known: Known, name: str, fingerprint: str) -> None:
     if known.fingerprint is not None and known.fingerprint != fingerprint:
         raise UserError(
             f"the stores of {known.dataset} were embedded with {known.encoder} ({known.fingerprint[:12]}), the pool is "
-            f"with {name} ({fingerprint[:12]}): run `pipeline embed-images` again, or name the encoder with --encoder"
+            f"with {name} ({fingerprint[:12]}): run `pipeline embed-images --dataset {known.dataset} --encoder "
+            f"{shlex.quote(name)}`, or name the stores' encoder with --encoder"
         )
