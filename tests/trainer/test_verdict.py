@@ -116,8 +116,47 @@ def test_one_seed_shows_no_spread_and_a_run_without_few_shot_has_no_verdict() ->
     assert found.next.startswith("more seeds (--seeds 1,2,3,4): these 2 leave ± "), "it is no matter of chance"
     bare = record(FOUR).model_copy(update={"protocols": {}, "fits": (), "pairs": ()})
     found: Verdict = verdict(bare)
-    assert (found.method, len(found.lines)) == (None, 5)
+    assert (found.method, len(found.lines)) == (None, 2)
     assert "few-shot is not among the protocols" in found.best
+
+
+def alone(name: str, methods: dict[str, tuple[float | None, float | None]], **changes: object) -> Verdict:
+    """The verdict on a run of this protocol and no few-shot; info of a method by its name."""
+    run_ = record(methods, shots=(4,))
+    about = run_.protocols["few-shot-4"].model_copy(update={"name": name})
+    fits = [f.model_copy(update={"protocol": name, "info": changes.get(f.method, {})}) for f in run_.fits]
+    origin = Origin(images={"train": (9, 3)})
+    asked = EvaluationParams(shots=4)
+    update = {"protocols": {name: about}, "fits": tuple(fits), "origin": origin, "evaluation": asked}
+    return verdict(run_.model_copy(update=update))
+
+
+def test_a_protocol_alone_names_its_best_by_validation_images_its_control_and_what_was_seen() -> None:
+    found = alone("semi-supervised", {"grip": (0.8, 0.7), "logistic": (0.7, 0.75), "zero-shot": (0.5, 0.4)})
+    assert found.method is None
+    assert found.said == {
+        "best": "grip, accuracy 70.0 % ± 0.0 on the test images; chosen of 3 methods by 40 images (80.0 %)",
+        "beside": "logistic, regression on the labelled images alone, 75.0 % ± 0.0: grip -5.0 points ± 0.0 over "
+        "the seeds",
+        "saw": "nothing of the test split before the end",
+        "next": "`trainer run --dataset w --protocols few-shot --shots 4 --up-to` fits classifiers that can be used",
+    }
+
+
+def test_where_no_labelled_image_is_held_out_nothing_is_chosen_and_the_test_images_choose_nothing() -> None:
+    seen = {"saw": "images of the test split, no labels"}
+    found = alone("transductive", {"grip": (None, 0.9), "zero-shot": (None, 0.4), "cupl": (None, 0.5)}, grip=seen)
+    assert found.said["best"].startswith("not chosen: transductive holds no labelled image to choose by")
+    assert "90" not in found.said["best"]
+    assert found.said["beside"] == "zero-shot, which learns from no image, 40.0 % ± 0.0"
+    assert found.said["saw"] == (
+        "grip images of the test split, no labels, while judging; the others nothing of the test split"
+    )
+    own = {"val_accuracy": 0.6, "val_loss": 1.0}
+    part = alone("meta", {"aape": (None, 0.5), "gda": (None, 0.7), "joint-start": (None, 0.6)}, aape=own, gda=own)
+    assert "chosen of 2 methods by validation images of w that choices were made on (60.0 %)" in part.said["best"]
+    assert part.said["best"].endswith("; not measured on them: joint-start")
+    assert alone("unsupervised", {"cupl": (None, 0.5)}).said["beside"] == "no control fitted (--methods zero-shot)"
 
 
 @pytest.mark.parametrize(("asked", "said"), [

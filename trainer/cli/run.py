@@ -105,7 +105,7 @@ def run(
         write_report(results, features)
         say(f"wrote {results}/runs/, metrics.json, tables.md, plots/, figures/ and report.html")
     if not as_json:
-        command.put(as_typed("".join(f"{text_verdict(record)}\n" for record in records)))
+        command.put(as_typed("".join(f"{text}\n" for text in map(text_verdict, records) if text)))
     if as_json:
         command.show(plain({record.dataset: summarize(record) for record in records}), as_json=True, text=str)
     unjudged = [record.dataset for record in records if not record.judged]

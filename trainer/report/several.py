@@ -9,6 +9,8 @@ from trainer.runs.paired import LOGISTIC, control_of
 from trainer.runs.record import Estimate, RunRecord, summarize
 
 MAP = "map"
+LABELS = {"Best method": "best", "Beside it": "beside", "What text was worth": "text"}
+"""Titles of the lines -> their labels in text."""
 
 
 def lines(record: RunRecord) -> tuple[str | None, list[tuple[str, str]]]:
@@ -18,19 +20,19 @@ def lines(record: RunRecord) -> tuple[str | None, list[tuple[str, str]]]:
         return None, []
     best, measured = found
     by_method = summarize(record)[protocol]
-    tested = [f"{title} {_percent(by_method.get(best, {}).get(metric))}" for metric, title in
+    tested = [f"{title} {percent(by_method.get(best, {}).get(metric))}" for metric, title in
               ((MAP, "mAP"), ("of1", "OF1"))]  # fmt: skip
     chosen = f"chosen of {len(by_method)} methods by mAP on images to choose by ({100 * measured:.1f} %)"
     rows = [("Best method", f"{best}: {', '.join(tested)} on the test images; {chosen}")]
     if LOGISTIC in by_method and best != LOGISTIC:
-        here = _percent(by_method[LOGISTIC].get(MAP))
-        ahead = _gain(record, protocol, best, LOGISTIC, said=f"{best} ")
+        here = percent(by_method[LOGISTIC].get(MAP))
+        ahead = gain(record, protocol, best, LOGISTIC, said=f"{best} ")
         rows.append(("Beside it", f"logistic regression on the same features, mAP {here}{ahead}"))
     for name in dict.fromkeys([best, *by_method]):
         control = control_of(name)
         if control in by_method and control is not None:
-            values = f"{name} {_percent(by_method[name].get(MAP))}, {control} {_percent(by_method[control].get(MAP))}"
-            rows.append(("What text was worth", f"mAP of {values}{_gain(record, protocol, name, control)}"))
+            values = f"{name} {percent(by_method[name].get(MAP))}, {control} {percent(by_method[control].get(MAP))}"
+            rows.append(("What text was worth", f"mAP of {values}{gain(record, protocol, name, control)}"))
             break
     return best, rows
 
@@ -42,16 +44,17 @@ def serving(record: RunRecord) -> str | None:
     return max(plain)[1] if plain else next(iter(tailed), None)
 
 
-def _percent(found: Estimate | None) -> str:
+def percent(found: Estimate | None) -> str:
+    """`72.8 % ± 0.4`."""
     if found is None or found.mean is None:
         return "not measured"
     return f"{100 * found.mean:.1f} %" + ("" if found.ci95 is None else f" ± {100 * found.ci95:.1f}")
 
 
-def _gain(record: RunRecord, protocol: str, first: str, second: str, *, said: str = "") -> str:
+def gain(record: RunRecord, protocol: str, first: str, second: str, *, metric: str = MAP, said: str = "") -> str:
     """`: +2.7 ± 1.1 points`, over the seeds that both were measured with."""
     values = {
-        (fit.method, fit.seed): fit.metrics.get(MAP) for fit in record.fits if fit.protocol == protocol
+        (fit.method, fit.seed): fit.metrics.get(metric) for fit in record.fits if fit.protocol == protocol
     }  # fmt: skip
     gaps = [
         own - other for seed in record.seeds

@@ -8,6 +8,7 @@ from stages.command import table, visible
 from stages.numbers import most
 from trainer.metrics import OWN_SCALE
 from trainer.ranks import METRICS as RETRIEVAL
+from trainer.report import several
 from trainer.report.verdict import verdict
 from trainer.runs.record import Estimate, Estimates, Prediction, ProtocolRecord, RunRecord, summarize
 
@@ -104,18 +105,26 @@ def markdown_tables(record: RunRecord) -> str:
 
 
 def text_verdict(record: RunRecord) -> str:
-    """The five lines of one data set as plain text; nothing of one without classes, or with several an image."""
-    if not record.one_class:
-        return ""
-    return "\n  ".join([f"verdict on {record.dataset}", *verdict(record).lines])
+    """The lines of one data set as plain text; nothing of one without classes."""
+    found = _verdict(record)
+    return "\n  ".join([f"verdict on {record.dataset}", *(f"{label}: {line}" for label, line in found)]) * bool(found)
 
 
 def markdown_verdict(record: RunRecord) -> str:
-    """The heading of a data set, and where it has classes its five lines as Markdown."""
-    found = [line.partition(": ") for line in verdict(record).lines] if record.one_class else []
+    """The heading of a data set, and where it has classes its lines as Markdown."""
+    found = _verdict(record)
     return "\n".join(
-        [f"## {record.dataset}", "", *(f"- **{label}**: {escaped(text)}" for label, _, text in found), "", ""]
+        [f"## {record.dataset}", "", *(f"- **{label}**: {escaped(text)}" for label, text in found), "", ""]
     )
+
+
+def _verdict(record: RunRecord) -> list[tuple[str, str]]:
+    """Labels and lines; of several classes an image those of `several`."""
+    if record.one_class:
+        return list(verdict(record).said.items())
+    method, rows = several.lines(record)
+    serves = ("next", f"`trainer predict FOLDER --dataset {record.dataset}` takes {method}; FOLDER: new images")
+    return [*((several.LABELS[title], line) for title, line in rows), *[serves] * (method is not None)]
 
 
 def markdown_pairs(predictions: Sequence[Prediction]) -> str:

@@ -5,11 +5,12 @@ A pure function of the record. The rules, with their thresholds, stand in `docs/
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stages.command import visible
 from stages.numbers import Shots, most
 from trainer.protocols.base_to_new import halves
+from trainer.report import alone
 from trainer.runs.choice import AT, Ranked, ranked, serving_protocol
 from trainer.runs.paired import LOGISTIC, NORMAL, TEXT_CONTROLS, control_of, share95
 from trainer.runs.record import Confused, Estimate, Estimates, Paired, RunRecord, summarize
@@ -41,6 +42,7 @@ class Verdict:
         text: the same method with and without text.
         sure: what the numbers leave open.
         next: what to do about it.
+        alone: without few-shot, label -> line on the protocols that there are.
     """
 
     dataset: str
@@ -50,11 +52,14 @@ class Verdict:
     text: str
     sure: str
     next: str
+    alone: dict[str, str] = field(default_factory=dict)
 
     @property
     def said(self) -> dict[str, str]:
-        """Label -> line; what is the same for all, since no classifier was kept, is said once."""
-        return {label: getattr(self, label) for label in (LABELS if self.method is not None else ("best", "next"))}
+        """Label -> line; without few-shot those on the protocols that there are."""
+        if self.method is None:
+            return (self.alone or {"best": self.best}) | {"next": self.next}
+        return {label: getattr(self, label) for label in LABELS}
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -67,8 +72,8 @@ def verdict(record: RunRecord) -> Verdict:
     protocol, order = serving_protocol(record), ranked(record)
     if protocol is None or not order:
         none = "not measured: few-shot is not among the protocols of this run"
-        advice = f"`trainer run --dataset {record.dataset} --protocols few-shot` fits classifiers that can be used"
-        return Verdict(record.dataset, None, none, none, none, none, advice)
+        advice = f"`{alone.few_shot(record)}` fits classifiers that can be used"
+        return Verdict(record.dataset, None, none, none, none, none, advice, alone.lines(record))
     facts = _Facts(record, protocol, order, summarize(record))
     return Verdict(record.dataset, facts.best, _best(facts), _beside(facts), _text(facts), _sure(facts), _next(facts))
 

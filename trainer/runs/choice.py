@@ -34,19 +34,36 @@ def serving_protocol(record: RunRecord) -> str | None:
     return max(found)[1] if found else None
 
 
-def ranked(record: RunRecord) -> list[Ranked]:
+def ranked(record: RunRecord, protocol: str | None = None) -> list[Ranked]:
     """The methods from best to worse; none without few-shot.
+
+    Args:
+        protocol: the key of another one. Where it has no images left that no choice was made on, the methods' own
+            validation images stand in.
 
     Accuracy counts, the mean over the seeds, then loss, then the order of the registry; a method without a measure
     comes last.
     """
-    protocol = serving_protocol(record)
+    measured, protocol = protocol is None, protocol or serving_protocol(record)
     by_method: dict[str, list[FitRecord]] = {}
     for fit in record.fits:
         if fit.protocol == protocol:
             by_method.setdefault(fit.method, []).append(fit)
-    found = [Ranked(name, _mean([fit.validation for fit in fits])) for name, fits in by_method.items()]
+            measured = measured or fit.validation is not None
+    found = [
+        Ranked(name, _mean([fit.validation if measured else _chosen_on(fit, record.dataset) for fit in fits]))
+        for name, fits in by_method.items()
+    ]
     return sorted(found, key=lambda each: (*_badness(each.validation), *place(each.name)))
+
+
+def _chosen_on(fit: FitRecord, dataset: str) -> Validation | None:
+    """What a fit noted of the validation images that it made its choices on."""
+    accuracy, loss = fit.info.get("val_accuracy"), fit.info.get("val_loss")
+    if not isinstance(accuracy, float):
+        return None
+    images = f"validation images of {dataset} that choices were made on"
+    return Validation(accuracy=accuracy, loss=loss if isinstance(loss, float) else None, images=images)
 
 
 def best_of_labels(record: RunRecord) -> tuple[str, float] | None:

@@ -14,6 +14,7 @@ TITLES = {
     "text": "What text was worth",
     "sure": "How sure",
     "next": "What next",
+    "saw": "What was seen",
 }
 
 
@@ -23,7 +24,7 @@ def section(of: DataSet) -> Section | None:
     if not of.judges_classes:
         return _without_a_class(of)
     found = verdict(of.record)
-    blocks: list[Block] = [Facts([(TITLES[label], line) for label, line in found.said.items()])]
+    blocks: list[Block] = [Facts([(TITLES.get(label, label), line) for label, line in found.said.items()])]
     if found.method is not None:
         blocks.append(Code(use(of), f"How to use {found.method}"))
     return Section("verdict", "Verdict", [*blocks, *_folded(notes)])
