@@ -21,7 +21,8 @@ def check_disk(
     params: Params, cache: Path, results: Path, hub: Path, *, width: int | None, downloads: dict[str, int | None],
     convert: int,
 ) -> list[Check]:  # fmt: skip
-    """One finding a place: free space, and whether what is to come fits; places on one disk share it.
+    """One finding a place: free space, and whether what is to come fits; of places that one disk has no room for there
+    is one finding together.
 
     Args:
         hub: the hub's cache.
@@ -36,11 +37,10 @@ def check_disk(
         hub: sum(bytes_ or 0 for bytes_ in downloads.values()),
         models_folder(): convert,
     }
-    by_disk: dict[int, int] = {}
+    by_disk: dict[int, dict[Path, int]] = {}
     for place, need in needs.items():
-        disk = _existing(place).stat().st_dev
-        by_disk[disk] = by_disk.get(disk, 0) + need
-    return [_space(place, need, by_disk[_existing(place).stat().st_dev]) for place, need in needs.items()]
+        by_disk.setdefault(_existing(place).stat().st_dev, {})[place] = need
+    return [check for on_disk in by_disk.values() for check in _on_one_disk(on_disk)]
 
 
 def check_shared_memory(params: Params, *, side: int) -> Check:
@@ -90,15 +90,25 @@ def _data(params: Params, cache: Path) -> dict[Path, int]:
     return needs
 
 
-def _space(place: Path, need: int, need_on_disk: int) -> Check:
-    name, there = f"disk {place}", _existing(place)
-    free = shutil.disk_usage(there).free
-    text = f"{size(free)} free" + (f", about {size(need)} needed" if need else "")
-    if need and not os.access(there, os.W_OK):
-        return Check(name, "fault", f"{there} cannot be written to", "name another folder, or make it writable")
-    if need and need_on_disk > free:
-        return Check(name, "fault", f"{text} ({size(need_on_disk)} on this disk in all)", "free some space")
-    return Check(name, "ok", text)
+def _on_one_disk(needs: dict[Path, int]) -> list[Check]:
+    """What is found of places on one disk, which share its free space."""
+    checks = []
+    free = shutil.disk_usage(_existing(next(iter(needs)))).free
+    full = sum(needs.values()) > free
+    for place, need in needs.items():
+        there = _existing(place)
+        if need and not os.access(there, os.W_OK):
+            mend = "name another folder, or make it writable"
+            checks.append(Check(f"disk {place}", "fault", f"{there} cannot be written to", mend))
+        elif not (need and full):
+            text = f"{size(free)} free" + (f", about {size(need)} needed" if need else "")
+            checks.append(Check(f"disk {place}", "ok", text))
+    if full:
+        each = {place: need for place, need in needs.items() if need}
+        listed = ", ".join(f"{place} {size(need)}" for place, need in each.items()) if len(each) > 1 else ""
+        text = f"{size(free)} free, about {size(sum(each.values()))} needed" + (f" ({listed})" if listed else "")
+        checks.append(Check(f"disk of {', '.join(map(str, each))}", "fault", text, "free some space"))
+    return checks
 
 
 def _existing(path: Path) -> Path:

@@ -215,7 +215,7 @@ def _reservations(numbers: Published, table: PublishedTable, records: Sequence[R
     return said
 
 
-HEADERS = ("table", "shots", "metric", "method", "published", "ours", "difference", "seeds", "")
+HEADERS = ("table", "shots", "metric", "method", "published", "ours", "difference", "seeds", "remark")
 
 
 def cells(row: Row) -> tuple[str, ...]:
