@@ -58,6 +58,8 @@ def verify(
     n_faults = f"{len(faults)} fault{'s' * (len(faults) != 1)}"
     lines += [*faults, f"{report.checked} stores checked, {n_faults}"]
     command.show(result, as_json=as_json, text=lambda: as_typed("\n".join(lines)))
+    if faults and not fix:
+        say(f"`pipeline verify --fix{f' --dataset {dataset}' if dataset else ''}` makes again what is wrong")
     if faults:
         raise typer.Exit(1)
 

@@ -158,5 +158,17 @@ def _refusal(address: str | None, text: str) -> str:
         return f"{where} asks for its token: RAY_AUTH_MODE=token, and ~/.ray/auth_token or RAY_AUTH_TOKEN of its head"
     if address == "auto":
         return f"no Ray cluster runs on this machine: {START}"
+    if address is None:
+        slow = "timed out" in text or "overloaded" in text
+        said = "did not start in time" if slow else f"did not start ({_first(text)})"
+        return (
+            f"{where} {said}: the machine may be busy, or out of memory or disk; run this again when it has less to "
+            "do, or leave --engine ray away"
+        )
+    return f"{where} cannot be used: {_first(text)}"
+
+
+def _first(text: str) -> str:
+    """Ray's first line, without its end where it is long."""
     first = next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
-    return f"{where} cannot be used: {first[:300]}"
+    return first if len(first) <= 160 else f"{first[:157]}..."

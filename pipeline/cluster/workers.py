@@ -5,10 +5,13 @@ and nothing comes twice. Whoever holds an item, its result is the same: what dec
 """
 
 import heapq
+import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.cluster.connection import connected, node_names
@@ -17,6 +20,7 @@ from stages.command import say
 from stages.errors import UserError
 from stages.params import ClusterParams
 from stages.stopping import as_stopped
+from stages.text import counted
 
 DEATHS = 3
 """Workers that may end over one item, or while they load their model, before the command does."""
@@ -130,6 +134,7 @@ class Workers:
         Raises:
             UserError: the cluster has no room for one worker, or this machine not for as many as are asked for.
         """
+        self._require_cores()
         self._ray = self._stack.enter_context(connected(self._params))
         has = self._ray.cluster_resources()
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
@@ -137,8 +142,9 @@ class Workers:
         gpus = (self._gpus if has.get("GPU") else 0) if asked.gpus == "auto" else asked.gpus
         cpus: int = asked.cpus if asked.cpus != "auto" else _cores(nodes, gpus, self._threads)
         room = sum(_fits(node, cpus, gpus) for node in nodes)
-        self._need = f"a worker takes {cpus} CPU cores" + (f" and {gpus:g} GPUs" if gpus else "")
-        offers = f"the cluster has {has.get('CPU', 0):g} cores and {has.get('GPU', 0):g} GPUs on {len(nodes)} nodes"
+        self._need = f"a worker takes {counted(cpus, 'CPU core')}" + (f" and {_gpus(gpus)}" if gpus else "")
+        cores = counted(int(has.get("CPU", 0)), "core")
+        offers = f"the cluster has {cores} and {_gpus(has.get('GPU', 0))} on {counted(len(nodes), 'node')}"
         self.count = room if asked.workers == "auto" else asked.workers
         short = f"{self._need}, and {offers}: room for {room}: lower cluster.cpus, cluster.gpus or cluster.workers"
         if not self.count or (self.count > room and asked.address is None):
@@ -152,13 +158,32 @@ class Workers:
         )
         if threads not in (None, self._threads):
             say(
-                f"workers compute with {threads} threads, this process with {self._threads}: the last bits may differ "
-                "from those of a local run (cluster.cpus)"
+                f"workers compute with {counted(threads or 0, 'thread')}, this process with {self._threads}: the last "
+                "bits may differ from those of a local run (cluster.cpus)"
             )
         names = node_names(self._ray)
         self._make = lambda: actor.remote(self._job, installed_versions(), threads, names)
         for _ in range(self.count):
             self._start_one()
+
+    def _require_cores(self) -> None:
+        """Tell what cannot be on this machine before a cluster is started on it, which takes many seconds.
+
+        Raises:
+            UserError: it has fewer cores than the settings' numbers take.
+        """
+        asked, ray = self._params, sys.modules.get("ray")
+        if asked.address is not None or (ray is not None and ray.is_initialized()):
+            return
+        there = os.cpu_count() or 1
+        beside_gpus = asked.gpus != 0 and Path("/proc/driver/nvidia").exists()
+        cpus: int = asked.cpus if asked.cpus != "auto" else 1 if beside_gpus else min(self._threads, there)
+        workers = 1 if asked.workers == "auto" else asked.workers
+        if workers * cpus > there:
+            raise UserError(
+                f"{counted(workers, 'worker')} of {counted(cpus, 'CPU core')} each, and this machine has "
+                f"{counted(there, 'core')}: lower cluster.cpus or cluster.workers"
+            )
 
     def _start_one(self) -> None:
         worker = self._make()
@@ -175,9 +200,9 @@ class Workers:
             if not self._at_work and time.monotonic() - since > self._params.wait:
                 has = self._ray.available_resources()
                 raise UserError(
-                    f"no worker could start within {self._params.wait:g} s: {self._need}, and {has.get('CPU', 0):g} "
-                    f"cores and {has.get('GPU', 0):g} GPUs of the cluster are free: see `ray status`, or give "
-                    "cluster.wait"
+                    f"no worker could start within {self._params.wait:g} s: {self._need}, and of the cluster "
+                    f"{counted(int(has.get('CPU', 0)), 'core')} and {_gpus(has.get('GPU', 0))} are free: see `ray "
+                    "status`, or give cluster.wait"
                 )
         for ref in ready:
             if ref in self._starting:
@@ -244,6 +269,10 @@ def _cores(nodes: list[dict[str, float]], gpus: float, threads: int) -> int:
         return max(1, min(threads, int(max((node.get("CPU", 0) for node in nodes), default=1))))
     shares = [node.get("CPU", 0) * gpus / node["GPU"] for node in nodes if node.get("GPU", 0) >= min(gpus, 1)]
     return max(1, int(min(shares, default=1)))
+
+
+def _gpus(count: float) -> str:
+    return f"{count:g} GPU{'s' * (count != 1)}"
 
 
 def _fits(node: dict[str, float], cpus: int, gpus: float) -> int:

@@ -87,7 +87,7 @@ def check_part(file: Path, part: Part, schema: pa.Schema, origin: Provenance) ->
     Raises:
         UserError: it is missing, cut short, of other rows or of another origin.
     """
-    again = "write the store again, or bring back the whole folder"
+    again = f"run `pipeline verify --fix --dataset {origin.dataset}`, or bring back the whole folder"
     try:
         found = pq.ParquetFile(file)
     except FileNotFoundError as error:

@@ -218,12 +218,31 @@ def _meaning(answer: str) -> str:
     if re.search(r"SLOW_DOWN|SlowDown|THROTTL|Throttl|status 503|status 429|SERVICE_UNAVAILABLE", answer):
         return f"the object store is too busy, {TRIES} times in a row: try again later"
     if re.search(r"NETWORK_CONNECTION|curlCode|timeout|Timeout", answer):
-        return f"the object store does not answer, {TRIES} times in a row: look at the network and at AWS_ENDPOINT_URL"
+        return f"the object store does not answer, {TRIES} times in a row: look at the network{_unset()}"
     return "the object store does not give it"
 
 
+def _unset() -> str:
+    """What the environment does not say of the object store, or the address that it does."""
+    if endpoint := _endpoint():
+        return f" and at AWS_ENDPOINT_URL, which is {endpoint}"
+    keys = (
+        any(os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
+        or Path("~/.aws").expanduser().exists()
+    )
+    lacking = "" if keys else "; no keys are set (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+    return f"; it was asked of AWS itself, since AWS_ENDPOINT_URL names no other server{lacking}"
+
+
+_ANSWER = re.compile(r"AWS Error (?P<kind>\w+) during (?P<what>\w+) operation: (?P<why>[^;]*)")
+
+
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    """The object store's own words, without those that name the bucket once more."""
+    text = " ".join(str(error).split())
+    if found := _ANSWER.search(text):
+        text = f"{found['what']}: {found['why'].strip() or found['kind']}"
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _record(root: Path, folder: Path) -> Path:

@@ -5,13 +5,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 from conftest import Command
 
 from pipeline.cluster.connection import _refusal, check_address
-from pipeline.cluster.worker import differing
-from pipeline.cluster.workers import _cores, _fits
+from pipeline.cluster.worker import Item, Job, differing
+from pipeline.cluster.workers import Workers, _cores, _fits
 from stages import UserError
 from stages.params import ClusterParams
 
@@ -75,7 +76,7 @@ def test_an_address_that_is_none_is_refused_with_what_one_looks_like(address: st
     ("words", "line"),
     [
         (["--address", "auto"], "--address auto is of no use without --engine ray"),
-        (["--engine", "spark"], "cluster.engine"),
+        (["--engine", "spark"], "--engine: input should be 'local' or 'ray'"),
         (["--engine", "ray", "--server", "http://127.0.0.1:1/v1"], "leave --engine ray or --server away"),
         (["--engine", "ray", "--set", "cluster.engine=local"], "given twice"),
     ],
@@ -96,7 +97,23 @@ def test_what_ray_says_about_versions_and_tokens_becomes_one_line() -> None:
         "the same versions on both"
     )
     assert "asks for its token: RAY_AUTH_MODE=token" in _refusal("h:1", "Unauthenticated: InvalidAuthToken: missing")
-    assert _refusal(None, "\n first \n second") == "a Ray cluster on this machine cannot be used: first"
+    assert _refusal("h:1", "\n first \n second") == "the Ray cluster at h:1 cannot be used: first"
+    late = _refusal(None, "The current node timed out during startup. This could happen because the raylet ...")
+    assert late.startswith("a Ray cluster on this machine did not start in time: the machine may be busy")
+    assert "raylet" not in late
+    assert "did not start (first): the machine" in _refusal(None, "\n first \n second")
+
+
+def test_more_cores_than_this_machine_has_are_refused_before_a_cluster_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("pipeline.cluster.workers.connected", lambda _: pytest.fail("a cluster was started"))
+    job = cast(Job, None)
+    with pytest.raises(UserError, match=r"^3 workers of 2 CPU cores each, and this machine has 4 cores: lower"):
+        next(Workers(ClusterParams(workers=3, cpus=2), job, threads=1).map([cast(Item, None)]))
+    with pytest.raises(UserError, match=r"^1 worker of 5 CPU cores each"):
+        next(Workers(ClusterParams(cpus=5), job, threads=1).map([cast(Item, None)]))
 
 
 def test_packages_that_both_have_are_compared_and_the_build_is_no_difference() -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app as pipeline_app
 from stages import ImageStore, ManifestProvenance, ManifestStore, UserError
 from stages.stores.parted import OBJECTS
-from stages.stores.remote import mirror, remote
+from stages.stores.remote import _meaning, mirror, remote
 
 URL = "s3://bucket/some/cache"
 
@@ -131,8 +131,17 @@ def test_wrong_keys_are_one_line(server: Server, monkeypatch: pytest.MonkeyPatch
 def test_nothing_listens_there(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("stages.stores.remote.TRIES", 2)
-    with pytest.raises(UserError, match="does not answer, 2 times in a row: look at the network"):
+    said = r"does not answer, 2 times in a row: .* at AWS_ENDPOINT_URL, which is http://127.0.0.1:9 \(ListObjectsV2: c"
+    with pytest.raises(UserError, match=said):
         mirror(URL)
+
+
+def test_what_is_not_set_of_an_object_store_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    line = _meaning("AWS Error NETWORK_CONNECTION during HeadBucket operation: curlCode: 6")
+    assert "AWS_ENDPOINT_URL names no other server; no keys are set (AWS_ACCESS_KEY_ID" in line
 
 
 def test_a_file_that_goes_while_it_is_fetched_is_one_line(server: Server) -> None:
