@@ -15,8 +15,9 @@ from trainer.data.draws import few_shot
 from trainer.data.features import load_features
 from trainer.protocols.label_noise import wrong_labels
 from trainer.report.figures import by_noise
-from trainer.report.page.blocks import Table
+from trainer.report.page.blocks import Chart, Table
 from trainer.report.page.sections import noise
+from trainer.report.tables import most_shots
 from trainer.runs.inputs import Inputs, load_inputs
 from trainer.runs.record import summarize
 from trainer.runs.run import run
@@ -174,6 +175,10 @@ def test_several_shares_of_wrong_labels_are_a_protocol_each_and_a_picture(tmp_pa
     table = shown.blocks[-1]
     assert isinstance(table, Table)
     assert [column.title for column in table.columns] == ["method", "0 %", "50 %"]
+    chart = shown.blocks[0]
+    assert isinstance(chart, Chart)
+    assert ">50</text>" in chart.svg, "the axis has the share as it is written, and not 5e+1"
+    assert list(most_shots(record)) == ["label-noise-16-0.5"], "tables show what most wrong labels do"
     picture = tmp_path / "noise.png"
     by_noise(record, picture)
     assert picture.stat().st_size > 10_000

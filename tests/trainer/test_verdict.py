@@ -116,7 +116,7 @@ def test_one_seed_shows_no_spread_and_a_run_without_few_shot_has_no_verdict() ->
     assert found.next.startswith("more seeds (--seeds 1,2,3,4): these 2 leave ± "), "it is no matter of chance"
     bare = record(FOUR).model_copy(update={"protocols": {}, "fits": (), "pairs": ()})
     found: Verdict = verdict(bare)
-    assert (found.method, len(found.lines)) == (None, 2)
+    assert (found.method, len(found.lines)) == (None, 2), "what holds for all is said once"
     assert "few-shot is not among the protocols" in found.best
 
 

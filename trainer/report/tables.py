@@ -60,12 +60,16 @@ def metrics_of(by_method: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
 
 
 def most_shots(record: RunRecord) -> dict[str, ProtocolRecord]:
-    """Of each protocol the one with the most shots, by key."""
+    """Of each protocol the one with the most shots, by key; of several shares of wrong labels the largest."""
     found: dict[str, tuple[str, ProtocolRecord]] = {}
     for key, about in record.protocols.items():
-        if about.name not in found or most(about.shots) > most(found[about.name][1].shots):
+        if about.name not in found or _size(about) > _size(found[about.name][1]):
             found[about.name] = (key, about)
     return dict(found.values())
+
+
+def _size(about: ProtocolRecord) -> tuple[float, float]:
+    return most(about.shots), about.noise or 0.0
 
 
 def text_tables(record: RunRecord) -> str:
@@ -168,7 +172,7 @@ def _tables(record: RunRecord) -> Iterable[tuple[str, list[str], list[list[str]]
         if saw:
             headers.append(SAW)
             for row in rows:
-                row.append(saw.get(row[0], ""))
+                row.append(saw.get(row[0], "nothing"))
         yield protocol, headers, rows
 
 

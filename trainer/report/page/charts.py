@@ -209,7 +209,7 @@ def lines(
         "field": "x",
         "type": "quantitative",
         "title": x,
-        "axis": {"values": places, "grid": False, "format": "~g"},
+        "axis": {"values": places, "grid": False, "labelExpr": "'' + datum.value"},
         "scale": {"type": "log", "base": 2, "nice": False} if log2 else {"zero": False, "nice": False},
     }
     up = {
@@ -315,7 +315,7 @@ def heatmap(names: Sequence[str], cells: Sequence[tuple[int, int, int, int]], *,
         "data": {"values": values},
         "encoding": {
             "x": {"field": "predicted", "type": "nominal", "scale": domain, "title": "predicted",
-                  "axis": {**axis, "labelAngle": -90 if len(names) > 12 else -40}},
+                  "axis": {**axis, "labelAngle": -90 if len(names) > 12 else -40, "titlePadding": 16}},
             "y": {"field": "actual", "type": "nominal", "scale": domain, "title": "actual",
                   "axis": {**axis, "titlePadding": 22}},
         },

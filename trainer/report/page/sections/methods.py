@@ -20,10 +20,12 @@ def section(of: DataSet) -> Section | None:
     others = [key for key in record.protocols if key not in most and key in of.estimates]
     if others:
         folded = [_table(of, key) for key in others]
-        blocks.append(Fold(f"Tables of {len(others)} other tasks (fewer shots)", folded))
+        noisy = any(record.protocols[key].noise is not None for key in others)
+        why = "fewer shots" + ", other shares of wrong labels" * noisy
+        blocks.append(Fold(f"Tables of {len(others)} other task{'s' * (len(others) != 1)} ({why})", folded))
     lead = (
         f"{_scale(of)} All methods see the same features, shots and validation images. Choose by validation, not by "
-        "this table: the test images are for reporting."
+        "this table: the test images are for reporting. Seconds are those of a fit."
     )
     if not installed("vl_convert"):
         blocks.insert(0, Text([f"Charts are left out of this page: vl-convert-python is not installed: "

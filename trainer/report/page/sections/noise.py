@@ -11,7 +11,7 @@ def section(of: DataSet) -> Section | None:
     known = of.record.protocols.items()
     noisy = {key: about for key, about in known if about.noise is not None and key in of.estimates}
     shots = max((about.shots for about in noisy.values()), key=most, default=None)
-    shares = {key: 100 * (about.noise or 0) for key, about in noisy.items() if about.shots == shots}
+    shares = {key: round(100 * (about.noise or 0), 6) for key, about in noisy.items() if about.shots == shots}
     keys = sorted(shares, key=lambda key: shares[key])
     if len(keys) < 2:
         return None
