@@ -71,7 +71,7 @@ class Inspection:
 
 def _lacking(store: Store) -> list[str]:
     """One line a reason for which an image store lacks images of its manifest."""
-    encoder = shlex.quote(store.provenance().encoder or store.partitions["encoder"])
+    encoder = shlex.quote(store.provenance().encoder or store.partitions.get("encoder", ""))
     again = f"run `pipeline embed-images --dataset {store.dataset} --encoder {encoder}` again once they are back"
     mends = {"undecodable": f"run `pipeline ingest {store.dataset}` again to have them marked as such"}
     return [
