@@ -301,7 +301,8 @@ def test_one_data_set_can_be_checked_alone(cache: Path, stores: Stores) -> None:
 
 def test_an_empty_cache_is_one_clear_line(tmp_path: Path, command: Command) -> None:
     done = command("pipeline", "verify", cwd=tmp_path, code=1)
-    assert done.stderr == "error: cache: no store there yet: run `pipeline ingest` first, or name another --cache\n"
+    mend = "pipeline ingest NAME --source SOURCE"
+    assert done.stderr == f"error: cache: no store there yet: run `{mend}` first, or name another --cache\n"
 
 
 def marks(cache: Path) -> dict[Path, tuple[int, int]]:
