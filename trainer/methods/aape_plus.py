@@ -171,6 +171,22 @@ class AAPEPlusPredictor:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """What AAPE+ decided of a task.
+
+    Attributes:
+        text_head: None where the shots speak alone.
+        note: which images it was chosen by, for the records.
+    """
+
+    names: tuple[str, ...]
+    text_head: TextHead | None
+    voices: Voices
+    chosen: Chosen
+    note: str
+
+
+@dataclass(frozen=True)
 class AAPEPlus:
     """AAPE+. With prompts or, where there are none, with the template alone.
 
@@ -197,11 +213,19 @@ class AAPEPlus:
             UserError: the task is not one that can be learned (see `trainer.data.check_task`), or a class has no
                 prompt while others have.
         """
+        started = time.perf_counter()
+        return self.predictor(self.settle(task, seed=seed), started=started)
+
+    def settle(self, task: Task, *, seed: int) -> Settled:
+        """All choices.
+
+        Raises:
+            UserError: see `fit`.
+        """
         check_task(task)
         text = task.text if "text" in self.parts else None
         if text is not None:
             text.require_text()
-        started = time.perf_counter()
         train = task.train.float32()
         selection = select(task, seed=seed)
         # where validation images are those of some classes alone, every shot left out in turn stands for all classes
@@ -215,16 +239,23 @@ class AAPEPlus:
             heard = of_train, of_val
         voices = Voices(train, val, heard, classes=len(task.text), leave=leave)
         usual = Chosen(0.0 if head is None else USUAL_TEXT / mean_shots(train.labels))
-        chosen = voices.choose(self.parts) or usual
-        of_shots = voices.together(chosen)
+        return Settled(task.text.names, head, voices, voices.choose(self.parts) or usual, _note(val, leave=leave))
+
+    def predictor(self, settled: Settled, *, started: float) -> AAPEPlusPredictor | ShotsPredictor | LinearPredictor:
+        """What was chosen, fitted on all shots.
+
+        Args:
+            started: clock at the start of the fit.
+        """
+        head, chosen, names = settled.text_head, settled.chosen, settled.names
+        of_shots = settled.voices.together(chosen)
         scores = (of_shots.weight, of_shots.bias, of_shots.keys, of_shots.values)
         info: Info = {
             **chosen.info(),
-            "selection": _note(val, leave=leave),
+            "selection": settled.note,
             "n_parameters": sum(each.numel() for each in scores),
             "fit_seconds": time.perf_counter() - started,
         }
-        names = task.text.names
         if head is not None:
             info = {
                 "class_text": head.source,

@@ -19,6 +19,7 @@ from trainer.methods.family.pseudo_labels import FPL, GRIP, IFPL
 from trainer.methods.family.shared import SharedShift
 from trainer.methods.family.test_time import CONFIDENT_VIEWS, DIFF_TPT, TPT
 from trainer.methods.family.two_encoders import NOLA, NOLA_STUDENT
+from trainer.methods.family.unlabelled import AAPEPlusUnlabelled
 from trainer.methods.family.unsupervised_cache import TFUP, TFUP_T
 from trainer.methods.family.viewed import AAPEPlusViews
 
@@ -36,6 +37,7 @@ WITH_MORE: dict[str, Callable[[TrainParams], Method]] = {
     "difftpt": lambda _: DIFF_TPT,
     "confident-views": lambda _: CONFIDENT_VIEWS,
     "dynaprompt": lambda _: DynaPrompt(),
+    "aape-plus-unlabelled": lambda _: AAPEPlusUnlabelled(),
     "aape-plus-views": lambda _: AAPEPlusViews(),
 }
 """Those of FAMILY that live on more than a few labelled images: images without labels, views, a second encoder."""
