@@ -173,10 +173,9 @@ def mixed(each: Sequence[Part], unlabelled: Float[Tensor, "U D"], heard: Float[T
     best: Mixed | None = None
     least = weigh([plus], labels)[0]
     for rounds in range(1, ROUNDS + 1):
-        totals = [
-            class_sums(part, unlabelled, heard, 1.0 if best is None else best.plus, best and best.voices[i])
-            for i, part in enumerate(each)
-        ]
+        before: Sequence[Scores | None] = [None] * len(each) if best is None else best.voices
+        share = 1.0 if best is None else best.plus
+        totals = [class_sums(part, unlabelled, heard, share, last) for part, last in zip(each, before, strict=True)]
 
         def voices(strength: float, totals: Sequence[tuple[Tensor, Tensor]] = totals) -> list[Scores]:
             return [mixture(spread, *total, strength) for total in totals]
