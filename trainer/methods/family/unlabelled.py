@@ -26,7 +26,7 @@ from trainer.aape_plus.ridge import decompose
 from trainer.aape_plus.scores import added, linear
 from trainer.aape_plus.voices import GAIN, MOST_SCORES, UNSEEN_SHARE, likeliest
 from trainer.data import ClassText, Images, Task, Unlabelled
-from trainer.draws import shuffled
+from trainer.data.draws import shuffled
 from trainer.methods.aape_plus import AAPEPlus, AAPEPlusPredictor, Settled, ShotsPredictor
 from trainer.methods.base import Needs
 from trainer.methods.common import class_totals
