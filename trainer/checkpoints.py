@@ -107,9 +107,9 @@ def choose_checkpoint(results: Path, dataset: str | None, method: str | None, *,
         return Choice(*next((folder, f"{only} of {name}, the only checkpoint") for only, folder in folders.items()))
     if folders == kept_labels(results / "runs" / name):
         found = best_of_labels(load_record(results / "runs" / name))
-        if found is not None and folder_name(found[0]) in folders:
-            why = f"{found[0]} of {name}, the best of {len(folders)} on images to choose by: mAP {found[1]:.4f}"
-            return Choice(folders[folder_name(found[0])], f"{why}; another one with --method NAME")
+        if found is not None and folder_name(found.name) in folders:
+            why = f"{found.name} of {name}, the best of {len(folders)} on {found.on}: mAP {found.mean:.4f}"
+            return Choice(folders[folder_name(found.name)], f"{why}; another one with --method NAME")
     best, *others = kept_ranked(results / "runs" / name) or [Ranked(next(iter(folders)), None)]
     why = f"{best.name} of {name}, {reason(best, others)}; another one with --method NAME"
     return Choice(folders[folder_name(best.name)], why)

@@ -36,6 +36,7 @@ from trainer.multilabel.nouns import Nouns
 from trainer.multilabel.registry import LABEL_METHODS
 from trainer.multilabel.stacking import stack_labels
 from trainer.predict import predict_files, predictions_csv
+from trainer.report import text_verdict
 from trainer.report.page.blocks import Chart, Code, Facts, Table
 from trainer.report.page.dataset import DataSet
 from trainer.report.page.sections.labels import section
@@ -359,6 +360,10 @@ def test_a_run_judges_several_classes_and_predict_gives_those_above_the_threshol
     chosen = choose_checkpoint(tmp_path, None, None)
     assert chosen.folder.parent == kept.parent
     assert "on images to choose by: mAP" in chosen.why
+    said = text_verdict(record)
+    assert "\n  best: " in said
+    assert "methods by mAP on images to choose by" in said
+    assert "\n  next: `trainer predict PATHS --dataset f` takes " in said
     page = section(DataSet(record, tmp_path, cache))
     assert page is not None
     (table,) = (block for block in page.blocks if isinstance(block, Table))
@@ -405,6 +410,13 @@ def test_the_kind_of_data_set_and_the_protocol_have_to_fit(cache: Path, tmp_path
     with pytest.raises(UserError, match="this needs one an image"):
         known_of(cache, "f", "clip-x")
     single = features(tmp_path, several=False)
+    ingest("s", str(cache.parent / "f.npz"), data=DataParams(encoder_name="clip-x"), cache=single)
+    for protocol, option in (("multitask", "together"), ("cross-dataset", "targets")):
+        other = asked_for(protocols=[protocol], **{option: ["s"]})
+        with pytest.raises(
+            UserError, match=rf"^s: its images .*, and {protocol} needs .* name others with --{option}$"
+        ):
+            load_inputs(other, "f", cache=single, device="cpu")
     with pytest.raises(UserError, match="have one class each, and multi-label is for several: --protocol few-shot"):
         load_inputs(asked_for(), "f", cache=single, device="cpu")
 

@@ -45,6 +45,7 @@ class Multitask(Protocol):
     name: ClassVar[str] = "multitask"
     headline: ClassVar[tuple[str, ...]] = (AVERAGE,)
     learns_from_others: ClassVar[bool] = True
+    takes_others: ClassVar[str | None] = "--together"
 
     sets: tuple[Features, ...]
     listed: bool = False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from stages.numbers import most
 from trainer.metrics import interval95
-from trainer.runs.choice import best_of_labels
+from trainer.runs.choice import best_of_labels, serving_labels
 from trainer.runs.paired import LOGISTIC, control_of
 from trainer.runs.record import Estimate, RunRecord, summarize
 
@@ -15,14 +14,15 @@ LABELS = {"Best method": "best", "Beside it": "beside", "What text was worth": "
 
 def lines(record: RunRecord) -> tuple[str | None, list[tuple[str, str]]]:
     """The method that `predict` takes and titles with texts; None and nothing where no method was measured."""
-    found, protocol = best_of_labels(record), serving(record)
+    found, protocol = best_of_labels(record), serving_labels(record)
     if found is None or protocol is None:
         return None, []
-    best, measured = found
+    best = found.name
     by_method = summarize(record)[protocol]
     tested = [f"{title} {percent(by_method.get(best, {}).get(metric))}" for metric, title in
               ((MAP, "mAP"), ("of1", "OF1"))]  # fmt: skip
-    chosen = f"chosen of {len(by_method)} methods by mAP on images to choose by ({100 * measured:.1f} %)"
+    chosen = f"chosen of {len(by_method)} methods by mAP on {found.on} ({100 * found.mean:.1f} %)"
+    chosen = chosen if len(by_method) > 1 else "the only method fitted"
     rows = [("Best method", f"{best}: {', '.join(tested)} on the test images; {chosen}")]
     if LOGISTIC in by_method and best != LOGISTIC:
         here = percent(by_method[LOGISTIC].get(MAP))
@@ -35,13 +35,6 @@ def lines(record: RunRecord) -> tuple[str | None, list[tuple[str, str]]]:
             rows.append(("What text was worth", f"mAP of {values}{gain(record, protocol, name, control)}"))
             break
     return best, rows
-
-
-def serving(record: RunRecord) -> str | None:
-    """Key of the protocol whose classifiers serve: multi-label with the most shots, else the first with a long tail."""
-    plain = [(most(about.shots), key) for key, about in record.protocols.items() if about.name == "multi-label"]
-    tailed = [key for key, about in record.protocols.items() if about.name.startswith("multi-label")]
-    return max(plain)[1] if plain else next(iter(tailed), None)
 
 
 def percent(found: Estimate | None) -> str:

@@ -127,7 +127,8 @@ def _verdict(record: RunRecord) -> list[tuple[str, str]]:
     if record.one_class:
         return list(verdict(record).said.items())
     method, rows = several.lines(record)
-    serves = ("next", f"`trainer predict FOLDER --dataset {record.dataset}` takes {method}; FOLDER: new images")
+    command = f"trainer predict PATHS --dataset {record.dataset}"
+    serves = ("next", f"`{command}` takes {method}; PATHS: new images, or a file of their embeddings")
     return [*((several.LABELS[title], line) for title, line in rows), *[serves] * (method is not None)]
 
 

@@ -6,6 +6,7 @@ The verdict, the report, `predict`, `explain` and `export` all ask here.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from stages.numbers import most
 from trainer.methods import METHODS
@@ -66,15 +67,45 @@ def _chosen_on(fit: FitRecord, dataset: str) -> Validation | None:
     return Validation(accuracy=accuracy, loss=loss if isinstance(loss, float) else None, images=images)
 
 
-def best_of_labels(record: RunRecord) -> tuple[str, float] | None:
-    """The method of several classes an image with the best mAP on images to choose by, mean over the seeds."""
+def serving_labels(record: RunRecord) -> str | None:
+    """Key of the protocol of several classes an image whose classifiers serve: multi-label, else with a long tail, with
+    the most shots.
+    """
+    found = [
+        (about.name == "multi-label", most(about.shots), key)
+        for key, about in record.protocols.items()
+        if about.name.startswith("multi-label")
+    ]
+    return max(found)[2] if found else None
+
+
+class BestOfLabels(NamedTuple):
+    """The method of several classes an image that serves.
+
+    Attributes:
+        mean: its mAP on what it was chosen by, over the seeds.
+        on: what that is.
+    """
+
+    name: str
+    mean: float
+    on: str
+
+
+def best_of_labels(record: RunRecord) -> BestOfLabels | None:
+    """The method of several classes an image with the best mAP on images to choose by, or without any on sentences."""
+    protocol = serving_labels(record)
     found: dict[str, list[float]] = {}
     for fit in record.fits:
         value = fit.info.get("val_map")
-        if record.protocols[fit.protocol].name.startswith("multi-label") and isinstance(value, float):
+        if fit.protocol == protocol and isinstance(value, float):
             found.setdefault(fit.method, []).append(value)
     means = {name: math.fsum(values) / len(values) for name, values in found.items()}
-    return max(means.items(), key=lambda each: each[1]) if means else None
+    if not means or protocol is None:
+        return None
+    name, mean = max(means.items(), key=lambda each: each[1])
+    by_words = record.protocols[protocol].shots == 0
+    return BestOfLabels(name, mean, "sentences, alone and mixed" if by_words else "images to choose by")
 
 
 def place(name: str) -> tuple[int, int, str]:

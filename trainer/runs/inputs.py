@@ -87,6 +87,7 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
     spoken = has.get("captions") or has.get("questions")
     bare = bool(has.get("questions"))
     captions = _captions(params, dataset, cache=cache, device=device, bare=bare) if spoken else None
+    _require_one_class(params, protocols, cache)
     others: dict[str, tuple[Any, ...]] = {}
     loaded: dict[tuple[Reads, str, bool], Any] = {}
     listed = params.datasets if "datasets" in params.model_fields_set else []  # the built-in list is nobody's choice
@@ -110,6 +111,24 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
     return Inputs(features, others, captions, labels, bare, bool(has.get("captions")))
 
 
+def _require_one_class(params: Params, protocols: Sequence[type[Protocol]], cache: Path) -> None:
+    """Refuse other data sets that are named and whose images may have several classes.
+
+    Raises:
+        UserError: one is named.
+    """
+    asked = params.evaluation
+    for option, names in (("--together", asked.together), ("--targets", asked.targets)):
+        taking = [each.name for each in protocols if each.takes_others == option]
+        for name in names if taking else []:
+            if _has("labels", cache, name):
+                raise UserError(
+                    f"{name}: its images may have several classes, and {' and '.join(taking)} need"
+                    f"{'s' * (len(taking) == 1)} one an image: name others with {option}",
+                    exit_code=2,
+                )
+
+
 def load_labels(params: Params, dataset: str, *, cache: Path, device: str = "auto") -> LabelFeatures:
     """The features of a data set whose images may have several classes, as the settings want them.
 
@@ -128,12 +147,14 @@ def load_labels(params: Params, dataset: str, *, cache: Path, device: str = "aut
 
 def _other_kind(protocols: Sequence[type[Protocol]], cache: Path, dataset: str) -> str | None:
     """What to do where the protocols want one class an image and the set has several, or the reverse."""
-    asking = ", ".join(each.name for each in protocols)
-    reads = {each.reads for each in protocols}
-    if "classes" in reads and _has("labels", cache, dataset):
-        return f"its images may have several classes, and {asking} needs one an image: --protocol multi-label"
-    if "labels" in reads and _has("classes", cache, dataset):
-        return f"its images have one class each, and {asking} is for several: --protocol few-shot"
+    one = [each.name for each in protocols if each.reads == "classes"]
+    several = [each.name for each in protocols if each.reads == "labels"]
+    if one and _has("labels", cache, dataset):
+        need = f"{' and '.join(one)} need{'s' * (len(one) == 1)}"
+        return f"its images may have several classes, and {need} one an image: --protocol multi-label"
+    if several and _has("classes", cache, dataset):
+        are = f"{' and '.join(several)} {'is' if len(several) == 1 else 'are'}"
+        return f"its images have one class each, and {are} for several: --protocol few-shot"
     return None
 
 
