@@ -12,7 +12,7 @@ from pipeline.cli.cluster import AddressOption, EngineOption, settings_on
 from stages import command
 from stages.command import CacheOption, DatasetOption, JsonOption, ParamsOption, say
 from stages.datasets import chosen
-from stages.errors import UserError
+from stages.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from pipeline.encoders.base import Encoder
@@ -162,6 +162,12 @@ def import_prompts(
             raise UserError("--captions needs --dataset, and --file needs --dataset and --name", exit_code=2)
         todo = [(dataset, name, file)]
     else:
+        listed = [item.name for item in settings.imports]
+        if name is not None and name not in listed:
+            known = f" ({nearest(name, listed)})" if listed else ""
+            raise UserError(
+                f"--name {name}: give --file, or list it under imports: in the settings{known}", exit_code=2
+            )
         todo = [
             (item.dataset, item.name, item.file)
             for item in settings.imports

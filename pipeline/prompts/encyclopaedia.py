@@ -251,7 +251,8 @@ def said(names: Mapping[int, str], found: Articles, *, beyond: int, most: int) -
     lines = list(found.notes)
     if found.missing:
         what = counted(len(found.missing), "class has", "classes have")
-        lines.append(f"{what} no article, the template stands in: {_listed([names[i] for i in found.missing])}")
+        instead = ", the template stands in" * bool(found.of)
+        lines.append(f"{what} no article{instead}: {_listed([names[i] for i in found.missing])}")
     if found.ambiguous:
         which = [
             f"{display_name(names[i])} ({_listed(titles, 3) or 'a page of disambiguation'})"
@@ -293,5 +294,8 @@ def read_articles(names: Mapping[int, str], file: Path, titles: Path | None = No
     else:
         found = articles_of_texts(names, given, where=file)
     if not found.of:
-        raise UserError("; ".join([f"{file}: no article of any class", *said(names, found, beyond=0, most=0)]))
+        mend = "say which article a class is with --titles, a file {class: title}"
+        if given is not None:
+            mend = f"its keys have to be the names of classes, and are {_listed([repr(name) for name in given], 3)}"
+        raise UserError("; ".join([f"{file}: no article of any class", *said(names, found, beyond=0, most=0), mend]))
     return found

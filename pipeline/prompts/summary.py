@@ -195,7 +195,9 @@ def lines(summary: PromptSummary) -> Iterator[str]:
         )
     if summary.ignored:
         some = ", ".join(map(_shown, summary.ignored[:MOST]))
-        yield f"  not in the data set, left out: {len(summary.ignored)} classes: {some}" + _more(summary.ignored)
+        yield f"  not in the data set, left out: {counted(len(summary.ignored), 'class', 'classes')}: {some}" + _more(
+            summary.ignored
+        )
     if summary.note:
         yield f"  note: {summary.note}"
 

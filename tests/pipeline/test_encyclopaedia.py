@@ -201,7 +201,7 @@ PACKED = bz2.compress(WHOLE.encode())
     ("w.xml.bz2", PACKED[:20] + b"garbage" + PACKED[27:], "expected a MediaWiki XML export"),
     ("w.xml.gz", gzip.compress(WHOLE.encode()), "is packed by gzip; expected a MediaWiki XML export, .xml or .xml.bz2"),
     ("w.xml.7z", b"7z\xbc\xaf\x27\x1c\x00\x04", "is a 7z archive"),
-    ("w.xml", WHOLE.replace("Cat", "Cow").encode(), "no article of any class; 1 class has no article"),
+    ("w.xml", WHOLE.replace("Cat", "Cow").encode(), "no article of any class; 1 class has no article: cat; say which"),
     ("w.xml", WHOLE.replace("A cat is", "It was").encode(), "no sentence of any class could be kept (1 dropped)"),
     ("t.json", b'{"cat": " "}', "the text of 'cat' is empty"),
     ("t.json", b'{"cat": "a", "cat": "b"}', "'cat' stands there twice; join its texts"),

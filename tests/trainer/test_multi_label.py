@@ -413,9 +413,7 @@ def test_the_kind_of_data_set_and_the_protocol_have_to_fit(cache: Path, tmp_path
     ingest("s", str(cache.parent / "f.npz"), data=DataParams(encoder_name="clip-x"), cache=single)
     for protocol, option in (("multitask", "together"), ("cross-dataset", "targets")):
         other = asked_for(protocols=[protocol], **{option: ["s"]})
-        with pytest.raises(
-            UserError, match=rf"^s: its images .*, and {protocol} needs .* name others with --{option}$"
-        ):
+        with pytest.raises(UserError, match=rf"^s: its images .* {protocol} needs .* name others with --{option}$"):
             load_inputs(other, "f", cache=single, device="cpu")
     with pytest.raises(UserError, match="have one class each, and multi-label is for several: --protocol few-shot"):
         load_inputs(asked_for(), "f", cache=single, device="cpu")

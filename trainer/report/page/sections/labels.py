@@ -50,8 +50,9 @@ def section(of: DataSet) -> Section | None:
     ]
     blocks += [table, *([Cards(f"{len(cards)} test images with the most classes wrong", cards)] if cards else [])]
     lead = (
-        f"By {classes[0]['method']}, the best on {best.on if best else 'images to choose by'}, first seed. AP is the area under precision over "
-        "recall; found: test images above the threshold, which was chosen on images that are no test images."
+        f"By {classes[0]['method']}, the best on {best.on if best else 'images to choose by'}, first seed. AP is the "
+        "area under precision over recall; found: test images above the threshold, which was chosen on images that are "
+        "no test images."
     )
     return Section("labels", "Several classes an image", blocks, lead)
 
