@@ -128,9 +128,10 @@ def embed_images(
     if from_file is not None:
         _take_second(dataset, from_file, encoder, cache, settings.embed.precision, as_json=as_json)
         return
-    names = take_from_arrays(
-        chosen(dataset, settings, cache=cache, variants=True), "images", settings, cache, asked=encoder
-    )
+    names = chosen(dataset, settings, cache=cache, variants=True)
+    if views is not None or views_from is not None:
+        _require_pictures(names, cache)
+    names = take_from_arrays(names, "images", settings, cache, asked=encoder)
     for name in names:
         ImageStore(cache, name, wanted).require_free()
     model: Any = None
@@ -165,6 +166,24 @@ def embed_images(
             done.append(asdict(summary))
     if as_json:
         command.show(done, as_json=True, text=str)
+
+
+def _require_pictures(names: list[str], cache: Path) -> None:
+    """Refuse views of a data set that came as embeddings.
+
+    Raises:
+        UserError: one did.
+    """
+    from stages import ManifestStore
+
+    for name in names:
+        about = ManifestStore(cache, name).provenance()
+        if about.from_arrays or about.features is not None:
+            raise UserError(
+                f"{name} came as embeddings, and no view can be made of them: its file brings views itself, as `view`; "
+                "leave --views away",
+                exit_code=2,
+            )
 
 
 def _take_second(

@@ -30,7 +30,7 @@ from stages.files import remove_tree
 from stages.params import DataParams, EmbedParams
 from stages.stores.artifacts import CLASS_IDS, NO_LLM, Store, embedding_array, partition_values
 from stages.stores.parts import is_current
-from stages.stores.provenance import FEATURES, named_fingerprint
+from stages.stores.provenance import FEATURES, SECOND, named_fingerprint
 
 
 def encoder_facts(encoder: str, width: int) -> dict[str, Any]:
@@ -309,7 +309,8 @@ def _remove_others(found: FeatureSet, manifest: ManifestProvenance, cache: Path)
     for store in gone:
         remove_tree(store.folder)
     what = ", ".join(str(store.folder.relative_to(cache)) for store in gone)
-    return f"{len(gone)} stores of an older file were removed: {what[:300]}" if gone else ""
+    were = f"{len(gone)} stores of an older file were" if len(gone) > 1 else "1 store of an older file was"
+    return f"{were} removed: {what[:300]}" if gone else ""
 
 
 def _stores(cache: Path, dataset: str) -> Iterator[Store]:
@@ -323,7 +324,9 @@ def _stores(cache: Path, dataset: str) -> Iterator[Store]:
 
 
 def _was_taken(store: Store) -> bool:
+    """Whether a store came from a file of the data set's embeddings; a second encoder's file is another one."""
     try:
-        return FEATURES in store.provenance().inputs
+        origin = store.provenance()
+        return FEATURES in origin.inputs and SECOND not in origin.settings
     except UserError:  # damaged: `verify` speaks of it
         return False

@@ -33,8 +33,9 @@ def with_decisions(
     lines: list[str] = []
     if asked and data.source is None and before is not None and before.source is not None:
         read = DataParams(**before.reading)
+        named = {} if before.encoder is None or data.encoder_name is not None else {"encoder_name": before.encoder}
         data = data.model_copy(
-            update={"source": before.source} | {name: getattr(read, name) for name in before.reading}
+            update={"source": before.source} | {name: getattr(read, name) for name in before.reading} | named
         )
         lines.append(f"source {before.source}, as before")
     if before is not None and before.source != data.source:

@@ -195,9 +195,8 @@ def lines(summary: PromptSummary) -> Iterator[str]:
         )
     if summary.ignored:
         some = ", ".join(map(_shown, summary.ignored[:MOST]))
-        yield f"  not in the data set, left out: {counted(len(summary.ignored), 'class', 'classes')}: {some}" + _more(
-            summary.ignored
-        )
+        count = f"{len(summary.ignored)} class{'es' * (len(summary.ignored) != 1)}"
+        yield f"  not in the data set, left out: {count}: {some}" + _more(summary.ignored)
     if summary.note:
         yield f"  note: {summary.note}"
 

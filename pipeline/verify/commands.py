@@ -1,5 +1,6 @@
 """Which command makes a store: its words, from the footer where it can be read, else from the settings."""
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from pipeline.verify.places import stores_in
 from stages import ManifestProvenance, PromptProvenance, Provenance, UserError, slug
 from stages.params import Params
 from stages.stores.artifacts import Store
-from stages.stores.provenance import FEATURES
+from stages.stores.provenance import FEATURES, SECOND
 
 
 def readable_origin(store: Store) -> Provenance | None:
@@ -63,6 +64,11 @@ def _prompts(store: Store, params: Params) -> tuple[str, ...]:
 
 def _embed(store: Store, params: Params) -> tuple[str, ...]:
     origin, place = readable_origin(store), store.partitions["encoder"]
+    if origin is not None and (file := origin.settings.get(SECOND)):
+        raise UserError(
+            f"a second encoder's embeddings, from a file {file}: run `pipeline embed-images --dataset {store.dataset} "
+            f"--from FILE --encoder {shlex.quote(origin.encoder or place)}` with its place"
+        )
     known = [origin.encoder or "" if origin else "", params.encoder, *_footers(store, "encoder")]
     command = {"text": "embed-text", "images": "embed-images"}[store.name]
     return (command, f"--dataset={store.dataset}", f"--encoder={_named(place, known) or place}")

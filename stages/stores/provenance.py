@@ -192,7 +192,9 @@ def refuse_mixture(first: Provenance, second: Provenance) -> None:
     mine = {**first.inputs, first.store: first.content}
     theirs = {**second.inputs, second.store: second.content}
     # Two text stores may well come from two prompt stores; a text store and a prompt store may not.
-    shared = ["manifest", "classes", FEATURES] + ["prompts"] * ("prompts" in (first.store, second.store))
+    shared = ["manifest", "classes"] + ["prompts"] * ("prompts" in (first.store, second.store))
+    second_encoder = SECOND in first.settings or SECOND in second.settings  # its embeddings have a file of their own
+    shared += [] if second_encoder else [FEATURES]
     for name in shared:
         what = {"classes": "classes", FEATURES: "files of embeddings"}.get(name, f"{name} stores")
         if name in mine and name in theirs and mine[name] != theirs[name]:
@@ -201,6 +203,8 @@ def refuse_mixture(first: Provenance, second: Provenance) -> None:
                 f"{a} and {b} of {first.dataset!r} were made from different {what} ({mine[name][:12]} and "
                 f"{theirs[name][:12]}): run the commands after `pipeline {maker}` again"
             )
+    if second_encoder and "manifest" in (first.store, second.store):  # that of a data set that came as embeddings
+        return
     if first.encoder is not None and second.encoder is not None:
         if first.width != second.width:
             raise UserError(

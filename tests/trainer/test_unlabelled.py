@@ -10,7 +10,10 @@ from small_stores import CLASSES, fast, make_stores
 from torch.nn.functional import cross_entropy, normalize
 
 from pipeline.features.second import import_second
-from stages import UserError
+from pipeline.ingest import ingest
+from pipeline.verify import verify
+from stages import ImageStore, UserError
+from stages.params import DataParams
 from tests.trainer.small_tasks import WIDTH, small_images, small_task, small_text, unit
 from trainer.data import Images, Task, Unlabelled
 from trainer.data.features import Features, load_features
@@ -251,6 +254,25 @@ def test_a_second_encoder_taught_without_a_label_corrects_the_first(tmp_path: Pa
     found = {method: by["accuracy"].mean or 0 for method, by in summarize(record)["unsupervised"].items()}
     assert found["nola-student"] > found["cupl"] + 0.05
     assert found["nola"] > found["cupl"] - 0.05
+
+
+def test_a_data_set_that_came_as_embeddings_has_a_second_encoder_too_which_an_ingest_of_the_same_images_keeps(
+    tmp_path: Path,
+) -> None:
+    cache, labels = tmp_path / "cache", np.arange(24) % 3
+    rows = torch.eye(3, 6)[torch.from_numpy(labels)] + 0.1 * unit(24, 6, seed=1)
+    about = {"class_id": labels, "class_names": np.array(["a", "b", "c"]), "text_template": np.eye(3, 6)}
+    ids = np.array([f"image-{i}" for i in range(24)])
+    np.savez(tmp_path / "f.npz", embedding=rows.numpy(), image_id=ids, split=np.array(["train", "test"] * 12), **about)
+    np.savez(tmp_path / "dino.npz", embedding=torch.eye(3, 9)[torch.from_numpy(labels)].numpy(), image_id=ids)
+    for _ in range(2):
+        ingest("f", str(tmp_path / "f.npz"), data=DataParams(encoder_name="clip-x"), cache=cache)
+        if not ImageStore(cache, "f", "dino").exists():
+            import_second("f", tmp_path / "dino.npz", encoder="dino", cache=cache, precision="float16")
+        found = load_features(cache, "f", "clip-x", student="dino").train.images
+        assert found.student is not None
+        assert (found.student.argmax(1) == found.labels).all()
+        assert not verify(cache).faults
 
 
 def test_bad_input_a_second_encoder_that_is_not_there_or_of_other_images_is_refused(tmp_path: Path) -> None:

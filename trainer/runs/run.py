@@ -85,6 +85,8 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     protocols, notes = measurable(inputs, protocols)
     plan, unable = planned(inputs, protocols, params)
     notes += unable
+    if asked.student_encoder is not None and not any(getattr(each.method, "reads_student", False) for each in plan):
+        notes.append(f"--student-encoder {asked.student_encoder}: no method of this run reads it")
     tasks = tasks_of(inputs, plan)
     classifying = [protocol for protocol in protocols if protocol.reads == "classes"]
     drawing = [protocol for protocol in classifying if protocol.gives_labels]
