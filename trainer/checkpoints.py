@@ -161,7 +161,8 @@ def _named(folders: Mapping[str, Path], method: str, run: Path) -> Path:
     if folder_name(method) in folders:
         return folders[folder_name(method)]
     if method.partition(AT)[0] in METHODS:
-        there = f"there are: {', '.join(folders)}; `trainer run` keeps one of every method that it fits"
+        again = f"`trainer run --dataset {run.name} --methods {method.partition(AT)[0]}` would keep it in their place"
+        there = f"there are: {', '.join(folders)}; {again}"
     else:
         there = nearest(method, list(folders))
     raise UserError(f"{run / KEPT}: no checkpoint of {method!r}; {there}", exit_code=2)

@@ -261,7 +261,7 @@ def predict_files(
     device: str,
     wanted: Wanted | None = None,
     extend: Extend | None = None,
-    views: int = VIEWS,
+    views: int | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Rows with `classes: [{class, probability}]` in the order of the files, and lines to say.
 
@@ -271,7 +271,7 @@ def predict_files(
     Args:
         wanted: what is asked for beside the likeliest classes (`trainer.confidence.answers`).
         extend: adds classes that are served by their text alone (`trainer.new_classes.with_classes`).
-        views: augmented views of each picture, for a predictor that looks at them (tpt, dynaprompt, awt).
+        views: augmented views of each picture, for a predictor that looks at them (tpt, dynaprompt, awt); None: VIEWS.
 
     Raises:
         UserError: the checkpoint is damaged or does not know what is asked for, or this machine's encoder is not the
@@ -303,12 +303,16 @@ def predict_files(
     answer = answers(found, wanted or Wanted())
     rows: list[Row] = []
     score, looks = _scorer(found)
+    drawn = (views or VIEWS) if looks else 0
+    if views is not None and not looks:
+        notes.append(
+            f"--views {views}: {found.provenance.get('name', 'this method')} looks at no views: each image is scored by itself"
+        )
     if looks and not isinstance(encoder, GivenEncoder):
-        notes.append(f"{views} augmented views of each picture are looked at beside its centre crop")
+        notes.append(f"{drawn} augmented views of each picture are looked at beside its centre crop")
     elif looks:
         notes.append("embeddings come without views: every image is scored by the one that is given")
-    views = views if looks else 0
-    for each in embed_files(files, encoder, batch=max(1, batch // (1 + views)), what="predicting", views=views):
+    for each in embed_files(files, encoder, batch=max(1, batch // (1 + drawn)), what="predicting", views=drawn):
         rows += each.rows
         if each.readable:
             logits = score(each)

@@ -144,7 +144,7 @@ def test_a_view_without_a_store_names_the_command_that_makes_it(cache: Path, tmp
         query(cache, "lite", "SELECT * FROM prompts")
     with pytest.raises(UserError, match=r"view images: no store of encoder open_clip:ViT-B-16/openai"):
         query(cache, "open_clip:ViT-B-16/openai", "SELECT * FROM images")
-    with pytest.raises(UserError, match="run `pipeline ingest` first"):
+    with pytest.raises(UserError, match="run `pipeline ingest NAME --source SOURCE` first"):
         query(tmp_path / "empty", "lite", "SELECT 1")
 
 

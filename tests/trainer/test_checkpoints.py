@@ -183,7 +183,7 @@ def test_a_method_by_name_and_what_there_is_instead(results: Path) -> None:
     assert choose_checkpoint(results, "w", "cupl@people").folder.name == "cupl@people"
     assert choose_checkpoint(results, None, None, usual="cupl").folder.name == "cupl"
     there = "zero-shot, cupl, cupl@people, nearest-centroid, lp"
-    with pytest.raises(UserError, match=f"no checkpoint of 'logistic'; there are: {there}.*keeps one of every method"):
+    with pytest.raises(UserError, match=f"no checkpoint of 'logistic'; there are: {there}.*--methods logistic`"):
         choose_checkpoint(results, "w", "logistic")
     with pytest.raises(UserError, match=f"no checkpoint of 'cpul'; known: {there}.*did you mean 'cupl'"):
         choose_checkpoint(results, "w", "cpul")

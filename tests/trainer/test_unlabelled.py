@@ -165,8 +165,10 @@ def test_bad_input_semi_supervised_without_an_image_left_and_pseudo_labels_witho
 ) -> None:
     make_stores(tmp_path)
     features = Inputs(load_features(tmp_path, "w", "lite"))
-    with pytest.raises(UserError, match=r"8 shots a class take every training image, .*lower --shots"):
+    with pytest.raises(UserError, match=r"--shots 8 takes every training image, .*lower --shots"):
         run(fast(protocols=["semi-supervised"], methods=["zero-shot"], shots=8), features)
+    with pytest.raises(UserError, match=r"--shots 9: 4 of 4 classes have fewer training images: .*: lower --shots, or"):
+        run(fast(protocols=["semi-supervised"], methods=["zero-shot"], shots=9), features)
     with pytest.raises(UserError, match=r"of which it gives none: grip \(--protocols semi-supervised, unsupervised"):
         run(fast(methods=["grip"]), features)
 

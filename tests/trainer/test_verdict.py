@@ -146,7 +146,7 @@ def test_a_protocol_alone_names_its_best_by_validation_images_its_control_and_wh
 def test_where_no_labelled_image_is_held_out_nothing_is_chosen_and_the_test_images_choose_nothing() -> None:
     seen = {"saw": "images of the test split, no labels"}
     found = alone("transductive", {"grip": (None, 0.9), "zero-shot": (None, 0.4), "cupl": (None, 0.5)}, grip=seen)
-    assert found.said["best"].startswith("not chosen: transductive holds no labelled image to choose by")
+    assert found.said["best"].startswith("not chosen: no method was measured on labelled images beside the test")
     assert "90" not in found.said["best"]
     assert found.said["beside"] == "zero-shot, which learns from no image, 40.0 % ± 0.0"
     assert found.said["saw"] == (

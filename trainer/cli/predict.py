@@ -59,8 +59,11 @@ def predict(
         str | None, typer.Option(help="Language model that is asked about the added classes.", metavar="LLM")
     ] = None,
     views: Annotated[
-        int, typer.Option(min=1, max=1000, help="Augmented views a picture, for methods that look at them (tpt, awt).")
-    ] = 16,
+        int | None,
+        typer.Option(
+            min=1, max=1000, help="Augmented views a picture, for methods that look at them (tpt, awt); default 16."
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 64,
     device: DeviceOption = "auto",
     params: ParamsOption = None,

@@ -1,5 +1,6 @@
 """`trainer run` and `trainer report`."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -92,6 +93,8 @@ def run(
             "evaluation.shifts": variants and {dataset: variants},
         },
     )
+    asked = {"targets": targets, "together": together, "shifts": shifts, "imbalance": imbalance}
+    _say_unread(asked, settings.evaluation.protocols)
     records = []
     names = chosen(dataset, settings, cache=features)
     refuse_other_encoder(features, names, encoder)
@@ -114,6 +117,16 @@ def run(
             f"{', '.join(unjudged)}: nothing could be judged, since there is no test image: what was trained is "
             "kept, the tables are empty; put some images into the split `test` (data.NAME.split)"
         )
+
+
+def _say_unread(asked: Mapping[str, object], protocols: Sequence[str]) -> None:
+    """Say which options were given that no protocol of the run reads."""
+    from trainer.protocols import protocol_classes
+
+    read = {name for each in protocol_classes(protocols) for name in each.own_settings}
+    for name, value in asked.items():
+        if value is not None and name not in read:
+            say(f"--{name}: not read by {', '.join(protocols)}, and changes nothing")
 
 
 @app.command()

@@ -249,9 +249,9 @@ def refuse_several(manifest: ManifestStore) -> None:
     """
     if manifest.is_multi_label:
         raise UserError(
-            f"{manifest.file}: an image of {manifest.dataset!r} may have several classes, or none, and this needs one "
-            f"an image: run `trainer run --dataset {manifest.dataset} --protocol multi-label`, or ingest it with one "
-            "class an image"
+            f"an image of {manifest.dataset!r} may have several classes, or none, and this needs one an image: "
+            f"`trainer run --dataset {manifest.dataset} --protocol multi-label` and `trainer predict` take such a set; "
+            "or ingest it with one class an image"
         )
 
 

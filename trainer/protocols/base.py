@@ -111,7 +111,7 @@ class Protocol(ABC):
         judges_all: whether it judges every test image among the classes that were learned.
         reads: what it needs of a data set.
         learns_from_others: whether its tasks are of several data sets, those of `tests_on` too.
-        takes_others: the option that names further data sets with classes.
+        own_settings: those of `evaluation` that only some protocols read, of which this is one.
         by_shots: whether it is run once for each number of shots that is asked for.
         without_shots: whether that number may be 0.
         gives_unlabelled: when methods get images without labels beside the labelled ones; None: never.
@@ -127,7 +127,7 @@ class Protocol(ABC):
     judges_all: ClassVar[bool] = False
     reads: ClassVar[Reads] = "classes"
     learns_from_others: ClassVar[bool] = False
-    takes_others: ClassVar[str | None] = None
+    own_settings: ClassVar[tuple[str, ...]] = ()
     by_shots: ClassVar[bool] = True
     without_shots: ClassVar[bool] = False
     gives_unlabelled: ClassVar[Literal["beforehand", "judging"] | None] = None

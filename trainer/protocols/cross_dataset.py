@@ -33,7 +33,7 @@ class CrossDataset(Protocol):
     name: ClassVar[str] = "cross-dataset"
     headline: ClassVar[tuple[str, ...]] = (OWN, AVERAGE)
     serves_new_classes: ClassVar[bool] = True
-    takes_others: ClassVar[str | None] = "--targets"
+    own_settings: ClassVar[tuple[str, ...]] = ("targets",)
 
     targets: tuple[Features, ...]
 

@@ -21,6 +21,7 @@ class DomainGeneralization(Protocol):
 
     name: ClassVar[str] = "domain-generalization"
     headline: ClassVar[tuple[str, ...]] = (OWN, AVERAGE)
+    own_settings: ClassVar[tuple[str, ...]] = ("shifts",)
 
     shifts: tuple[Features, ...]
 

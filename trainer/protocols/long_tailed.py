@@ -34,6 +34,7 @@ class LongTailed(FewShot):
 
     name: ClassVar[str] = "long-tailed"
     headline: ClassVar[tuple[str, ...]] = ("macro_accuracy", "tail")
+    own_settings: ClassVar[tuple[str, ...]] = ("imbalance",)
 
     imbalance: float = 16.0
     seed: int = 0

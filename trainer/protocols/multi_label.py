@@ -213,6 +213,7 @@ class LongTailedLabels(MultiLabel):
 
     name: ClassVar[str] = "multi-label-long-tailed"
     headline: ClassVar[tuple[str, ...]] = ("map", "map_tail")
+    own_settings: ClassVar[tuple[str, ...]] = ("imbalance",)
     without_shots: ClassVar[bool] = False
 
     imbalance: float = 16.0

@@ -45,7 +45,7 @@ class Multitask(Protocol):
     name: ClassVar[str] = "multitask"
     headline: ClassVar[tuple[str, ...]] = (AVERAGE,)
     learns_from_others: ClassVar[bool] = True
-    takes_others: ClassVar[str | None] = "--together"
+    own_settings: ClassVar[tuple[str, ...]] = ("together",)
 
     sets: tuple[Features, ...]
     listed: bool = False

@@ -13,10 +13,9 @@ them then, while they are judged (`split_logits`), and nothing is chosen by them
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from stages.numbers import amount
 from stages.text import counted
 from trainer.data import Images, Task, Unlabelled
-from trainer.data.draws import drawn, not_drawn
+from trainer.data.draws import drawn, fewer, not_drawn
 from trainer.data.features import Features
 from trainer.protocols.few_shot import FewShot
 
@@ -37,13 +36,13 @@ class SemiSupervised(FewShot):
 
     def unfit(self, features: Features) -> str | None:
         """Too few training images that something is left."""
-        left = len(self._others(features, seed=1))
-        if left:
+        counts = features.train.images.labels.bincount(minlength=len(features.class_names)).tolist()
+        if features.indices is None and not self.up_to and self.shots != "all" and self.shots > min(counts):
+            lower = f"lower --shots to {min(counts)}" if 0 < min(counts) < max(counts) else "lower --shots"
+            return f"--shots {self.shots}: {fewer(counts, self.shots, features.class_names)}: {lower}, or add images"
+        if len(self._others(features, seed=1)):
             return None
-        return (
-            f"{amount(self.shots, up_to=self.up_to)} a class take every training image, and none is left without a "
-            "label: lower --shots, or add images"
-        )
+        return f"--shots {self.shots} takes every training image, and none is left without a label: lower --shots, or add images"
 
     def caveats(self, features: Features) -> list[str]:
         """How many images there are without labels."""

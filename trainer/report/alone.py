@@ -57,15 +57,18 @@ def _best(record: RunRecord, key: str) -> str:
     order = ranked(record, key)
     metric = _metric(record, key)
     measured = [each for each in order if each.validation is not None]
+    if len(order) == 1:
+        name = order[0].name
+        return f"{name}, {_named(metric)} {_tested(record, key, name)} on the test images; the only method fitted"
     if not measured:
         return (
-            f"not chosen: {key} holds no labelled image to choose by, and the test images choose nothing; the table "
-            f"shows all {len(order)}"
+            "not chosen: no method was measured on labelled images beside the test images, which choose nothing; the "
+            f"table shows all {len(order)}"
         )
     first, validation = measured[0], measured[0].validation
     assert validation is not None
     others = [each.name for each in order if each.validation is None]
-    tested = f"{first.name}, {metric.replace('_', ' ')} {_tested(record, key, first.name)} on the test images"
+    tested = f"{first.name}, {_named(metric)} {_tested(record, key, first.name)} on the test images"
     without = f"; not measured on them: {', '.join(others)}" * bool(others)
     return (
         f"{tested}; chosen of {len(measured)} methods by {validation.images} "
@@ -106,6 +109,10 @@ def _saw(record: RunRecord, key: str) -> str:
     ]
     others = len(by_method) - len(saw)
     return "; ".join(parts) + "; the others nothing of the test split" * bool(others)
+
+
+def _named(metric: str) -> str:
+    return metric.replace("_", " ")
 
 
 def _metric(record: RunRecord, key: str) -> str:

@@ -82,7 +82,10 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
             raise UserError(f"{dataset}: {mend}", exit_code=2)
         lacking = " and no ".join(has)
         asking = ", ".join(each.name for each in protocols)
-        raise UserError(f"{dataset}: no {lacking}, which {asking} would need; choose others with --protocols")
+        kinds: dict[Reads, str] = {"classes": "few-shot", "labels": "multi-label", "captions": "retrieval"}
+        able = [name for reads, name in kinds.items() if reads not in has and _has(reads, cache, dataset)]
+        others = f"; choose --protocol {' or '.join(able)}" * bool(able)
+        raise UserError(f"{dataset}: no {lacking}, which {asking} would need{others}")
     features = load_training(params, dataset, cache=cache, device=device) if has.get("classes") else None
     spoken = has.get("captions") or has.get("questions")
     bare = bool(has.get("questions"))
@@ -118,13 +121,13 @@ def _require_one_class(params: Params, protocols: Sequence[type[Protocol]], cach
         UserError: one is named.
     """
     asked = params.evaluation
-    for option, names in (("--together", asked.together), ("--targets", asked.targets)):
-        taking = [each.name for each in protocols if each.takes_others == option]
+    for option, names in (("together", asked.together), ("targets", asked.targets)):
+        taking = [each.name for each in protocols if option in each.own_settings]
         for name in names if taking else []:
             if _has("labels", cache, name):
                 raise UserError(
                     f"{name}: its images may have several classes, and {' and '.join(taking)} need"
-                    f"{'s' * (len(taking) == 1)} one an image: name others with {option}",
+                    f"{'s' * (len(taking) == 1)} one an image: name others with --{option}",
                     exit_code=2,
                 )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages import UserError
 from stages.command import progress
 from stages.files import remove_tree, replaced_folder
 from stages.lock import store_lock
@@ -20,7 +21,7 @@ from trainer.data.features import Features, Split
 from trainer.ends import end_notes
 from trainer.methods import check_names
 from trainer.multilabel.features import LabelFeatures
-from trainer.protocols import Protocol, TestSplits, settled
+from trainer.protocols import PROTOCOLS, Protocol, TestSplits, settled
 from trainer.runs.choice import serving_protocol
 from trainer.runs.fits import fit_or_load, processes
 from trainer.runs.inputs import Inputs
@@ -81,7 +82,7 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     """
     known, asked = inputs.known, params.evaluation
     protocols = settled(asked, inputs.others)
-    check_names(asked.methods, [protocol.registry() for protocol in protocols])
+    _require_methods(asked.methods, protocols)
     protocols, notes = measurable(inputs, protocols)
     plan, unable = planned(inputs, protocols, params)
     notes += unable
@@ -120,6 +121,22 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     test = tests.of(inputs.features) if inputs.features is not None and classifying else None
     record = _record(params, inputs, protocols, notes, judged, tests)
     return Finished(record if test is None else _with_pairs(record, judged, test), inputs, judged, test)
+
+
+def _require_methods(names: Sequence[str], protocols: Sequence[Protocol]) -> None:
+    """Refuse names that no protocol of the run has, and say which protocols have them.
+
+    Raises:
+        UserError: one is none's.
+    """
+    registries = [protocol.registry() for protocol in protocols]
+    known = {name for registry in registries for name in registry.names}
+    for name in names:
+        others = [each for each, protocol in PROTOCOLS.items() if name in protocol.registry().methods]
+        if name not in known and others:
+            have = " and ".join(dict.fromkeys(protocol.name for protocol in protocols))
+            raise UserError(f"{name} is no method of {have}: --protocol {' or '.join(others)}", exit_code=2)
+    check_names(names, registries)
 
 
 def _unseen(
