@@ -305,9 +305,8 @@ def predict_files(
     score, looks = _scorer(found)
     drawn = (views or VIEWS) if looks else 0
     if views is not None and not looks:
-        notes.append(
-            f"--views {views}: {found.provenance.get('name', 'this method')} looks at no views: each image is scored by itself"
-        )
+        name = found.provenance.get("name", "this method")
+        notes.append(f"--views {views}: {name} looks at no views: each image is scored by itself")
     if looks and not isinstance(encoder, GivenEncoder):
         notes.append(f"{drawn} augmented views of each picture are looked at beside its centre crop")
     elif looks:

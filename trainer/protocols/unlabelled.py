@@ -42,7 +42,8 @@ class SemiSupervised(FewShot):
             return f"--shots {self.shots}: {fewer(counts, self.shots, features.class_names)}: {lower}, or add images"
         if len(self._others(features, seed=1)):
             return None
-        return f"--shots {self.shots} takes every training image, and none is left without a label: lower --shots, or add images"
+        taken = f"--shots {self.shots} takes every training image"
+        return f"{taken}, and none is left without a label: lower --shots, or add images"
 
     def caveats(self, features: Features) -> list[str]:
         """How many images there are without labels."""

@@ -80,12 +80,7 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
     if not any(has.values()):
         if mend := _other_kind(protocols, cache, dataset):
             raise UserError(f"{dataset}: {mend}", exit_code=2)
-        lacking = " and no ".join(has)
-        asking = ", ".join(each.name for each in protocols)
-        kinds: dict[Reads, str] = {"classes": "few-shot", "labels": "multi-label", "captions": "retrieval"}
-        able = [name for reads, name in kinds.items() if reads not in has and _has(reads, cache, dataset)]
-        others = f"; choose --protocol {' or '.join(able)}" * bool(able)
-        raise UserError(f"{dataset}: no {lacking}, which {asking} would need{others}")
+        raise UserError(f"{dataset}: {_lacking(protocols, cache, dataset)}")
     features = load_training(params, dataset, cache=cache, device=device) if has.get("classes") else None
     spoken = has.get("captions") or has.get("questions")
     bare = bool(has.get("questions"))
@@ -159,6 +154,15 @@ def _other_kind(protocols: Sequence[type[Protocol]], cache: Path, dataset: str) 
         are = f"{' and '.join(several)} {'is' if len(several) == 1 else 'are'}"
         return f"its images have one class each, and {are} for several: --protocol few-shot"
     return None
+
+
+def _lacking(protocols: Sequence[type[Protocol]], cache: Path, dataset: str) -> str:
+    """What the protocols read and the set has not, and protocols that read what it has."""
+    has = dict.fromkeys(each.reads for each in protocols)
+    kinds: dict[Reads, str] = {"classes": "few-shot", "labels": "multi-label", "captions": "retrieval"}
+    able = [name for reads, name in kinds.items() if reads not in has and _has(reads, cache, dataset)]
+    mend = f"; choose --protocol {' or '.join(able)}" * bool(able)
+    return f"no {' and no '.join(has)}, which {', '.join(each.name for each in protocols)} would need{mend}"
 
 
 def _has(reads: Reads, cache: Path, dataset: str) -> bool:
