@@ -149,7 +149,7 @@ def _run(results: Path, dataset: str | None) -> tuple[str, dict[str, Path]]:
         kept = f"its checkpoints in {EVERY}/ alone" if (runs_of / dataset / EVERY).is_dir() else "no checkpoint"
         raise UserError(
             f"{runs_of}/{dataset}: the run kept {kept}: run `trainer run --dataset {dataset} --protocol "
-            "few-shot, or give --checkpoint DIR"
+            "few-shot`, or give --checkpoint DIR"
         )
     if not found:
         raise UserError(f"{results}/runs: no checkpoint there yet: run `trainer run` first, or give --checkpoint DIR")

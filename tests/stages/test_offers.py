@@ -45,6 +45,7 @@ def test_every_command_that_a_message_offers_is_there_with_its_options() -> None
     there = {program: commands(program) for program in ("pipeline", "trainer")}
     seen = 0
     for where, text in texts():
+        assert text.count("`") % 2 == 0 or "```" in text, f"{where}: a command that does not end"
         for program, name, rest in OFFER.findall(text):
             assert name in there[program], f"{where}: {program} {name}"
             known = options(there[program][name])

@@ -89,7 +89,9 @@ def test_nothing_of_an_older_run_is_left_to_be_served(cache: Path, tmp_path: Pat
     ]
     report(tmp_path)
     assert not any(file.exists() for file in confusion)
-    with pytest.raises(UserError, match=r"runs/w: the run kept no checkpoint: run `trainer run --dataset w` with the"):
+    with pytest.raises(
+        UserError, match=r"runs/w: the run kept no checkpoint: run `trainer run --dataset w --protocol few-shot`, or"
+    ):
         choose_checkpoint(tmp_path, "w", None)
 
 
