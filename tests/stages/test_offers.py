@@ -31,12 +31,15 @@ def texts() -> list[tuple[str, str]]:
     """Every string of the code with its place; what an f-string fills in is X."""
     found = []
     for file in (file for room in ("stages", "pipeline", "trainer", "aape") for file in (ROOT / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
+        tree = ast.parse(file.read_text())
+        parts_of = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+        parts_of -= {id(node) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)}
+        for node in ast.walk(tree):
             where = f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.JoinedStr):
                 parts = [each.value if isinstance(each, ast.Constant) else "X" for each in node.values]
                 found.append((where, "".join(map(str, parts))))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts_of:
                 found.append((where, node.value))
     return found
 
@@ -45,7 +48,8 @@ def test_every_command_that_a_message_offers_is_there_with_its_options() -> None
     there = {program: commands(program) for program in ("pipeline", "trainer")}
     seen = 0
     for where, text in texts():
-        assert text.count("`") % 2 == 0 or "```" in text, f"{where}: a command that does not end"
+        if re.search(r"`(pipeline|trainer) [a-z]", text):
+            assert text.count("`") % 2 == 0, f"{where}: a command that does not end"
         for program, name, rest in OFFER.findall(text):
             assert name in there[program], f"{where}: {program} {name}"
             known = options(there[program][name])
