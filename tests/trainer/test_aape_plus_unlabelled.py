@@ -14,7 +14,6 @@ from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Images, Task, Unlabelled
 from trainer.export.heads import head_of
 from trainer.methods.aape_plus import AAPEPlus, AAPEPlusPredictor
-from trainer.methods.family.pseudo_labels import SAW
 from trainer.methods.family.unlabelled import (
     FOLDS,
     AAPEPlusUnlabelled,
@@ -25,6 +24,7 @@ from trainer.methods.family.unlabelled import (
     mixture,
     parts,
 )
+from trainer.methods.family.waiting import SAW
 
 PLUS, METHOD = AAPEPlus(), AAPEPlusUnlabelled()
 

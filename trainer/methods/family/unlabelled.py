@@ -30,7 +30,7 @@ from trainer.data.draws import shuffled
 from trainer.methods.aape_plus import AAPEPlus, AAPEPlusPredictor, Settled, ShotsPredictor
 from trainer.methods.base import Needs
 from trainer.methods.common import class_totals
-from trainer.methods.family.pseudo_labels import SAW
+from trainer.methods.family.waiting import SAW
 from trainer.methods.linear import require_fitted
 from trainer.training import Info
 
