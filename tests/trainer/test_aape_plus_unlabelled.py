@@ -182,3 +182,33 @@ def test_it_is_a_head_like_another_saved_read_and_exported(tmp_path: Path) -> No
     assert isinstance(waiting.predictor, WaitingPlus)
     expected = METHOD.fit(with_unlabelled(task, test.embeddings), seed=1).logits(test.embeddings, task.text)
     torch.testing.assert_close(waiting.predictor.split_logits(Unlabelled.of(test), waiting.text), expected)
+
+
+def test_without_any_label_the_images_lift_the_text_and_the_formula_is_the_naive_one() -> None:
+    gains = []
+    for seed in range(3):
+        task, seen, test = planted(shots=1, seed=seed)
+        text = replace(
+            task.text, template=normalize(unit(6, WIDTH, seed=seed) + unit(6, WIDTH, seed=seed + 50), dim=-1)
+        )
+        none = task.train.take(torch.arange(0))
+        task = replace(with_unlabelled(task, seen.embeddings), text=text, train=none, val=none)
+        found = METHOD.fit(task, seed=1)
+        assert isinstance(found, AAPEPlusPredictor)
+        said = found.text_head.logits(seen.embeddings, text)
+        shares = said.softmax(1)
+        voice = mixture(
+            fit_spread(seen.embeddings), (shares.T @ seen.embeddings).double(), shares.sum(0).double(), 100.0
+        )
+        naive = voice.of(seen.embeddings)
+        naive = naive - naive.mean(1, keepdim=True)
+        naive = naive * 60 / 70 * said.std(1).mean() / naive.std(1).mean()
+        torch.testing.assert_close(found.logits(seen.embeddings, text), said + naive, atol=1e-3, rtol=1e-3)
+        alone = accuracy(found.text_head.logits(test.embeddings, text), test)
+        gains.append(accuracy(found.logits(test.embeddings, text), test) - alone)
+        waiting = METHOD.fit(replace(task, unlabelled=None, transductive=True), seed=1)
+        assert isinstance(waiting, WaitingPlus)
+        assert accuracy(waiting.logits(test.embeddings, text), test) == alone
+        assert accuracy(waiting.split_logits(Unlabelled.of(test), text), test) > alone
+    assert min(gains) > 0
+    assert sum(gains) / len(gains) > 0.02

@@ -7,6 +7,9 @@ plus is AAPE+ as it is, S the covariance of the images without labels, m_c a cla
 mixture of Gaussians with one covariance by expectation and maximisation, in closed form, that starts at AAPE+. How much
 the voice says, its ridge and the number of rounds are chosen as everything in AAPE+ is, by the likelihood of labelled
 images that nothing was fitted to. Where they grow no likelier by it, or there are none, AAPE+ stays what it is.
+
+Without any label there is nothing to choose by: the text alone stands in the place of plus, and one round is made with
+a fixed ridge, u as loud as the text where a class has many images, half as loud where it has USUAL_IMAGES.
 """
 
 from __future__ import annotations
@@ -24,12 +27,12 @@ from torch.nn.functional import cross_entropy
 from trainer.aape_plus import Scores, Voices, weigh
 from trainer.aape_plus.ridge import decompose
 from trainer.aape_plus.scores import added, linear
-from trainer.aape_plus.voices import GAIN, MOST_SCORES, UNSEEN_SHARE, likeliest
+from trainer.aape_plus.voices import GAIN, MOST_SCORES, UNSEEN_SHARE, USUAL_UNSEEN, likeliest
 from trainer.data import ClassText, Images, Task, Unlabelled
 from trainer.data.draws import shuffled
-from trainer.methods.aape_plus import AAPEPlus, AAPEPlusPredictor, Settled, ShotsPredictor
+from trainer.methods.aape_plus import AAPEPlus, AAPEPlusPredictor, Settled, ShotsPredictor, TextHead
 from trainer.methods.base import Needs
-from trainer.methods.common import class_totals
+from trainer.methods.common import class_totals, prepare
 from trainer.methods.family.waiting import SAW
 from trainer.methods.linear import require_fitted
 from trainer.training import Info
@@ -45,6 +48,9 @@ FOLDS = 4
 TILE = 4096
 """Images without labels that are gone through at once."""
 SMALLEST_VARIANCE = 1e-12
+USUAL_STRENGTH, USUAL_IMAGES = 100.0, 10.0
+"""Ridge where no image is labelled, and images a class by which the voice is half as loud as the text. With two images
+a class a louder one, or a second round, learns those by heart: 118 dogs of ImageNet 47.2 to 33.9 on new images."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +263,7 @@ class AAPEPlusUnlabelled:
     serves_new_classes: bool = True
     reads_unlabelled: bool = True
     waits: bool = True
+    without_labels: bool = True
 
     def fit(self, task: Task, *, seed: int) -> AAPEPlusPredictor | WaitingPlus:
         """AAPE+, then what the unlabelled images add; where they come when they are judged, do so then.
@@ -265,6 +272,8 @@ class AAPEPlusUnlabelled:
             UserError: see `AAPEPlus.fit`.
         """
         started = time.perf_counter()
+        if not len(task.train):
+            return without_labels(task, seed=seed)
         plus = AAPEPlus()
         settled = plus.settle(task, seed=seed)
         found = plus.predictor(settled, started=started)
@@ -285,6 +294,35 @@ class AAPEPlusUnlabelled:
             found = AAPEPlusPredictor(found.text_head, shots, best.plus * found.text_weight, unseen_of(best, each))
         found.info = info | {"fit_seconds": time.perf_counter() - started}
         return found
+
+
+def without_labels(task: Task, *, seed: int) -> AAPEPlusPredictor | WaitingPlus:
+    """The mean of the prompts (of the templates where there are none), and one round over the unlabelled images.
+
+    Raises:
+        UserError: the task is not one that can be learned (see `trainer.data.check_task`), or has no text.
+    """
+    task.text.require_text()
+    start = prepare(task, seed=seed, source="ensemble" if task.text.prompts is None else "prompts")
+    none = linear(torch.zeros_like(start.weights), start.weights.new_zeros(len(start.weights)))
+    seen = start.train.embeddings if task.unlabelled is None else task.unlabelled.embeddings.float()
+    voice, said = none, seen @ start.weights.T / start.tau
+    if len(seen):
+        shares = said.softmax(1)
+        counts = shares.sum(0, dtype=torch.float64).clamp_min(SMALLEST_VARIANCE)
+        voice = added([mixture(fit_spread(seen), (shares.T @ seen).double(), counts, USUAL_STRENGTH)], [1.0])
+        loudness = float(said.std(1).mean() / voice.of(seen).std(1).mean().clamp_min(SMALLEST_VARIANCE))
+        each = len(seen) / len(start.weights)
+        voice = added([voice], [each / (each + USUAL_IMAGES) * loudness])
+    head = TextHead(float(start.source != "prompts"), 0.0, start.tau)
+    shots = ShotsPredictor(start.names, voice.weight, voice.bias, voice.keys, voice.values, 0.0)
+    info = start.info(n_parameters=voice.weight.numel(), val=None, class_text=head.source, unlabelled=len(seen))
+    found = AAPEPlusPredictor(head, shots, 1.0, USUAL_UNSEEN, info=info)
+    if not task.transductive:
+        return found
+    train = start.train
+    images = (train.embeddings, train.labels, train.embeddings, train.labels)
+    return WaitingPlus(found, *images, seed, info=info | {"saw": SAW})
 
 
 def joint(shots: ShotsPredictor, best: Mixed) -> ShotsPredictor:
