@@ -21,7 +21,7 @@ from trainer.aape_plus import (
     weigh,
 )
 from trainer.aape_plus.stacking import PRIOR
-from trainer.aape_plus.voices import USUAL_RIDGE, USUAL_STRENGTH
+from trainer.aape_plus.voices import USUAL_RIDGE, USUAL_STRENGTH, Setting, Voices
 from trainer.data import ClassText, Images, Task
 from trainer.methods.aape_plus import AAPEPlus, AAPEPlusPredictor, ShotsPredictor, TextHead
 
@@ -309,3 +309,63 @@ def test_identical_images_are_no_trouble() -> None:
     same = Images(task.train.embeddings[:1].expand(len(task.train), -1).clone(), task.train.labels)
     predictor = PLUS.fit(replace(task, train=same), seed=1)
     assert torch.isfinite(predictor.logits(unit(4, WIDTH), task.text)).all()
+
+
+LONG = [12, 8, 5, 3, 2, 1]
+
+
+def long_tailed(seed: int) -> tuple[Task, Images]:
+    """A task whose last class has a twelfth of the shots of the first, text that says little, and balanced images."""
+    images = small_images(6, 12, seed=seed)
+    place = torch.arange(12).repeat(6)
+    few = images.take((place < torch.tensor(LONG)[images.labels]).nonzero()[:, 0])
+    task = small_task(seed=seed)
+    text = replace(task.text, template=unit(6, WIDTH, seed=seed + 60), prompts=None, mask=None)
+    return Task(text, few, task.val), small_images(6, 50, seed=seed, draw=30)
+
+
+@pytest.mark.parametrize("lift", [0.5, 1.0])
+def test_a_lifted_ridge_and_its_leave_one_out_equal_the_naive_fits(lift: float) -> None:
+    task, _ = long_tailed(0)
+    x, labels = task.train.embeddings.double(), task.train.labels
+    naive = torch.zeros(len(labels), 6, dtype=torch.float64)
+    for i, label in enumerate(labels.tolist()):
+        naive[i, label] = (sum(LONG) / 6 / LONG[label]) ** lift
+    voices = Voices(task.train, None, None, classes=6, leave=True)
+    setting = Setting("labels", 0.3, 0.0, lift)
+    ridge = fit_ridge(task.train.embeddings)
+    found = voices.fitted(setting)
+    expected = naive_ridge(x, naive, 0.3 * ridge.scale)
+    torch.testing.assert_close((found.weight, found.bias), expected, atol=1e-9, rtol=1e-7)
+    said = voices.said(setting)
+    several = [i for i, label in enumerate(labels.tolist()) if LONG[label] > 1]
+    for row, i in zip(said, several, strict=True):
+        others = torch.arange(len(x)) != i
+        weight, bias = naive_ridge(x[others], naive[others], 0.3 * ridge.scale)
+        torch.testing.assert_close(row.double(), weight @ x[i] + bias, atol=1e-5, rtol=1e-4)
+
+
+def test_classes_with_few_shots_are_lifted_where_that_is_likelier(monkeypatch: pytest.MonkeyPatch) -> None:
+    gains, tails = [], []
+    for seed in range(4):
+        task, test = long_tailed(seed)
+        found = PLUS.fit(task, seed=1)
+        with monkeypatch.context() as patch:
+            patch.setattr("trainer.aape_plus.voices.LIFTS", (0.0,))
+            plain = PLUS.fit(task, seed=1)
+        tail = test.take((test.labels > 2).nonzero()[:, 0])
+        for images, into in ((test, gains), (tail, tails)):
+            one, other = (accuracy(each, images, task.text) for each in (plain, found))
+            into.append(other - one)
+    assert sum(tails) / len(tails) > 0.03
+    assert sum(gains) / len(gains) > 0.0
+
+
+def test_with_as_many_shots_of_every_class_nothing_is_lifted_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = small_task()
+    found = PLUS.fit(task, seed=1)
+    monkeypatch.setattr("trainer.aape_plus.voices.LIFTS", (0.0,))
+    plain = PLUS.fit(task, seed=1)
+    assert torch.equal(found.shots.weight, plain.shots.weight)
+    assert torch.equal(found.shots.bias, plain.shots.bias)
+    assert not [name for name in found.info if name.endswith("_lift")]

@@ -30,6 +30,8 @@ SHARPNESSES = (1.0, 3.0, 10.0, 30.0, 100.0)
 MOST_KEYS = 1600
 MOST_SCORES = 2**21
 """Of unseen images by which ridges and kernels are chosen; of more images every second, or third, ..."""
+LIFTS = (0.0, 0.5, 1.0)
+"""Of classes with few shots, where classes have unequally many."""
 PATIENCE = 4
 """Ridges that are tried beyond the best."""
 GAIN = 0.1
@@ -44,11 +46,14 @@ Each = TypeVar("Each")
 
 
 class Setting(NamedTuple):
-    """A voice, its ridge, and of a ridge regression the kernel (see `similarity`; 0 is linear)."""
+    """A voice, its ridge, and of a ridge regression the kernel (see `similarity`; 0 is linear) and the lift of classes
+    with few shots (see `lifts`).
+    """
 
     voice: Voice
     ridge: float
     sharpness: float = 0.0
+    lift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,10 @@ class Chosen:
         """For the records; a ridge at an end of those that were tried is named."""
         found: dict[str, float | str] = {"text_weight": self.text}
         searched: dict[str, tuple[float, tuple[float, ...]]] = {}
-        for (voice, ridge, sharpness), weight in self.shots:
+        for (voice, ridge, sharpness, lift), weight in self.shots:
             found |= {f"{voice}_ridge": ridge, f"{voice}_weight": weight}
+            if lift:
+                found[f"{voice}_lift"] = lift
             if voice != "gaussian":
                 found[f"{voice}_kernel"] = sharpness
             if weight:
@@ -104,6 +111,7 @@ class Voices:
             of_train, of_val = heard
             self.targets["residual"] = self.targets["labels"] - of_train.double().softmax(1)
             self.text = [torch.cat([of_val, of_train[self.left_out]])]
+        self.counts = torch.bincount(train.labels, minlength=classes)
         self.ridge = functools.cache(lambda sharpness: fit_ridge(train.embeddings, sharpness=sharpness))
 
     def choose(self, voices: Sequence[str]) -> Chosen | None:
@@ -119,7 +127,8 @@ class Voices:
         some = slice(None, None, 1 + len(self.labels) * self.classes // MOST_SCORES)
         said = functools.cache(lambda setting: self.said(setting)[some].clone())
         text, labels = [heard[some] for heard in self.text], self.labels[some]
-        regressions = [_scan(each) for each in self.targets if each in voices]
+        tried = LIFTS if bool((self.counts != self.counts[0]).any()) else LIFTS[:1]
+        regressions = [_scan(each, lift=lift) for lift in tried for each in self.targets if each in voices]
         best: dict[str, Setting] = {}
 
         def settle(slot: str, scans: Sequence[Sequence[Setting]]) -> None:
@@ -133,7 +142,8 @@ class Voices:
         if "gaussian" in voices:
             settle("gaussian", [_scan("gaussian")])
         if regressions and "kernel" in voices and len(self.train) <= MOST_KEYS:
-            regressions += [_scan(best["ridge"].voice, sharpness) for sharpness in SHARPNESSES]
+            linear = best["ridge"]
+            regressions += [_scan(linear.voice, sharpness, linear.lift) for sharpness in SHARPNESSES]
         settle("ridge", regressions)
         settings = [best[slot] for slot in sorted(best)]
         scores = [self.said(setting) for setting in settings]
@@ -157,7 +167,7 @@ class Voices:
             if setting.voice == "gaussian":
                 without = discriminant_without(self.gaussian, setting.ridge)
             else:
-                without = leave_one_out(self.ridge(setting.sharpness), self.targets[setting.voice], setting.ridge)
+                without = leave_one_out(self.ridge(setting.sharpness), self._lifted(setting), setting.ridge)
             parts.append(without[self.left_out].float())
         return torch.cat(parts)
 
@@ -165,15 +175,31 @@ class Voices:
         """The scores of any image."""
         if setting.voice == "gaussian":
             return discriminant(self.gaussian, setting.ridge)
-        return regression(self.ridge(setting.sharpness), self.targets[setting.voice], setting.ridge)
+        return regression(self.ridge(setting.sharpness), self._lifted(setting), setting.ridge)
+
+    def _lifted(self, setting: Setting) -> Float[Tensor, "B C"]:
+        """What a ridge regression is of."""
+        targets = self.targets[setting.voice]
+        return targets * lifts(self.counts, setting.lift) if setting.lift else targets
 
     def together(self, chosen: Chosen) -> Scores:
         """All that the shots say."""
         return added([self.fitted(setting) for setting, _ in chosen.shots], [a for _, a in chosen.shots]).float32()
 
 
-def _scan(voice: Voice, sharpness: float = 0.0) -> list[Setting]:
-    return [Setting(voice, ridge, sharpness) for ridge in STRENGTHS]
+def lifts(counts: Int[Tensor, " C"], lift: float) -> Float[Tensor, " C"]:
+    """(mean count / count)^lift of each class, by which the targets of a ridge regression are multiplied.
+
+    A ridge regression of one_hot(y) scores class c as n_c (mu_c - mu) (S + ridge)^-1 (x - mu) + n_c / n, mu the mean of
+    all shots: twice the shots, twice as loud. With lift 1 the counts are gone; with equal counts nothing changes. The
+    adjustment of logits by counts (Menon et al., "Long-tail learning via logit adjustment", ICLR 2021) moves the
+    constant alone.
+    """
+    return (counts.double().mean() / counts.clamp_min(1)) ** lift
+
+
+def _scan(voice: Voice, sharpness: float = 0.0, lift: float = 0.0) -> list[Setting]:
+    return [Setting(voice, ridge, sharpness, lift) for ridge in STRENGTHS]
 
 
 def likeliest(
