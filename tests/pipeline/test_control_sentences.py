@@ -84,7 +84,7 @@ def test_the_command_writes_a_file_that_import_prompts_takes(tmp_path: Path, typ
             "pipeline", "control-sentences", kind, "--dataset", "d", "--file", "s.json", "--out", f"{kind}.json",
             cwd=tmp_path,
         ).stderr  # fmt: skip
-        words = said.strip().splitlines()[-1].split()
+        words = said.strip().splitlines()[-1].split("`")[1].split()
         typed(*words, cwd=tmp_path)
         assert len(PromptStore(tmp_path / "cache", "d", kind).read()) == kept
     typed("pipeline", "control-sentences", "waffle", "--dataset", "d", "--out", "w.json", cwd=tmp_path)

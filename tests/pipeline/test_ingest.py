@@ -250,6 +250,6 @@ def test_the_command_prints_counts_and_json(command: Command, weaves: Path, tmp_
     assert "20 test images; 4 classes" in done.stderr
     assert "bad.png" in done.stderr
     assert json.loads(done.stdout)[0]["classes"] == 4
-    done = command("pipeline", "ingest", "w", cwd=tmp_path, code=2)
+    done = command("pipeline", "ingest", "other", cwd=tmp_path, code=2)
     assert "give --source" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
