@@ -145,7 +145,7 @@ def test_a_checkpoint_of_another_language_model_is_refused(finished: tuple[RunRe
 def test_a_method_that_no_run_kept_is_named_with_those_that_there_are(finished: tuple[RunRecord, Path]) -> None:
     with pytest.raises(UserError, match=r"no checkpoint of 'prefix-ape'.*did you mean 'prefix-aape'"):
         choose_speaker(finished[1].parents[1], "photos", "prefix-ape")
-    with pytest.raises(UserError, match="no checkpoint that speaks: run `trainer run .*--protocol captioning`"):
+    with pytest.raises(UserError, match=r"no checkpoint that speaks: run `trainer run .*--protocol captioning`"):
         choose_speaker(finished[1], None, None)
 
 
