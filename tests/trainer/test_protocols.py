@@ -47,7 +47,7 @@ def test_cross_dataset_serves_the_targets_classes_with_what_was_learned_on_the_s
     assert "nearest-centroid" not in found, "it knows no class but its own"
     assert "cross-dataset: methods that know no class but their own are left out: nearest-centroid" in record.notes
     assert "other has no prompts of people: its templates stand in" in record.notes
-    with pytest.raises(UserError, match=r"evaluation\.targets"):
+    with pytest.raises(UserError, match=r"name some with --targets \(there are: other\)"):
         run(settings, Inputs(load_features(tmp_path, "w", "lite")))
     with pytest.raises(UserError, match="left out: nearest-centroid"):
         run(changed(settings, {"evaluation.methods": ["nearest-centroid"]}, where="x"),

@@ -137,7 +137,7 @@ def test_features_without_any_prompts_still_run_what_needs_none(tmp_path: Path) 
     loaded = load_features(tmp_path, "w", "lite")
     record = run(fast(methods=["zero-shot", "logistic"]), Inputs(loaded))
     assert [(fit.method, fit.source) for fit in record.fits] == [("zero-shot", "none"), ("logistic", "none")]
-    asked = r"w: no embedded prompts, and cupl, aape read them: run `pipeline generate-prompts` .* --methods logistic$"
+    asked = r"w: no embedded prompts, and cupl, aape read them: run `pipeline generate-prompts .* --methods logistic$"
     with pytest.raises(UserError, match=asked):
         run(fast(methods=["cupl", "logistic", "aape"]), Inputs(loaded))
 
@@ -170,7 +170,7 @@ def test_the_command_prints_tables_and_leaves_metrics_plots_pictures_and_a_check
 def test_wrong_use_is_one_line_and_nothing_is_written(typed: Command, cache: Path, tmp_path: Path) -> None:
     cases = {
         ("run", "--methods", "aapes"): ("did you mean 'aape'", 2),
-        ("run", "--seeds", "one"): ("evaluation.seeds.0: input should be a valid integer, found 'one'", 2),
+        ("run", "--seeds", "one"): ("--seeds: input should be a valid integer, found 'one'", 2),
         ("run", "--seeds", "1,1"): ("1 stands twice", 2),
         ("run", "--set", "train.lamda=1"): ("did you mean 'lambda'", 2),
         ("run", "--shots", "50"): ("lower --shots", 1),
