@@ -116,6 +116,8 @@ class Store:
         """
         if not self.exists():
             command = self.made_by.format(**self.partitions)
+            if self.cache.is_file():
+                raise UserError(f"{self.cache}: a file, and no folder of stores")
             if not any(self.cache.glob(f"*/dataset={self.dataset}")):
                 there = values_on_disk(self.cache, "manifest", "dataset")
                 known = f" ({nearest(self.dataset, there)})" if there else ""

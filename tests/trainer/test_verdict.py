@@ -143,6 +143,11 @@ def test_a_protocol_alone_names_its_best_by_validation_images_its_control_and_wh
     }
 
 
+def test_an_offered_run_is_of_the_encoder_that_was_used() -> None:
+    other = record(FOUR).model_copy(update={"encoder": "open_clip:ViT-B-16/openai", "protocols": {}, "fits": ()})
+    assert "`trainer run --dataset w --encoder open_clip:ViT-B-16/openai --protocols few-shot" in verdict(other).next
+
+
 def test_where_no_labelled_image_is_held_out_nothing_is_chosen_and_the_test_images_choose_nothing() -> None:
     seen = {"saw": "images of the test split, no labels"}
     found = alone("transductive", {"grip": (None, 0.9), "zero-shot": (None, 0.4), "cupl": (None, 0.5)}, grip=seen)

@@ -47,7 +47,7 @@ class DomainGeneralization(Protocol):
             self._columns(features, shift)
         if self.shifts:
             return None
-        return f"it tests on shifted variants: name those of {features.dataset!r} under evaluation.shifts"
+        return f"it tests on shifted variants: name those of {features.dataset!r} with --shifts"
 
     def score(
         self, predictor: Predictor, features: Features, source: str, tests: TestSplits, *, new_classes: bool

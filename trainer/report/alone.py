@@ -4,7 +4,10 @@ are any, its control, and what the methods saw of the test split.
 
 from __future__ import annotations
 
+import shlex
+
 from stages.numbers import Shots, most
+from stages.params import Params
 from trainer.protocols import PROTOCOLS
 from trainer.report.several import gain, percent
 from trainer.runs.choice import ranked
@@ -50,7 +53,13 @@ def few_shot(record: RunRecord) -> str:
     shots: Shots = max(asked, key=most, default=16)
     counts = record.origin.images.get("train", ())
     scarce = bool(counts) and shots != "all" and min(counts) < most(shots)
-    return f"trainer run --dataset {record.dataset} --protocols few-shot --shots {shots}{' --up-to' * scarce}"
+    return f"{run_of(record)} --protocols few-shot --shots {shots}{' --up-to' * scarce}"
+
+
+def run_of(record: RunRecord) -> str:
+    """`trainer run` on the data set of a run, with its encoder where that is not the usual one."""
+    other = f" --encoder {shlex.quote(record.encoder)}" * (record.encoder != Params().encoder)
+    return f"trainer run --dataset {record.dataset}{other}"
 
 
 def _best(record: RunRecord, key: str) -> str:

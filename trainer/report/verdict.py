@@ -306,7 +306,7 @@ def _curve(facts: _Facts, *, learns: bool) -> str:
     scarce = min(counts) < most(shots[-1]) if counts else about.shots in ("all", 1)
     up_to = " --up-to" * (about.up_to or scarce)
     methods = facts.best.partition(AT)[0] if learns else f"{facts.best.partition(AT)[0]},aape-plus,{LOGISTIC}"
-    command = f"trainer run --dataset {facts.record.dataset} --methods {methods} --shots {','.join(map(str, shots))}"
+    command = f"{alone.run_of(facts.record)} --methods {methods} --shots {','.join(map(str, shots))}"
     return f"`{command}{up_to}` shows whether {'more ' * learns}images a class would help"
 
 
