@@ -85,7 +85,7 @@ def further(of: DataSet) -> list[Store]:
     """The second encoder's images, and the stores of other data sets that the run learned from or was judged on."""
     asked, names = of.record.evaluation, {about.name for about in of.record.protocols.values()}
     second = asked.student_encoder
-    found: list[Store] = [ImageStore(of.cache, of.name, second)] if second else []
+    found: list[Store] = [ImageStore(of.cache, of.name, second)] if second not in (None, of.record.encoder) else []
     others = [
         *(asked.together if names & {"multitask", "meta"} else []),
         *(asked.targets if "cross-dataset" in names else []),
