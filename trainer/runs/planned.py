@@ -68,8 +68,13 @@ def _missing(inputs: Inputs, protocol: Protocol) -> str:
     return f"the data set has no {protocol.reads}"
 
 
-def planned(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tuple[list[Planned], list[str]]:
+def planned(
+    inputs: Inputs, protocols: Sequence[Protocol], params: Params, *, said: Sequence[str] = ()
+) -> tuple[list[Planned], list[str]]:
     """All fits, and lines on the methods that a protocol cannot judge.
+
+    Args:
+        said: lines of `measurable`, which may be the reason why there is no fit.
 
     Raises:
         UserError: a method that was named lacks something, or no protocol can judge any.
@@ -103,7 +108,7 @@ def planned(inputs: Inputs, protocols: Sequence[Protocol], params: Params) -> tu
             for source, key in _sources(features, method)
         ]
     if not plan:
-        raise UserError("; ".join(dict.fromkeys([*notes, *filter(None, mends)])), exit_code=2)
+        raise UserError("; ".join(dict.fromkeys([*said, *notes, *filter(None, mends)])), exit_code=2)
     return plan, list(dict.fromkeys(notes))
 
 

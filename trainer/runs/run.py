@@ -84,7 +84,7 @@ def fit_and_judge(params: Params, inputs: Inputs, *, jobs: int | None = None, ke
     protocols = settled(asked, inputs.others)
     _require_methods(asked.methods, protocols)
     protocols, notes = measurable(inputs, protocols)
-    plan, unable = planned(inputs, protocols, params)
+    plan, unable = planned(inputs, protocols, params, said=notes)
     notes += unable
     if asked.student_encoder is not None and not any(getattr(each.method, "reads_student", False) for each in plan):
         notes.append(f"--student-encoder {asked.student_encoder}: no method of this run reads it")
