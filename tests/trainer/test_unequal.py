@@ -130,6 +130,17 @@ def test_choices_are_made_on_images_of_all_classes_or_of_nearly_all() -> None:
     )
 
 
+def test_a_class_of_one_image_without_a_validation_image_has_no_say_where_the_others_have_some() -> None:
+    twelve = small_task(classes=12, shots=4)
+    rest = (twelve.val.labels > 0).nonzero()[:, 0]
+    task = Task(twelve.text, cut(twelve.train, [1] + [4] * 11), twelve.val.take(rest))
+    found = select(task, seed=1)
+    assert not found.held_out
+    assert found.val is not None
+    assert torch.equal(found.val.labels.unique(), torch.arange(1, 12))
+    assert found.note.endswith("; 1 with one shot and no validation image have no say")
+
+
 @pytest.mark.parametrize("method", [LogisticRegression(), LPPlusPlus(), TipAdapter("tip-adapter", trains_keys=False)])
 def test_held_out_shots_of_unequal_classes_are_learned_from_in_the_end(method: LogisticRegression) -> None:
     without = small_task(classes=12, shots=12, val=False)

@@ -183,6 +183,9 @@ def select(task: Task, *, seed: int) -> Selection:
         alone = "" if bool(single[lacking].all()) else f" for {int(single.sum())} of them"
         note = f"none: one shot and no validation image of {whose}{alone}, defaults taken"
         return Selection(task.train, None, False, note)
+    if bool(single[lacking].all()):
+        few = f"{int(single.sum())} with one shot and no validation image have no say"
+        return Selection(task.train, val, False, f"validation images, at most {by} a class; {few}")
     count = torch.where(counts < 2, 0, (counts // 4).clamp(1, MOST_TO_CHOOSE_BY))
     held, train = split_off(task.train, count.tolist(), seed=seed)
     held = held.take(lacking.to(held.labels.device)[held.labels].nonzero()[:, 0])
