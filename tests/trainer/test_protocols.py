@@ -101,6 +101,9 @@ def test_label_noise_mislabels_the_asked_share_of_every_class_and_never_the_test
     assert noisy < few  # type: ignore[operator]
     settings = fast(protocols=["label-noise"], shots=1, noise=0.5, methods=["zero-shot"])
     assert any(note.endswith("no label is wrong") for note in run(settings, Inputs(features)).notes)
+    settings = fast(protocols=["label-noise"], shots=16, noise=0.3, methods=["zero-shot"])
+    told = "label-noise: 30 % of the images of a class, rounded down, are 25 % of all 64 training images"
+    assert told in run(settings, Inputs(features)).notes
 
 
 def test_published_draws_are_read_from_a_file(tmp_path: Path) -> None:

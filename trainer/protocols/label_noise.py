@@ -13,9 +13,13 @@ import torch
 
 from stages.numbers import Shots, amount, most
 from stages.params import EvaluationParams
+from stages.text import counted
 from trainer.data import Images, Task
 from trainer.data.features import Features
 from trainer.protocols.few_shot import FewShot
+
+TOLD = 0.02
+"""A share that rounding moves by this much is told."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,18 @@ class LabelNoise(FewShot):
         return f"{super().title}, {100 * self.noise:g} % of the labels wrong"
 
     def caveats(self, features: Features) -> list[str]:
-        """Too few shots for the share to be anything."""
+        """Too few shots for the share to be anything, or to be what was asked for."""
         if not self.noise:
             return []
         counts = features.train.images.labels.bincount(minlength=len(features.class_names)).tolist()
-        clean = [count for count in counts if int(self.noise * min(count, most(self.shots))) == 0]
+        used = [int(min(count, most(self.shots))) for count in counts]
+        clean = [count for count in used if int(self.noise * count) == 0]
         if not clean:
-            return []
+            wrong, total = sum(int(self.noise * count) for count in used), sum(used)
+            if abs(wrong / total - self.noise) < TOLD:
+                return []
+            return [f"{self.key}: {100 * self.noise:g} % of the images of a class, rounded down, are "
+                    f"{100 * wrong / total:.0f} % of all {counted(total, 'training image')}"]  # fmt: skip
         share = f"{100 * self.noise:g} % of {amount(self.shots, up_to=self.up_to)} is less than one image"
         if len(clean) == len(counts):
             return [f"{share} a class: no label is wrong"]
