@@ -112,9 +112,12 @@ def _measured(found: Composition, used: Sequence[Part]) -> str:
     names = found.text.names
     others = len(names) - len(judged)
     of = f"{len(judged)} of the {len(names)}" if others else f"all {len(names)}"
+    prints = [set(part.prints.tolist()) for part in used]
+    twice = any(one & other for i, one in enumerate(prints) for other in prints[:i])
+    learnt = ", too high where one part learnt from what another chose on" * twice
     unseen = f"; of the other {others} nothing is measured" * bool(others)
     images = counted(sum(len(part.judges) for part in used), "image")
-    return f"accuracy {found.validation[0]:.4f} on {images} of {of} classes, which alpha was chosen on{unseen}"
+    return f"accuracy {found.validation[0]:.4f} on {images} of {of} classes, which alpha was chosen on{learnt}{unseen}"
 
 
 def _require_new(asked: Sequence[Asked], old: Sequence[Part], folder: Path) -> None:
