@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from pipeline.features.second import import_second
 from pipeline.ingest import ingest
+from pipeline.ingest.decided import with_decisions
 from pipeline.verify import verify
 from stages import ImageStore, UserError
 from stages.params import DataParams
@@ -275,6 +276,8 @@ def test_a_data_set_that_came_as_embeddings_has_a_second_encoder_too_which_an_in
         assert found.student is not None
         assert (found.student.argmax(1) == found.labels).all()
         assert not verify(cache).faults
+    again, _ = with_decisions(cache, "f", DataParams())
+    assert (again.source, again.encoder_name) == (str(tmp_path / "f.npz"), "clip-x"), "`pipeline ingest f` is enough"
 
 
 def test_bad_input_a_second_encoder_that_is_not_there_or_of_other_images_is_refused(tmp_path: Path) -> None:
