@@ -117,7 +117,7 @@ def _asked(own: inspect.Signature, given: Mapping[str, Any]) -> dict[str, str]:
         for name in names:
             value = given.get(name)
             if isinstance(value, str | Path) and value != own.parameters[name].default:
-                asked[option] = str(value)
+                asked[option] = re.sub("^s3:/(?=[^/])", "s3://", str(value))  # a path has one of the slashes alone
     return asked | ({"params": str(given["params"])} if given.get("params") else {})
 
 
