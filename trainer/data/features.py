@@ -251,7 +251,8 @@ def refuse_several(manifest: ManifestStore) -> None:
         raise UserError(
             f"an image of {manifest.dataset!r} may have several classes, or none, and this needs one an image: "
             f"`trainer run --dataset {manifest.dataset} --protocol multi-label` and `trainer predict` take such a set; "
-            "or ingest it with one class an image"
+            "or ingest it with one class an image",
+            exit_code=2,
         )
 
 
