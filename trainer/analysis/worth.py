@@ -3,9 +3,11 @@
     python -m trainer.analysis.worth caltech101 eurosat --features cache/ --encoder lite
     python -m trainer.analysis.worth caltech101 --features cache/ --encoder lite --no-text
     python -m trainer.analysis.worth caltech101 --features cache/ --encoder lite --beside dapt prograd
+    python -m trainer.analysis.worth caltech101 --features cache/ --encoder lite --unlabelled
 
 The test split is not read. Training and validation images are pooled; a seed draws the shots, min(shots, 4) images a
-class to choose by (fewer where one would not be left over), and judges on the rest.
+class to choose by (fewer where one would not be left over), and judges on the rest. With `--unlabelled` half of the
+rest go without their labels, and the other half judges `aape-plus` and what learns from them too.
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ from stages.command import table
 from stages.errors import UserError
 from stages.training import TrainParams
 from trainer.aape_plus import calibrated, weigh
-from trainer.data import ClassText, Images, Task
+from trainer.data import ClassText, Images, Task, Unlabelled
 from trainer.data.draws import MOST_TO_CHOOSE_BY, split_off
 from trainer.data.features import load_features
 from trainer.methods import methods
 from trainer.methods.aape_plus import AAPEPlus, Part, choose_text_head
 from trainer.methods.common import class_sums
+from trainer.methods.family.unlabelled import AAPEPlusUnlabelled
 from trainer.methods.gda import GDA
 from trainer.methods.linear import LogisticRegression
 from trainer.methods.timo import GAMMAS, guided_text, matching
@@ -88,6 +91,19 @@ def beside(task: Task, x: Float[Tensor, "B D"], names: Sequence[str], *, seed: i
         yield f"`aape-plus` beside `{method.name}`", weights[0] * own + weights[1] * logits
 
 
+def unlabelled(task: Task, left: Images, *, seed: int) -> tuple[Task, Images]:
+    """The task with half of the images of each class that were left over, without their labels, and the other half."""
+    counts = torch.bincount(left.labels, minlength=len(task.text)).tolist()
+    judged, seen = split_off(left, [(count + 1) // 2 for count in counts], seed=seed)
+    return replace(task, unlabelled=Unlabelled.of(seen)), judged
+
+
+def without_labels(task: Task, x: Float[Tensor, "B D"], *, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Name and logits of AAPE+ without and with the unlabelled images."""
+    for method in (AAPEPlus(), AAPEPlusUnlabelled()):
+        yield f"`{method.name}`", method.fit(task, seed=seed).logits(x, task.text)
+
+
 def agreeing(task: Task) -> ClassText:
     """One prompt a class: its prompts weighed by their cosine with the class's mean shot, as in TIMO.
 
@@ -123,6 +139,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="lite")
     parser.add_argument("--shots", type=int, nargs="+", default=SHOTS)
     parser.add_argument("--beside", nargs="+", default=[], metavar="METHOD", help="and AAPE+ with each as a voice")
+    parser.add_argument("--unlabelled", action="store_true", help="what images without labels add, and nothing else")
     parser.add_argument("--no-text", action="store_true", help="the images alone")
     asked = parser.parse_args()
     for dataset in asked.datasets:
@@ -134,7 +151,11 @@ def main() -> None:
         for shots in asked.shots:
             for seed in SEEDS:
                 task, left = draw(images, text, shots=shots, seed=seed)
-                steps = variants(task, left.embeddings, shots=shots, seed=seed)
+                if asked.unlabelled:
+                    task, left = unlabelled(task, left, seed=seed)
+                    steps = without_labels(task, left.embeddings, seed=seed)
+                else:
+                    steps = variants(task, left.embeddings, shots=shots, seed=seed)
                 for name, logits in chain(steps, beside(task, left.embeddings, asked.beside, seed=seed)):
                     columns = found.setdefault(name, [[] for _ in asked.shots])
                     right = (logits.argmax(1) == left.labels).double().mean()
