@@ -79,10 +79,8 @@ def _best(record: RunRecord, key: str) -> str:
     others = [each.name for each in order if each.validation is None]
     tested = f"{first.name}, {_named(metric)} {_tested(record, key, first.name)} on the test images"
     without = f"; not measured on them: {', '.join(others)}" * bool(others)
-    return (
-        f"{tested}; chosen of {len(measured)} methods by {validation.images} "
-        f"({100 * validation.accuracy:.1f} %){without}"
-    )
+    how = f"chosen of {len(measured)} methods by" if len(measured) > 1 else "the only one measured on"
+    return f"{tested}; {how} {validation.images} ({100 * validation.accuracy:.1f} %){without}"
 
 
 def _beside(record: RunRecord, key: str) -> str:
