@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainer.data import ClassText, Task
 from trainer.methods.base import Needs
-from trainer.methods.common import prepare
+from trainer.methods.common import SAW_VIEWS, prepare
 from trainer.text import class_weights
 from trainer.training import Info, judge
 
@@ -145,5 +145,5 @@ class AWT:
         predictor = AWTPredictor(start.tau)
         val = start.selection.val
         score = None if val is None else judge(predictor.logits(val.embeddings, task.text), val.labels)
-        predictor.info = start.info(n_parameters=0, val=score)
+        predictor.info = start.info(n_parameters=0, val=score, saw=SAW_VIEWS)
         return predictor

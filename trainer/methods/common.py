@@ -19,6 +19,8 @@ from trainer.text import TextSource, choose_class_text, class_weights, label_fre
 from trainer.training import Info, Score
 
 NO_LABELS = "none: no image is labelled, defaults taken"
+SAW_VIEWS = "views of the one image, no label"
+"""What a method says of itself in the tables that judges an image by its views."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from trainer.data import ClassText, Images, Task
 from trainer.methods.base import Needs
-from trainer.methods.common import prepare
+from trainer.methods.common import SAW_VIEWS, prepare
 from trainer.text import class_weights
 from trainer.training import Info, Score, judge
 
@@ -32,7 +32,6 @@ SHARE, LEAST = 0.1, 2
 HALVINGS = 5
 ENTRIES = 2**20
 """Entries of shifted class embeddings that are held at once."""
-SAW = "views of the one image, no label"
 
 
 def entropy(shares: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows"]:
@@ -191,7 +190,7 @@ class TestTime:
         start = prepare(task, seed=seed)
         found = TestTimePredictor(self.name, start.tau, self.share, self.alike)
         score = on_views(found, start.selection.val, task.text)
-        found.info = start.info(n_parameters=0, val=score, saw=SAW)
+        found.info = start.info(n_parameters=0, val=score, saw=SAW_VIEWS)
         return found
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from trainer.data import ClassText, Task
 from trainer.methods.aape_plus import AAPEPlus, AAPEPlusPredictor
 from trainer.methods.base import Needs
+from trainer.methods.common import SAW_VIEWS
 from trainer.training import Info
 
 
@@ -56,4 +57,4 @@ class AAPEPlusViews:
         crops = replace(task, train=task.train.centre_crops(), val=task.val.centre_crops())
         found = AAPEPlus().fit(crops, seed=seed)
         assert isinstance(found, AAPEPlusPredictor)
-        return ViewedPredictor(found, info=found.info | {"saw": "views of the one image, no label"})
+        return ViewedPredictor(found, info=found.info | {"saw": SAW_VIEWS})
