@@ -253,8 +253,8 @@ class AAPEPlusUnlabelled:
     After Zanella, Gerin, Ben Ayed, "Boosting Vision-Language Models with Transduction" (TransCLIP, NeurIPS 2024, arXiv
     2406.01837): a mixture of Gaussians whose assignments are held near the classifier at hand, in blocks of closed
     forms. Deviations: that classifier is AAPE+; the covariance is full with a ridge, of the unlabelled images and
-    fixed, so that one decomposition serves all rounds, where theirs is diagonal, within classes and updated; no term for
-    neighbours; weights are chosen, theirs are 1; and a classifier for new images comes out, not the assignments.
+    fixed, so that one decomposition serves all rounds, where theirs is diagonal, within classes and updated; no term
+    for neighbours; weights are chosen, theirs are 1; and a classifier for new images comes out, not the assignments.
     """
 
     name: str = "aape-plus-unlabelled"
