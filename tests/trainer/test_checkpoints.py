@@ -106,6 +106,21 @@ def test_a_run_that_fails_while_it_writes_leaves_the_older_one_whole(
     assert {file: file.read_bytes() for file in tmp_path.glob("runs/**/*") if file.is_file()} == before
 
 
+def test_a_run_without_few_shot_keeps_what_learned_from_images_without_labels(cache: Path, tmp_path: Path) -> None:
+    both = ["semi-supervised", "transductive", "unsupervised"]
+    asked = ["aape-plus", "aape-plus-unlabelled"]
+    folder = ran(cache, tmp_path, asked, protocols=both, shots=2)
+    kept = sorted(place.name for place in (folder / "checkpoints").iterdir())
+    assert kept == sorted(name + at for name in asked for at in ("", "@people"))
+    found = load_checkpoint(choose_checkpoint(tmp_path, "w", "aape-plus-unlabelled").folder)
+    assert read_provenance(folder / "checkpoints" / "aape-plus-unlabelled")["protocol"] == "semi-supervised"
+    images = load_features(cache, "w", "lite").train.images.embeddings.float()
+    assert found.predictor.logits(images, found.text).shape == (len(images), len(found.text))
+    assert choose_checkpoint(tmp_path, "w", None).folder.name in kept
+    folder = ran(cache, tmp_path, ["zero-shot"], protocols=[*both, "few-shot"], shots=2)
+    assert read_provenance(folder / "checkpoints" / "zero-shot")["protocol"] == "few-shot"
+
+
 def test_all_fits_are_kept_on_request(cache: Path, tmp_path: Path) -> None:
     folder = ran(cache, tmp_path, ["zero-shot"], checkpoints="all", shots=[2, 4])
     assert read_provenance(folder / "checkpoints" / "zero-shot")["shots"] == 4
@@ -122,9 +137,9 @@ def test_a_run_whose_checkpoints_do_not_serve_says_where_they_are(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran(cache, tmp_path, ["zero-shot"], protocols=["base-to-new"])
-    assert "w: no checkpoint is kept: few-shot" in capsys.readouterr().err
+    assert "w: no checkpoint is kept: none of few-shot, semi-supervised" in capsys.readouterr().err
     folder = ran(cache, tmp_path, ["zero-shot"], protocols=["base-to-new"], checkpoints="all")
-    assert "w: its checkpoints lie in all-checkpoints/, for --checkpoint DIR: few-shot" in capsys.readouterr().err
+    assert "w: its checkpoints lie in all-checkpoints/, for --checkpoint DIR: none of" in capsys.readouterr().err
     assert any(folder.glob("all-checkpoints/**/checkpoint.json"))
     with pytest.raises(UserError, match="runs/w: the run kept its checkpoints in all-checkpoints/ alone: run"):
         choose_checkpoint(tmp_path, None, None)

@@ -139,8 +139,12 @@ def test_a_protocol_alone_names_its_best_by_validation_images_its_control_and_wh
         "beside": "logistic, regression on the labelled images alone, 75.0 % ± 0.0: grip -5.0 points ± 0.0 over "
         "the seeds",
         "saw": "nothing of the test split before the end",
-        "next": "`trainer run --dataset w --protocols few-shot --shots 4 --up-to` fits classifiers that can be used",
+        "next": "`trainer predict NEW-IMAGES --dataset w` classifies new images",
     }
+    tailed = alone("long-tailed", {"logistic": (0.7, 0.75)}).said["next"]
+    assert (
+        tailed == "`trainer run --dataset w --protocols few-shot --shots 4 --up-to` fits classifiers that can be used"
+    )
 
 
 def test_an_offered_run_is_of_the_encoder_that_was_used() -> None:

@@ -14,9 +14,9 @@ from trainer.runs.choice import ranked
 from trainer.runs.record import RunRecord, summarize
 
 CONTROLS = {
-    "semi-supervised": ("cones", "logistic", "zero-shot"),
+    "semi-supervised": ("aape-plus", "cones", "logistic", "zero-shot"),
     "unsupervised": ("zero-shot",),
-    "transductive": ("cones", "logistic", "zero-shot"),
+    "transductive": ("aape-plus", "cones", "logistic", "zero-shot"),
     "long-tailed": ("logistic", "zero-shot"),
     "multitask": ("multitask-alone", "aape", "zero-shot"),
     "meta": ("aape", "zero-shot"),
@@ -27,6 +27,7 @@ CONTROLS = {
 }
 """Protocol -> what its methods are to be compared with, the closest first."""
 ABOUT = {
+    "aape-plus": ", which learns from the labelled images alone",
     "cones": ", which learns from the labelled images alone",
     "logistic": ", regression on the labelled images alone",
     "zero-shot": ", which learns from no image",

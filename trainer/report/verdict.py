@@ -11,7 +11,7 @@ from stages.command import visible
 from stages.numbers import Shots, most
 from trainer.protocols.base_to_new import halves
 from trainer.report import alone
-from trainer.runs.choice import AT, Ranked, ranked, serving_protocol
+from trainer.runs.choice import AT, FEW_SHOT, Ranked, ranked, serving_protocol
 from trainer.runs.paired import LOGISTIC, NORMAL, TEXT_CONTROLS, control_of, share95
 from trainer.runs.record import Confused, Estimate, Estimates, Paired, RunRecord, summarize
 
@@ -70,9 +70,12 @@ class Verdict:
 def verdict(record: RunRecord) -> Verdict:
     """The verdict on a data set's run, from its record alone; every line says so where it has nothing to go by."""
     protocol, order = serving_protocol(record), ranked(record)
-    if protocol is None or not order:
+    if protocol is None or not order or record.protocols[protocol].name != FEW_SHOT:
         none = "not measured: few-shot is not among the protocols of this run"
         advice = f"`{alone.few_shot(record)}` fits classifiers that can be used"
+        if protocol is not None and order:
+            named = "" if order[0].validation is not None else " --method NAME"
+            advice = f"`trainer predict NEW-IMAGES --dataset {record.dataset}{named}` classifies new images"
         return Verdict(record.dataset, None, none, none, none, none, advice, alone.lines(record))
     facts = _Facts(record, protocol, order, summarize(record))
     return Verdict(record.dataset, facts.best, _best(facts), _beside(facts), _text(facts), _sure(facts), _next(facts))

@@ -4,7 +4,7 @@ The verdict, the report, `predict`, `explain` and `export` all ask here.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +14,11 @@ from trainer.runs.record import FitRecord, RunRecord, Validation
 
 AT = "@"
 """Between a method and a prompt source that is not the main one: `cupl@written`."""
+
+
+FEW_SHOT = "few-shot"
+SERVING = (FEW_SHOT, "semi-supervised", "unsupervised")
+"""Protocols that fit classifiers of new images; of a run those of the first that it has are kept."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +35,30 @@ class Ranked:
 
 
 def serving_protocol(record: RunRecord) -> str | None:
-    """Key of few-shot with the most shots, whose classifiers are kept; None where few-shot was not asked for."""
-    found = [(most(about.shots), key) for key, about in record.protocols.items() if about.name == "few-shot"]
+    """Key of the protocol whose classifiers are kept, with the most shots; None where a run has none of `SERVING`."""
+    name = first_serving({about.name for about in record.protocols.values()})
+    found = [(most(about.shots), key) for key, about in record.protocols.items() if about.name == name]
     return max(found)[1] if found else None
 
 
+def first_serving(names: Collection[str]) -> str | None:
+    """The protocol whose classifiers are kept, among those of a run."""
+    return next((name for name in SERVING if name in names), None)
+
+
 def ranked(record: RunRecord, protocol: str | None = None) -> list[Ranked]:
-    """The methods from best to worse; none without few-shot.
+    """The methods from best to worse; none where no protocol of `SERVING` was run.
 
     Args:
-        protocol: the key of another one. Where it has no images left that no choice was made on, the methods' own
-            validation images stand in.
+        protocol: the key of another one. But for few-shot, where a protocol has no images left that no choice was made
+            on, the methods' own validation images stand in.
 
     Accuracy counts, the mean over the seeds, then loss, then the order of the registry; a method without a measure
     comes last.
     """
-    measured, protocol = protocol is None, protocol or serving_protocol(record)
+    serving = serving_protocol(record)
+    measured = protocol is None and serving is not None and record.protocols[serving].name == FEW_SHOT
+    protocol = protocol or serving
     by_method: dict[str, list[FitRecord]] = {}
     for fit in record.fits:
         if fit.protocol == protocol:

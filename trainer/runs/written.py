@@ -16,6 +16,7 @@ from trainer.data import ClassText
 from trainer.data.features import Features, Split, StoredFeatures
 from trainer.multilabel.features import LabelFeatures
 from trainer.protocols import scores
+from trainer.runs.choice import SERVING, first_serving
 from trainer.runs.judged import Finished, Judged, temperature_of
 from trainer.runs.record import (
     CLASSES,
@@ -60,7 +61,7 @@ def write(finished: Finished, folder: Path) -> None:
 def _none_serves(*, every: bool) -> str:
     """A line on a run whose checkpoints no command takes by itself."""
     kept = f"its checkpoints lie in {EVERY}/, for --checkpoint DIR" if every else "no checkpoint is kept"
-    return f"{kept}: few-shot, whose checkpoints serve where none is named, is not among the protocols"
+    return f"{kept}: none of {', '.join(SERVING)}, whose checkpoints serve where none is named, is among the protocols"
 
 
 def _write_sheets(finished: Finished, folder: Path) -> None:
@@ -79,13 +80,16 @@ def _write_sheets(finished: Finished, folder: Path) -> None:
 
 
 def first_fits(fits: Sequence[Judged]) -> list[Judged]:
-    """Those of few-shot with the first seed and the most shots, one a method and prompt source; and those of the first
-    seed of every protocol that judges no classifiers.
+    """Those of the protocol that serves with the first seed and the most shots, one a method and prompt source; and
+    those of the first seed of every protocol that judges no classifiers. What looks through a second encoder serves no
+    new images.
     """
     found = []
+    serves = first_serving({each.plan.protocol.name for each in fits})
+    fits = [each for each in fits if not hasattr(each.predictor, "student_logits")]
     for name in dict.fromkeys(each.plan.protocol.name for each in fits):
         able = [each for each in fits if each.plan.protocol.name == name]
-        if name != "few-shot" and able[0].plan.protocol.reads == "classes":
+        if name != serves and able[0].plan.protocol.reads == "classes":
             continue
         largest = max((each.plan.protocol.shots for each in able), key=most)
         found += [each for each in able if (each.plan.seed, each.plan.protocol.shots) == (able[0].plan.seed, largest)]

@@ -95,7 +95,7 @@ class DataSet:
         """The method that serves: best on validation images, of those whose classifier is kept."""
         order = kept_ranked(self.run)
         if not order:
-            raise UserError("the run kept no classifier, since few-shot was not among its protocols")
+            raise UserError("the run kept no classifier, since no protocol of it serves new images")
         return order[0].name
 
     @property

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
+from trainer.checkpoints import kept_ranked
 from trainer.report import several
 from trainer.report.page.blocks import Block, Code, Facts, Fold, Section, Text
 from trainer.report.page.dataset import DataSet
@@ -25,8 +26,8 @@ def section(of: DataSet) -> Section | None:
         return _without_a_class(of)
     found = verdict(of.record)
     blocks: list[Block] = [Facts([(TITLES.get(label, label), line) for label, line in found.said.items()])]
-    if found.method is not None:
-        blocks.append(Code(use(of), f"How to use {found.method}"))
+    if found.method is not None or kept_ranked(of.run):
+        blocks.append(Code(use(of), f"How to use {found.method or of.best}"))
     return Section("verdict", "Verdict", [*blocks, *_folded(notes)])
 
 
