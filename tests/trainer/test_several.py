@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_captions import make_caption_stores
 from small_stores import fast, make_stores
 from small_tasks import WIDTH, small_task, unit
 from torch import Tensor
@@ -213,6 +214,26 @@ def test_where_the_other_data_sets_come_from_is_said_and_the_built_in_list_is_no
     asked = listed.evaluation.model_copy(update={"together": ["v"], "protocols": ["multitask"]})
     named = listed.model_copy(update={"evaluation": asked})
     assert line not in "".join(run(named, load_inputs(named, "w", cache=stores, device="cpu")).notes)
+
+
+@pytest.mark.parametrize(("protocol", "option"), [("meta", "together"), ("cross-dataset", "targets")])
+def test_of_the_listed_data_sets_those_that_fit_are_taken_and_the_others_are_counted(
+    protocol: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_stores(tmp_path, sources=("llm",))
+    make_stores(tmp_path, dataset="v", sources=("llm",))
+    make_caption_stores(tmp_path)
+    plain = fast(protocols=[protocol], methods=["zero-shot"])
+    some = plain.model_copy(update={"datasets": ["w", "v", "photos", "absent"]})
+    assert [each.dataset for each in load_inputs(some, "w", cache=tmp_path, device="cpu").others[protocol]] == ["v"]
+    assert (
+        f"{protocol}: of 3 other data sets that the settings list 1 taken: v; 2 passed over: photos (captions, and no "
+        f"classes), absent (not in {tmp_path}) (--{option} names others)"
+    ) in capsys.readouterr().err
+    none = plain.model_copy(update={"datasets": ["w", "absent"]})
+    inputs = load_inputs(none, "w", cache=tmp_path, device="cpu")
+    with pytest.raises(UserError, match=rf"name some with --{option} \(there are: v\)"):
+        run(none, inputs)
 
 
 def test_one_data_set_other_encoders_and_sets_without_text_are_refused(stores: Path) -> None:

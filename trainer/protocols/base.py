@@ -245,18 +245,23 @@ def mean(values: Sequence[float]) -> float:
 _SERVED: tuple[type[Store], ...] = (ImageStore, TextStore)
 
 
+def embedded_beside(cache: Path, dataset: str, encoder: str) -> list[str]:
+    """Other data sets of one class an image that the cache holds with images and text embedded by this encoder."""
+    return [
+        name
+        for name in partition_values(cache, TextStore, "dataset")
+        if name != dataset
+        and all(encoder in partition_values(cache, kind, "encoder", dataset=name) for kind in _SERVED)
+        and (manifest := ManifestStore(cache, name)).exists()
+        and manifest.provenance().class_names
+        and not manifest.is_multi_label
+    ]
+
+
 def mend_others(features: Features, option: str) -> str:
     """What to do where other data sets are needed and none is named: those that are embedded by the same encoder."""
     store = features.store
-    encoder = store.partitions["encoder"]
-    there = [
-        name
-        for name in partition_values(store.cache, TextStore, "dataset")
-        if name != features.dataset
-        and all(encoder in partition_values(store.cache, kind, "encoder", dataset=name) for kind in _SERVED)
-        and (manifest := ManifestStore(store.cache, name)).exists()
-        and not manifest.is_multi_label
-    ]
+    there = embedded_beside(store.cache, features.dataset, store.partitions["encoder"])
     if not there:
         return f"name others with {option}, once {store.cache} holds some that are embedded by {features.encoder}"
     return f"name some with {option} (there are: {', '.join(there)})"

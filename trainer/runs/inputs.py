@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from stages import ManifestStore, UserError
+from stages.command import say
 from stages.names import slug
 from stages.params import Params
+from stages.text import counted
 from trainer.data.captions import CaptionFeatures, has_any, load_captions
 from trainer.data.features import Features, StoredFeatures, load_features
 from trainer.multilabel.features import LabelFeatures, load_label_features
 from trainer.protocols import Protocol, Reads, protocol_classes
+from trainer.protocols.base import embedded_beside
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
     loaded: dict[tuple[Reads, str, bool], Any] = {}
     listed = params.datasets if "datasets" in params.model_fields_set else []  # the built-in list is nobody's choice
     for each in protocols:
-        names = each.tests_on(params.evaluation, dataset=dataset, datasets=listed) if has[each.reads] else []
+        fitting = _listed(each, params, listed, features) if features and each.reads == "classes" else listed
+        names = each.tests_on(params.evaluation, dataset=dataset, datasets=fitting) if has[each.reads] else []
         for name in dict.fromkeys(names):
             found = loaded.get((each.reads, name, each.learns_from_others))
             if found is None and each.reads != "classes":
@@ -107,6 +111,32 @@ def load_inputs(params: Params, dataset: str, *, cache: Path, device: str = "aut
                 others[each.name] = (*others.get(each.name, ()), found)
     labels = load_labels(params, dataset, cache=cache, device=device) if has.get("labels") else None
     return Inputs(features, others, captions, labels, bare, bool(has.get("captions")))
+
+
+def _listed(protocol: type[Protocol], params: Params, listed: Sequence[str], features: Features) -> Sequence[str]:
+    """The data sets that the settings list and this protocol can take; a line says which are passed over, and why."""
+    option = next((name for name in ("together", "targets") if name in protocol.own_settings), None)
+    if option is None or getattr(params.evaluation, option):
+        return listed
+    cache, encoder = features.store.cache, features.store.partitions["encoder"]
+    others = [name for name in dict.fromkeys(listed) if name != features.dataset]
+    there = embedded_beside(cache, features.dataset, encoder)
+    taken = [name for name in others if name in there]
+    if passed := [f"{name} ({_why_not(cache, name, encoder)})" for name in others if name not in there]:
+        say(
+            f"{protocol.name}: of {counted(len(others), 'other data set')} that the settings list "
+            f"{len(taken)} taken{': ' * bool(taken)}{', '.join(taken)}; {len(passed)} passed over: {', '.join(passed)} "
+            f"(--{option} names others)"
+        )
+    return taken
+
+
+def _why_not(cache: Path, dataset: str, encoder: str) -> str:
+    if not ManifestStore(cache, dataset).exists():
+        return f"not in {cache}"
+    if _has("classes", cache, dataset):
+        return f"not embedded by {encoder}, images and text"
+    return "its images may have several classes" if _has("labels", cache, dataset) else "captions, and no classes"
 
 
 def _require_one_class(params: Params, protocols: Sequence[type[Protocol]], cache: Path) -> None:
