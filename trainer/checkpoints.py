@@ -121,9 +121,10 @@ def reason(best: Ranked, others: Sequence[Ranked]) -> str:
         return "the only method"
     if best.validation is None:
         return f"the first of {len(others) + 1}: no method had validation images to be judged on"
+    likeliest = " by likelihood" * best.by_loss
     return (
-        f"the best of {len(others) + 1} on {best.validation.images}: {_measured(best)}; then {others[0].name}, "
-        f"{_measured(others[0])}"
+        f"the best of {len(others) + 1}{likeliest} on {best.validation.images}: {_measured(best)}; "
+        f"then {others[0].name}, {_measured(others[0])}"
     )
 
 

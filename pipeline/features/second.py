@@ -25,7 +25,7 @@ def import_second(dataset: str, source: Path, *, encoder: str, cache: Path, prec
 
     Raises:
         UserError: no `embedding` or no `image_id`, an id twice, a vector without a direction, an image of the manifest
-            that the file does not have, or an encoder whose store the data set came with.
+            that the file does not have, or an encoder whose store the data set came with or was embedded with here.
     """
     manifest = ManifestStore(cache, dataset)
     about = manifest.provenance()
@@ -33,6 +33,12 @@ def import_second(dataset: str, source: Path, *, encoder: str, cache: Path, prec
         cache, dataset, about.encoder
     ).file:  # fmt: skip
         raise UserError(f"{dataset} came as embeddings of {about.encoder}: give the second encoder another name")
+    store = ImageStore(cache, dataset, encoder)
+    if store.exists() and SECOND not in store.provenance().settings:
+        raise UserError(
+            f"{store.file}: embeddings that {encoder} made here of the pictures: give the second encoder another name "
+            "(--encoder NAME)"
+        )
     arrays = read_arrays(source)
     array, ids = arrays.get(MAIN), arrays.get("image_id")
     if array is None or isinstance(array, list) or array.ndim != 2 or ids is None or len(ids) != len(array):
@@ -67,7 +73,6 @@ def import_second(dataset: str, source: Path, *, encoder: str, cache: Path, prec
         "encoder_name": pa.array([encoder] * len(rows), pa.string()),
         "embedding": embedding_array(found, precision=precision),
     }
-    store = ImageStore(cache, dataset, encoder)
     schema = ImageStore.schema(width=array.shape[1], precision=precision)
     with store.locked("pipeline embed-images"):
         store.write(pa.table([columns[name] for name in schema.names], schema=schema), origin)

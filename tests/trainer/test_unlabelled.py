@@ -247,6 +247,9 @@ def test_a_second_encoder_taught_without_a_label_corrects_the_first(tmp_path: Pa
     file = second_file(tmp_path / "cache", tmp_path / "dino.npz")
     rows, spare = import_second("w", file, encoder="dino", cache=tmp_path / "cache", precision="float16")
     assert (rows, spare) == (73 * CLASSES, 0)
+    with pytest.raises(UserError, match="that lite made here of the pictures: give the second encoder another name"):
+        import_second("w", file, encoder="lite", cache=tmp_path / "cache", precision="float16")
+    assert import_second("w", file, encoder="dino", cache=tmp_path / "cache", precision="float16") == (rows, spare)
     settings = fast(protocols=["unsupervised"], methods=["cupl", "nola", "nola-student"], student_encoder="dino",
                     sources=["llm"])  # fmt: skip
     record = run(settings, load_inputs(settings, "w", cache=tmp_path / "cache"))

@@ -16,6 +16,7 @@ from trainer.methods import METHODS
 from trainer.methods.text import TextMethod
 from trainer.report.tables import markdown_verdict, text_verdict
 from trainer.report.verdict import TEXT_ALONE, Verdict, verdict
+from trainer.runs.choice import ranked
 from trainer.runs.inputs import Inputs
 from trainer.runs.paired import difference95, pairs, share95
 from trainer.runs.record import FitRecord, Origin, ProtocolRecord, RunRecord, load_record, save_record
@@ -135,7 +136,8 @@ def test_a_protocol_alone_names_its_best_by_validation_images_its_control_and_wh
     found = alone("semi-supervised", {"grip": (0.8, 0.7), "logistic": (0.7, 0.75), "zero-shot": (0.5, 0.4)})
     assert found.method is None
     assert found.said == {
-        "best": "grip, accuracy 70.0 % ± 0.0 on the test images; chosen of 3 methods by 40 images (80.0 %)",
+        "best": "grip, accuracy 70.0 % ± 0.0 on the test images; chosen of 3 methods by the likelihood of "
+        "40 images (80.0 %)",
         "beside": "logistic, regression on the labelled images alone, 75.0 % ± 0.0: grip -5.0 points ± 0.0 over "
         "the seeds",
         "saw": "nothing of the test split before the end",
@@ -152,6 +154,20 @@ def test_an_offered_run_is_of_the_encoder_that_was_used() -> None:
     assert "`trainer run --dataset w --encoder open_clip:ViT-B-16/openai --protocols few-shot" in verdict(other).next
 
 
+def test_where_choices_were_made_on_the_same_images_likelihood_decides_and_not_who_counted_most() -> None:
+    found = record({"counted": (0.9, 0.5), "likely": (0.8, 0.7)}, shots=(4,))
+    losses = {"counted": 1.0, "likely": 0.6}
+    fits = [
+        fit.model_copy(update={"validation": fit.validation.model_copy(update={"loss": losses[fit.method]})})  # type: ignore[union-attr]
+        for fit in found.fits
+    ]
+    few = found.model_copy(update={"fits": tuple(fits)})
+    assert [each.name for each in ranked(few)] == ["counted", "likely"]
+    about = few.protocols["few-shot-4"].model_copy(update={"name": "semi-supervised"})
+    semi = few.model_copy(update={"protocols": {"few-shot-4": about}})
+    assert [each.name for each in ranked(semi)] == ["likely", "counted"]
+
+
 def test_where_no_labelled_image_is_held_out_nothing_is_chosen_and_the_test_images_choose_nothing() -> None:
     seen = {"saw": "images of the test split, no labels"}
     found = alone("transductive", {"grip": (None, 0.9), "zero-shot": (None, 0.4), "cupl": (None, 0.5)}, grip=seen)
@@ -163,7 +179,8 @@ def test_where_no_labelled_image_is_held_out_nothing_is_chosen_and_the_test_imag
     )
     own = {"val_accuracy": 0.6, "val_loss": 1.0}
     part = alone("meta", {"aape": (None, 0.5), "gda": (None, 0.7), "joint-start": (None, 0.6)}, aape=own, gda=own)
-    assert "chosen of 2 methods by validation images of w that choices were made on (60.0 %)" in part.said["best"]
+    how = "chosen of 2 methods by the likelihood of validation images of w that choices were made on (60.0 %)"
+    assert how in part.said["best"]
     assert part.said["best"].endswith("; not measured on them: joint-start")
     assert alone("unsupervised", {"cupl": (None, 0.5)}).said["beside"] == "no control fitted (--methods zero-shot)"
 

@@ -80,7 +80,8 @@ def _best(record: RunRecord, key: str) -> str:
     others = [each.name for each in order if each.validation is None]
     tested = f"{first.name}, {_named(metric)} {_tested(record, key, first.name)} on the test images"
     without = f"; not measured on them: {', '.join(others)}" * bool(others)
-    how = f"chosen of {len(measured)} methods by" if len(measured) > 1 else "the only one measured on"
+    likeliest = " the likelihood of" * (first.by_loss and validation.loss is not None)
+    how = f"chosen of {len(measured)} methods by{likeliest}" if len(measured) > 1 else "the only one measured on"
     return f"{tested}; {how} {validation.images} ({100 * validation.accuracy:.1f} %){without}"
 
 

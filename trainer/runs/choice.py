@@ -28,10 +28,12 @@ class Ranked:
     Attributes:
         name: as in tables.
         validation: mean over the seeds; None where nothing was held out.
+        by_loss: whether its place is by the likelihood of these images, and not by how many were right.
     """
 
     name: str
     validation: Validation | None
+    by_loss: bool = False
 
 
 def serving_protocol(record: RunRecord) -> str | None:
@@ -53,22 +55,24 @@ def ranked(record: RunRecord, protocol: str | None = None) -> list[Ranked]:
         protocol: the key of another one. But for few-shot, where a protocol has no images left that no choice was made
             on, the methods' own validation images stand in.
 
-    Accuracy counts, the mean over the seeds, then loss, then the order of the registry; a method without a measure
-    comes last.
+    Of few-shot accuracy counts, the mean over the seeds, then loss, then the order of the registry. Of other protocols
+    loss counts, then accuracy: their images are mostly those that choices were made on, and who chooses most by counted
+    images has most of them right. A method without a measure comes last.
     """
     serving = serving_protocol(record)
     measured = protocol is None and serving is not None and record.protocols[serving].name == FEW_SHOT
     protocol = protocol or serving
+    by_loss = protocol is not None and record.protocols[protocol].name != FEW_SHOT
     by_method: dict[str, list[FitRecord]] = {}
     for fit in record.fits:
         if fit.protocol == protocol:
             by_method.setdefault(fit.method, []).append(fit)
             measured = measured or fit.validation is not None
     found = [
-        Ranked(name, _mean([fit.validation if measured else _chosen_on(fit, record.dataset) for fit in fits]))
+        Ranked(name, _mean([fit.validation if measured else _chosen_on(fit, record.dataset) for fit in fits]), by_loss)
         for name, fits in by_method.items()
     ]
-    return sorted(found, key=lambda each: (*_badness(each.validation), *place(each.name)))
+    return sorted(found, key=lambda each: (*_badness(each), *place(each.name)))
 
 
 def _chosen_on(fit: FitRecord, dataset: str) -> Validation | None:
@@ -128,10 +132,12 @@ def place(name: str) -> tuple[int, int, str]:
     return order.index(method) if method in order else len(order), bool(source), name
 
 
-def _badness(found: Validation | None) -> tuple[bool, float, float]:
+def _badness(of: Ranked) -> tuple[bool, float, float]:
+    found = of.validation
     if found is None:
         return True, 0.0, 0.0
-    return False, -found.accuracy, math.inf if found.loss is None else found.loss
+    loss = math.inf if found.loss is None else found.loss
+    return (False, loss, -found.accuracy) if of.by_loss else (False, -found.accuracy, loss)
 
 
 def _mean(measured: Sequence[Validation | None]) -> Validation | None:
