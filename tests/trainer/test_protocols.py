@@ -13,11 +13,11 @@ from stages.params import changed
 from trainer.data import Images
 from trainer.data.draws import few_shot
 from trainer.data.features import load_features
-from trainer.protocols.label_noise import wrong_labels
+from trainer.protocols.label_noise import LabelNoise, wrong_labels
 from trainer.report.figures import by_noise
 from trainer.report.page.blocks import Chart, Table
 from trainer.report.page.sections import noise
-from trainer.report.tables import most_shots
+from trainer.report.tables import most_shots, text_verdict
 from trainer.runs.inputs import Inputs, load_inputs
 from trainer.runs.record import summarize
 from trainer.runs.run import run
@@ -162,6 +162,19 @@ def test_fewer_prompts_are_each_questions_first(tmp_path: Path) -> None:
     assert torch.equal(two.text["llm"].prompts[:, :2], all_of_them.text["llm"].prompts[:, :2])  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("shots", "share", "head"),
+    [
+        (4, 0.2, "4 shots, 0 % of the training labels wrong (20 % of a class, rounded down)"),
+        (16, 0.3, "16 shots, 25 % of the training labels wrong (30 % of a class, rounded down)"),
+        (16, 0.5, "16 shots, 50 % of the labels wrong"),
+        ("all", 0.3, "all shots, 30 % of the labels wrong"),
+    ],
+)
+def test_a_table_is_headed_by_the_share_of_labels_that_is_wrong(shots: int | str, share: float, head: str) -> None:
+    assert LabelNoise(shots, "x", share).title == f"label-noise, {head}"  # type: ignore[arg-type]
+
+
 def test_several_shares_of_wrong_labels_are_a_protocol_each_and_a_picture(tmp_path: Path) -> None:
     make_stores(tmp_path / "cache", per_split={"train": 20, "val": 8, "test": 30})
     features = load_features(tmp_path / "cache", "w", "lite")
@@ -182,6 +195,9 @@ def test_several_shares_of_wrong_labels_are_a_protocol_each_and_a_picture(tmp_pa
     assert isinstance(chart, Chart)
     assert ">50</text>" in chart.svg, "the axis has the share as it is written, and not 5e+1"
     assert list(most_shots(record)) == ["label-noise-16-0.5"], "tables show what most wrong labels do"
+    said = text_verdict(record)
+    assert "label-noise of 0 %, best: nearest-centroid" in said
+    assert "label-noise of 50 %, best: nearest-centroid" in said
     picture = tmp_path / "noise.png"
     by_noise(record, picture)
     assert picture.stat().st_size > 10_000

@@ -48,8 +48,18 @@ class LabelNoise(FewShot):
 
     @property
     def title(self) -> str:
-        """Name, shots and share."""
-        return f"{super().title}, {100 * self.noise:g} % of the labels wrong"
+        """Name, shots and share; where rounding alters the share of a fixed number of shots, what it came to."""
+        asked, done = f"{100 * self.noise:g} %", self._done
+        if abs(done - self.noise) < TOLD:
+            return f"{super().title}, {asked} of the labels wrong"
+        return f"{super().title}, {100 * done:.3g} % of the training labels wrong ({asked} of a class, rounded down)"
+
+    @property
+    def _done(self) -> float:
+        """Share of wrong training labels where every class has as many images; else what was asked for."""
+        if not isinstance(self.shots, int) or self.shots < 1 or self.up_to:
+            return self.noise
+        return int(self.noise * self.shots) / self.shots
 
     def caveats(self, features: Features) -> list[str]:
         """Too few shots for the share to be anything, or to be what was asked for."""

@@ -36,15 +36,20 @@ ABOUT = {
 
 
 def lines(record: RunRecord) -> dict[str, str]:
-    """Label -> line: `best`, `beside`, `saw` of the protocol; of several, each with its name, by the most shots."""
+    """Label -> line: `best`, `beside`, `saw` of the protocol; of several, each with its name, by the most shots.
+
+    Of several shares of wrong labels each has its lines.
+    """
     found: dict[str, str] = {}
-    keys: dict[str, str] = {}
+    keys: dict[tuple[str, float | None], str] = {}
     for key, about in sorted(record.protocols.items(), key=lambda each: most(each[1].shots)):
         if about.name in CONTROLS and any(fit.protocol == key for fit in record.fits):
-            keys[about.name] = key
-    for name, key in keys.items():
+            keys[about.name, about.noise] = key
+    shares = {share for _, share in keys if share is not None}
+    for (name, share), key in keys.items():
         own = {"best": _best(record, key), "beside": _beside(record, key), "saw": _saw(record, key)}
-        found |= own if len(keys) == 1 else {f"{name}, {label}": line for label, line in own.items()}
+        said = name if share is None or len(shares) == 1 else f"{name} of {100 * share:g} %"
+        found |= own if len(keys) == 1 else {f"{said}, {label}": line for label, line in own.items()}
     return found
 
 
