@@ -1,6 +1,7 @@
 """`trainer export`: the program answers as the predictor does, alone, for any number of images."""
 
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -120,7 +121,7 @@ def test_every_method_becomes_lines_of_numpy_that_answer_as_predict_does(name: s
     for rows in (1, len(images)):
         given = torch.from_numpy(by_numpy(kept(name), tmp_path, images[:rows]))
         torch.testing.assert_close(given, served(kept(name), images[:rows]), atol=1e-5, rtol=1e-4)
-    assert len((tmp_path / "head.py").read_text().splitlines()) <= 32
+    assert len((tmp_path / "head.py").read_text().splitlines()) <= 35
 
 
 @pytest.mark.parametrize("name", list(FITS_ALONE))
@@ -185,6 +186,51 @@ def test_the_same_checkpoint_gives_the_same_files(form: Format, tmp_path: Path) 
         export_head(found, tmp_path / name, form=form)
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
+
+
+def test_an_export_of_another_format_leaves_no_program_that_its_card_does_not_describe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "head.py").write_text("mine")
+    export_head(kept("zero-shot"), tmp_path, form="torch")
+    assert (tmp_path / "head.py").read_text() == "mine", "no export made it"
+    export_head(kept("zero-shot"), tmp_path, form="numpy")
+    (tmp_path / "notes.txt").write_text("mine")
+    export_head(kept("zero-shot"), tmp_path, form="torch")
+    assert {file.name for file in tmp_path.iterdir()} == {"head.pt2", "labels.json", "model-card.md", "notes.txt"}
+    assert f"{tmp_path}: 2 files of an earlier export removed: head.py, head.npz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("tpt", "it looks at several views of each image"),
+        ("aape-plus-views", "it looks at several views of each image"),
+        ("dynaprompt", "it learns while it judges"),
+    ],
+)
+def test_what_cannot_be_exported_says_why_and_which_methods_beside_it_can(name: str, why: str, tmp_path: Path) -> None:
+    task = small_task()
+    for each in ("zero-shot", name):
+        save_checkpoint(
+            tmp_path / each, METHODS[each](TrainParams.model_validate(QUICK)).fit(task, seed=1), task.text,
+            provenance=PROVENANCE | {"name": each},
+        )  # fmt: skip
+    line = rf"{name} cannot be exported: {why}, .*; of the methods kept beside it these can: zero-shot$"
+    with pytest.raises(UserError, match=line):
+        export_head(load_checkpoint(tmp_path / name), tmp_path / "out", form="numpy")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_numpy_program_without_embeddings_says_how_to_use_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_head(kept("zero-shot"), tmp_path, form="numpy")
+    monkeypatch.setattr(sys, "argv", ["head.py"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(tmp_path / "head.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "usage: python head.py embeddings.npy\n"
 
 
 def test_onnx_without_its_packages_is_one_line_and_writes_nothing(

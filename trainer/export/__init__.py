@@ -15,10 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from stages.command import say
 from stages.errors import UserError
 from stages.files import write_bytes, write_text
+from stages.text import counted
 from trainer.checkpoint import Checkpoint
-from trainer.export.card import model_card
+from trainer.export.card import LOADED, model_card
 from trainer.export.heads import head_of
 from trainer.export.numpy_file import arrays_of, script_of
 from trainer.export.programs import onnx_of, program_of, torch_of
@@ -27,11 +29,19 @@ from trainer.runs.record import RunRecord
 __all__ = ["Format", "export_head", "head_of", "program_of"]
 
 Format = Literal["torch", "onnx", "numpy"]
+PROGRAMS: dict[Format, tuple[str, ...]] = {
+    "torch": ("head.pt2",),
+    "onnx": ("head.onnx",),
+    "numpy": ("head.py", "head.npz"),
+}
+"""Format -> files of the program."""
 ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
 def export_head(found: Checkpoint, folder: Path, *, form: Format, record: RunRecord | None = None) -> dict[str, str]:
     """Write the program, `labels.json` and `model-card.md` into `folder`, each by rename.
+
+    The program of another format that an earlier export left there is removed, since the card describes one.
 
     Args:
         record: of the run that the checkpoint is of; without it the card has no metrics and no data.
@@ -44,12 +54,28 @@ def export_head(found: Checkpoint, folder: Path, *, form: Format, record: RunRec
             folder cannot be written.
     """
     files = {name: (folder / file, content) for name, (file, content) in _files(found, form, record).items()}
+    earlier = _earlier(folder, form)
     for path, content in files.values():
         if isinstance(content, bytes):
             write_bytes(path, content)
         else:
             write_text(path, content)
+    for path in earlier:
+        path.unlink(missing_ok=True)
+    if earlier:
+        names = ", ".join(path.name for path in earlier)
+        say(f"{folder}: {counted(len(earlier), 'file')} of an earlier export removed: {names}")
     return {name: str(path) for name, (path, _) in files.items()}
+
+
+def _earlier(folder: Path, form: Format) -> list[Path]:
+    """The programs of other formats that the card in the folder describes, and the next card will not."""
+    try:
+        said = (folder / "model-card.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # there is none, or none can be written either, which is said then
+        return []
+    described = [files for kind, files in PROGRAMS.items() if kind != form and "\n".join(LOADED[kind]) in said]
+    return [folder / name for files in described for name in files if (folder / name).is_file()]
 
 
 def _files(found: Checkpoint, form: Format, record: RunRecord | None) -> dict[str, tuple[str, str | bytes]]:

@@ -20,7 +20,7 @@ from trainer.aape.cosines import SMALLEST_SQUARE
 from trainer.aape.generator import Chain
 from trainer.aape_plus import similarity
 from trainer.aape_plus.attention import SMALLEST_SQUARE as SMALLEST_SHARE
-from trainer.checkpoint import Checkpoint
+from trainer.checkpoint import RECORD, Checkpoint, load_checkpoint
 from trainer.data import ClassText
 from trainer.methods.aape import AAPEPredictor
 from trainer.methods.aape_plus import AAPEPlusPredictor, ShotsPredictor
@@ -406,13 +406,55 @@ class Probabilities(nn.Module):
         return torch.softmax(self.head(images) / self.temperature, dim=-1)
 
 
-@torch.no_grad()
 def head_of(found: Checkpoint) -> Head:
     """The head of a checkpoint.
 
     Raises:
-        UserError: it serves classes without shots, or is of a kind that has no such form.
+        UserError: it serves classes without shots, or is of a kind that has no such form: the line says why, and which
+            checkpoints beside it have one.
     """
+    head = _form(found)
+    if head is None:
+        raise UserError(f"{found.path}: {name_of(found)} cannot be exported: {_why_not(found)}; {mend(found)}")
+    return head
+
+
+def name_of(found: Checkpoint) -> str:
+    """The method of a checkpoint, as on the command line."""
+    return str(found.provenance.get("name") or found.provenance.get("method") or type(found.predictor).__name__)
+
+
+def mend(found: Checkpoint) -> str:
+    """The methods beside a checkpoint that can be exported in its place."""
+    there = []
+    for file in sorted(found.path.parent.parent.glob(f"*/{RECORD}")):
+        try:
+            other = load_checkpoint(file.parent)
+            if other.provenance.get("dataset") == found.provenance.get("dataset") and _form(other) is not None:
+                there.append(file.parent.name)
+        except UserError:  # what cannot be read or exported is no advice
+            continue
+    if not there:
+        return "export another --method, once a run has kept one, such as zero-shot or aape-plus"
+    return f"of the methods kept beside it these can: {', '.join(there)}"
+
+
+def _why_not(found: Checkpoint) -> str:
+    predictor = found.predictor
+    if hasattr(predictor, "buffer"):
+        return "it learns while it judges, and a program does not change"
+    if hasattr(predictor, "view_logits"):
+        return "it looks at several views of each image, and a program is given one embedding"
+    if hasattr(predictor, "split_logits"):
+        return "it waits for all images that are to be judged, and a program judges each by itself"
+    if hasattr(predictor, "student_logits"):
+        return "it reads the embeddings of a second encoder, and a program is given those of one"
+    return "it has no form in plain tensor operations"
+
+
+@torch.no_grad()
+def _form(found: Checkpoint) -> Head | None:
+    """The head; None of a kind that has no such form."""
     predictor, text = found.predictor, found.text
     match predictor:
         case LinearPredictor():
@@ -446,7 +488,7 @@ def head_of(found: Checkpoint) -> Head:
         case AAPEPredictor():
             if not (isinstance(predictor.classifier.h, Chain) and predictor.classifier.head in ("none", "full")):
                 return _of_aape(predictor, text)
-    raise UserError(f"{found.path}: a {type(predictor).__name__} cannot be exported: export another --method")
+    return None
 
 
 def _of_cache(predictor: CachePredictor | APEPredictor | APETrainedPredictor, text: ClassText) -> Head:

@@ -36,6 +36,9 @@ def probabilities(images):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        print("usage: python head.py embeddings.npy", file=sys.stderr)
+        sys.exit(2)
     for row in probabilities(np.load(sys.argv[1], allow_pickle=False)):
         print(f"{{row.max():.4f}} {{CLASSES[row.argmax()]!r}}")
 '''

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from stages.errors import UserError
 from trainer.checkpoint import Checkpoint
-from trainer.export.heads import Probabilities, head_of
+from trainer.export.heads import Probabilities, head_of, name_of
 
 INPUT, OUTPUT, BATCH = "images", "probabilities", "batch"
 EXAMPLE_ROWS = 3
@@ -28,8 +28,8 @@ def program_of(found: Checkpoint) -> torch.export.ExportedProgram:
     try:
         return torch.export.export(whole, (example,), dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},))
     except (RuntimeError, TypeError, ValueError) as error:
-        kind, reason = type(found.predictor).__name__, " ".join(str(error).split())[:200]
-        raise UserError(f"{found.path}: a {kind} cannot be exported ({reason}): export another --method") from error
+        name, reason = name_of(found), " ".join(str(error).split())[:200]
+        raise UserError(f"{found.path}: {name} cannot become a program ({reason}): take --format numpy") from error
 
 
 def torch_of(program: torch.export.ExportedProgram) -> bytes:
