@@ -159,7 +159,8 @@ def import_prompts(
         if file is not None and captions:
             raise UserError("--file and --captions exclude each other", exit_code=2)
         if dataset is None or name is None:
-            raise UserError("--captions needs --dataset, and --file needs --dataset and --name", exit_code=2)
+            lacks = ["--dataset"] * (dataset is None) + ["--name"] * (name is None)
+            raise UserError(f"{'--captions' if captions else '--file'} needs {' and '.join(lacks)}", exit_code=2)
         todo = [(dataset, name, file)]
     else:
         listed = [item.name for item in settings.imports]

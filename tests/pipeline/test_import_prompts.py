@@ -187,7 +187,7 @@ def test_the_command_takes_flags_or_the_imports_of_the_settings(tmp_path: Path, 
 
 @pytest.mark.parametrize(("flags", "part"), [
     ({"captions": True}, "--captions needs --dataset"),
-    ({"file": Path("s.csv"), "dataset": "d"}, "--file needs --dataset and --name"),
+    ({"file": Path("s.csv"), "dataset": "d"}, "--file needs --name"),
     ({"file": Path("s.csv"), "dataset": "d", "captions": True}, "exclude each other"),
     ({"captions": True, "dataset": "d", "name": "none"}, "'none' stands for text that has no source"),
 ])  # fmt: skip
