@@ -81,7 +81,9 @@ def embed_images(
         )
     left_out = store.provenance().left_out if is_current(store, origin) else None
     skipped, reused = left_out is not None and not _come_back(rows, left_out, root), 0
-    if not skipped:
+    if skipped:
+        Parts(store, origin, part_rows=_cut(embed)[1]).clear("pipeline embed-images")
+    else:
         if not root.exists():
             raise UserError(f"image folder {root} is gone: bring it back, or run `pipeline ingest {dataset}` again")
         with store.locked("pipeline embed-images"):
@@ -105,6 +107,14 @@ def embed_images(
     )
 
 
+def _cut(embed: EmbedParams) -> tuple[int, int]:
+    """Images embedded at once, and of a part: whole batches. An embedding leans a little on its batch, and a run that
+    goes on has to cut them as this one does.
+    """
+    at_once = max(1, embed.batch // (1 + embed.views))
+    return at_once, max(1, embed.part // (1 + embed.views) // at_once) * at_once
+
+
 def _embed(
     store: ImageStore, encoder: "Encoder", origin: ImageProvenance, rows: pa.Table, *, root: Path, embed: EmbedParams,
     max_missing: float, mapper: Mapper | None,
@@ -112,9 +122,7 @@ def _embed(
     """Write the store, or add to the one that is there what it lacks; image_id -> why it was left out, and how many
     embeddings were taken from an earlier store.
     """
-    # Whole batches: an embedding leans a little on its batch, and a run that goes on has to cut them as this one does.
-    at_once = max(1, embed.batch // (1 + embed.views))
-    a_part = max(1, embed.part // (1 + embed.views) // at_once) * at_once
+    at_once, a_part = _cut(embed)
     again = is_current(store, origin)
     wanted, key = rows, origin
     if again:

@@ -133,7 +133,9 @@ def _embed_rows(
     source = origin.llm or NO_LLM
     kinds = dict(sorted(Counter(rows["kind"].to_pylist()).items()))
     about = store.dataset, "text", encoder.name, len(rows), encoder.note
+    done = Parts(store, origin, part_rows=embed.part)
     if is_current(store, origin):
+        done.clear("pipeline embed-text")
         return EmbedSummary(*about, llm=source, skipped=True, kinds=kinds)
     rows = store.in_order(rows)
     twice = len(rows) - pc.count_distinct(rows["prompt_id"]).as_py()
@@ -145,7 +147,6 @@ def _embed_rows(
     bar = progress_bar(f"text {store.dataset}/{source}", total=len(rows), unit="sentence")
     told = keeping(lambda: f"{kept} of {len(rows)} sentences of {store.dataset}/{source} are kept")
     with store.locked("pipeline embed-text"), told, bar:
-        done = Parts(store, origin, part_rows=embed.part)
         chunks = [rows.slice(part * embed.part, embed.part) for part in parts]
         todo = (chunk["text"].to_pylist() for part, chunk in zip(parts, chunks, strict=True) if not done.has(part))
         wanted = filter(None, todo)

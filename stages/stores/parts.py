@@ -6,12 +6,14 @@ One process joins them (`Parts.finish`), or several do (`Parts.finish_by`): the 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.errors import UserError
 from stages.files import atomic_file, remove_tree
 from stages.stores.artifacts import Store
 from stages.stores.parted import PartsWriter
@@ -67,6 +69,15 @@ class Parts:
         key = json.dumps([provenance.made_from, part_rows], sort_keys=True)
         self.store = store
         self.folder: Path = store.work / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    def clear(self, command: str) -> None:
+        """Remove what lies here of a store that is complete: its command was killed between writing and removing."""
+        lock = self.store.work.with_name(f".{self.store.work.name}.lock")
+        if self.folder.exists() or lock.exists():
+            with suppress(UserError), self.store.locked(command):  # one that is at it removes them itself
+                remove_tree(self.folder)
+                with suppress(OSError):  # parts of other settings
+                    self.store.work.rmdir()
 
     def part(self, index: int) -> Path:
         """Where part `index` lies."""

@@ -24,6 +24,7 @@ from pipeline.verify import verify
 from stages import ImageStore, ManifestProvenance, ManifestStore, PromptProvenance, PromptStore, TextStore, UserError
 from stages.params import DataParams, EmbedParams
 from stages.stores.artifacts import embedding_matrix
+from stages.stores.parts import Parts
 
 EMBED = EmbedParams(batch=8, workers=0, part=10)
 TINY = {
@@ -120,6 +121,21 @@ def test_embedding_again_does_nothing_until_an_input_changes(cache: Path, encode
     assert not embed_images("w", encoder, embed=EMBED, cache=cache).skipped
     assert embed_images("w", encoder, embed=EMBED, cache=cache).skipped
     assert not embed_images("w", encoder, embed=EmbedParams(workers=0, precision="float32"), cache=cache).skipped
+
+
+def test_what_a_command_left_that_was_killed_when_its_store_was_there_already_goes_with_the_next(
+    cache: Path, encoder: Encoder
+) -> None:
+    embed_images("w", encoder, embed=EMBED, cache=cache)
+    store = ImageStore(cache, "w", encoder.name)
+    own, others = (Parts(store, store.provenance(), part_rows=rows) for rows in (1, EMBED.part))
+    for parts in (own, others):
+        parts.save(0, store.read())
+    (store.work.parent / f".{store.work.name}.lock").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.embed.images._cut", lambda embed: (1, 1))
+        assert embed_images("w", encoder, embed=EMBED, cache=cache).skipped
+    assert [file.parent for file in (cache / ".work").rglob("*") if file.is_file()] == [others.folder]
 
 
 def test_views_are_the_centre_crop_and_seeded_augmentations(cache: Path, encoder: Encoder) -> None:
