@@ -9,6 +9,7 @@ from stages.params import EvaluationParams
 from stages.training import TrainParams
 from trainer.report import MOST_CLASSES, _draw, _scale, confusion_of
 from trainer.report.headline import headline, write_headline
+from trainer.report.page import charts
 from trainer.report.tables import MOST_PAIRS, markdown_pairs, text_tables
 from trainer.runs.record import FitRecord, Prediction, ProtocolRecord, RunRecord, summarize
 
@@ -84,3 +85,11 @@ def test_a_picture_of_the_confusion_is_drawn_of_as_many_classes_as_it_can_show(
         _draw(record(name, ["aape"]), [], found, tmp_path)
     assert [file.name for file in (tmp_path / "figures").glob("confusion-*")] == ["confusion-few.png"]
     assert "many: no picture of the confusion of 1001 classes" in capsys.readouterr().err
+
+
+def test_every_form_of_aape_plus_has_its_colour_and_its_control_another() -> None:
+    forms = {charts.colour(name) for name in ("aape-plus", "aape-plus@llm", "aape-plus-views", "aape-plus-unlabelled")}
+    assert forms == {charts.PLUS}
+    others = {name: charts.colour(name) for name in ("aape", "aape-plus-no-text", "aape-no-distill", "logistic")}
+    assert len({*forms, *others.values()}) == 4
+    assert others["aape-plus-no-text"] == others["aape-no-distill"]

@@ -17,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from stages.files import write_bytes
 from stages.numbers import most
 from trainer.report.lettering import labels, plain, set_fonts
-from trainer.report.tables import most_shots, title_of
+from trainer.report.tables import most_shots, role, title_of
 from trainer.runs.record import Curve, RunRecord, summarize
 
 OURS, PLUS, REFERENCE, CONTROL, PROBE = "#1f5fa8", "#2e8b57", "#8a8f98", "#d08a2e", "#a03050"
@@ -37,10 +37,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _colour(method: str) -> str:
-    name = method.split("@")[0]
-    return (
-        OURS if name == "aape" else PLUS if name == "aape-plus" else CONTROL if name.startswith("aape") else REFERENCE
-    )
+    return {"aape": OURS, "aape-plus": PLUS, "variant": CONTROL, "other": REFERENCE}[role(method)]
 
 
 def _caption(figure: Figure, text: str) -> None:

@@ -154,6 +154,14 @@ def markdown_pairs(predictions: Sequence[Prediction]) -> str:
     )
 
 
+def role(method: str) -> str:
+    """What a method is in pictures: `aape`, `aape-plus`, `variant` (of AAPE, or a control) or `other`."""
+    name = method.split("@")[0]
+    if name in ("aape-plus", "aape-plus-unlabelled", "aape-plus-views"):
+        return "aape-plus"
+    return "aape" if name == "aape" else "variant" if name.startswith("aape") else "other"
+
+
 def escaped(name: str) -> str:
     """A class name on one line that Markdown shows as it is."""
     return re.sub(r"([\\`*_\[\]<>|~$&#])", r"\\\1", visible(name))

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from stages import UserError
 from trainer.report.page.readable import readable
+from trainer.report.tables import role
 
 SVG = "http://www.w3.org/2000/svg"
 ELEMENTS = frozenset({"svg", "g", "path", "text", "tspan", "line", "rect", "circle", "defs", "clipPath", "title"})
@@ -49,10 +50,7 @@ OURS, PLUS, CONTROL, REFERENCE = "var(--ours)", "var(--plus)", "var(--control)",
 
 def colour(method: str) -> str:
     """The colour of a method."""
-    name = method.split("@")[0]
-    if name in ("aape", "aape-plus"):
-        return OURS if name == "aape" else PLUS
-    return CONTROL if name.startswith("aape") else REFERENCE
+    return {"aape": OURS, "aape-plus": PLUS, "variant": CONTROL, "other": REFERENCE}[role(method)]
 
 
 def draw(spec: dict[str, Any], *, about: str) -> Markup:
